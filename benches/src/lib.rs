@@ -1,0 +1,1 @@
+//! Benches of the hot path and of the plan.

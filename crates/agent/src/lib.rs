@@ -1,0 +1,1 @@
+//! The loop of a node: registry, topology, data plane, kernel.

@@ -1,0 +1,1 @@
+//! The threads that carry packets between a TUN device and the network.

@@ -1,0 +1,1 @@
+//! TUN devices with offload and UDP sockets with GSO and GRO.

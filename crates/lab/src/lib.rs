@@ -1,0 +1,1 @@
+//! Whole networks in network namespaces: regions, routers, NAT, latency.

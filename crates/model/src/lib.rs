@@ -1,0 +1,25 @@
+//! The words of the mesh.
+//!
+//! Owns what every other crate talks about: [keys](key), [prefixes](cidr), [endpoints](endpoint), [names](name),
+//! [nodes and peers](node), the [snapshot](snapshot) that a registry delivers, and the [kernel state](kernel) that a
+//! plan asks for, all as plain data with strict parsing.
+//!
+//! Floor 0: imports no other crate of the workspace and does no IO.
+
+pub mod cidr;
+pub mod endpoint;
+pub mod kernel;
+pub mod key;
+pub mod name;
+pub mod node;
+pub mod problem;
+pub mod snapshot;
+mod text;
+
+pub use cidr::{Cidr, CidrError, Family, InterfaceAddress};
+pub use endpoint::{Endpoint, EndpointError, Host};
+pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
+pub use name::{DnsName, InterfaceName, Location, NameError, NodeName, PeerName};
+pub use node::{GatewayPreference, Held, Node, Peer};
+pub use problem::{Problem, ProblemKind, Severity, Subject};
+pub use snapshot::{GatewayCount, Mesh, Overlay, OverlayError, Snapshot};

@@ -1,0 +1,114 @@
+//! Nodes, which are machines in the mesh, and peers, which join it from outside.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use crate::cidr::{Cidr, InterfaceAddress};
+use crate::endpoint::Endpoint;
+use crate::key::{PresharedKey, PublicKey};
+use crate::name::{Location, NodeName, PeerName};
+
+/// A machine in the mesh, as it is known to every other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name, unique in the mesh.
+    pub name: NodeName,
+    /// Its WireGuard key.
+    pub key: PublicKey,
+    /// The place whose nodes reach each other directly by their internal addresses.
+    pub location: Location,
+    /// Its addresses on the location's private network, with that network's prefix length. A node without any is a
+    /// location of its own, whatever `location` says.
+    pub internal_addresses: Vec<InterfaceAddress>,
+    /// Where others dial it. `None` for a node that can only dial out.
+    pub endpoint: Option<Endpoint>,
+    /// The prefixes of its pods, or of whatever else lives on this machine alone.
+    pub pod_prefixes: Vec<Cidr>,
+    /// Networks behind this node that it reaches for its whole location.
+    pub extra_prefixes: Vec<Cidr>,
+    /// Overlay addresses that somebody fixed for it, at most one per family; they beat every other choice.
+    pub overlay_addresses: Vec<IpAddr>,
+    /// Whether, and how gladly, it carries its location's traffic.
+    pub gateway: GatewayPreference,
+    /// How often it keeps its tunnels open, in seconds. A node behind NAT needs it; 25 s is usual.
+    pub persistent_keepalive: Option<NonZeroU16>,
+    /// Whether it is known to work as a gateway. A registry without a sign of life says `true`.
+    pub healthy: bool,
+    /// What it says it holds already.
+    pub held: Held,
+    /// When the registry first knew it, as a number that only orders: the smaller is the older. Of two claims to one
+    /// thing the older stands; equal ones are ordered by name.
+    pub since: u64,
+}
+
+/// How willing a node is to be a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GatewayPreference {
+    /// Asked for by a person: declared nodes become gateways before all others.
+    pub declared: bool,
+    /// Its share of homes relative to other gateways; 0 means that it is never a gateway unless it is alone.
+    pub weight: u16,
+}
+
+/// What a node holds by the plan that it applied last. Published by it, so that every plan can prefer what is already
+/// so, and nothing moves when somebody joins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Its overlay addresses, at most one per family.
+    pub overlay_addresses: Vec<IpAddr>,
+    /// Whether it acts as a gateway of its location.
+    pub gateway: bool,
+    /// Its home gateway.
+    pub home: Option<NodeName>,
+    /// The peers whose anchor it is in its location.
+    pub anchors: BTreeSet<PeerName>,
+    /// The extra prefixes of its location that it owns.
+    pub owns: BTreeSet<Cidr>,
+}
+
+/// Something outside the mesh that joins it by WireGuard: a laptop, another cluster. Kilo's `Peer` resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name, unique among peers.
+    pub name: PeerName,
+    /// Its WireGuard key.
+    pub key: PublicKey,
+    /// A symmetric key mixed into its handshakes.
+    pub preshared_key: Option<PresharedKey>,
+    /// The prefixes that are reached through it.
+    pub allowed_ips: Vec<Cidr>,
+    /// Where it is dialled. `None` for one that dials in.
+    pub endpoint: Option<Endpoint>,
+    /// How often gateways keep the tunnel to it open, in seconds.
+    pub persistent_keepalive: Option<NonZeroU16>,
+    /// When the registry first knew it; see [`Node::since`].
+    pub since: u64,
+}
+
+impl Node {
+    /// A node of this name, key and location, and nothing else: no address, no endpoint, usual preference.
+    pub fn new(name: NodeName, key: PublicKey, location: Location) -> Self {
+        Self {
+            name,
+            key,
+            location,
+            internal_addresses: Vec::new(),
+            endpoint: None,
+            pod_prefixes: Vec::new(),
+            extra_prefixes: Vec::new(),
+            overlay_addresses: Vec::new(),
+            gateway: GatewayPreference::default(),
+            persistent_keepalive: None,
+            healthy: true,
+            held: Held::default(),
+            since: 0,
+        }
+    }
+}
+
+impl Default for GatewayPreference {
+    fn default() -> Self {
+        Self { declared: false, weight: 100 }
+    }
+}

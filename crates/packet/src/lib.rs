@@ -1,0 +1,14 @@
+//! Packets as bytes.
+//!
+//! Owns the [batches](batch) that cross every seam of the hot path, and the pure functions over them: header views,
+//! checksums, super-packets split and merged.
+//!
+//! Floor 0: imports no other crate of the workspace and does no IO.
+
+pub mod batch;
+pub mod ecn;
+pub mod vnet;
+
+pub use batch::{Arena, Frame, Local, Outbox, Path, Received, Transmit};
+pub use ecn::Ecn;
+pub use vnet::{GsoKind, VnetHeader};

@@ -1,0 +1,60 @@
+//! How nodes find each other.
+//!
+//! Owns the trait between a mesh and the place where it is written down: a [`Registry`] delivers [`Snapshot`]s as the
+//! mesh changes and takes what a node [publishes](Publication) of itself. A file, a Kubernetes cluster and a gossip
+//! ring are registries.
+//!
+//! Floor 1: imports floor 0 only; no IO and no runtime.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use wireloom_model::{Endpoint, Held, NodeName, PublicKey, Snapshot};
+
+/// What a registry tells, in the order in which it learnt it.
+#[derive(Debug, Clone)]
+pub enum Update {
+    /// The mesh as it is now; replaces whatever was known before.
+    Mesh(Arc<Snapshot>),
+    /// The registry can't be read, for this reason. What was known stays in force: an outage removes nothing.
+    Stale(String),
+}
+
+/// What a node says of itself to all others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// Its name.
+    pub node: NodeName,
+    /// Its WireGuard key.
+    pub key: PublicKey,
+    /// Where it can be dialled, if it knows.
+    pub endpoint: Option<Endpoint>,
+    /// What it holds by the plan that it applied last.
+    pub held: Held,
+}
+
+/// Why a publication did not reach the registry.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The registry refused it, and would again.
+    #[error("the registry refused what this node publishes: {0}")]
+    Refused(String),
+    /// The registry could not be reached; trying again may help.
+    #[error("the registry could not be reached to publish: {0}")]
+    Unreachable(String),
+}
+
+/// The place where a mesh is written down, seen from one node.
+pub trait Registry: Send {
+    /// Waits for the next change. The first call returns the mesh as it is. `None` means that the registry has ended
+    /// for good; until then an error is an [`Update::Stale`], and the stream goes on. Dropping the future loses
+    /// nothing.
+    fn next(&mut self) -> impl Future<Output = Option<Update>> + Send;
+
+    /// Makes known what this node is and holds. Publishing the same again writes nothing.
+    fn publish(
+        &mut self,
+        publication: &Publication,
+    ) -> impl Future<Output = Result<(), PublishError>> + Send;
+}

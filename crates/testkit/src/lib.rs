@@ -1,0 +1,1 @@
+//! What tests share: the check for what a test needs, and the search for the binary under test.

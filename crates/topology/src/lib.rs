@@ -1,0 +1,1 @@
+//! From a snapshot of the mesh to one node's plan.

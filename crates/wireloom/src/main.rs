@@ -1,0 +1,2 @@
+//! One binary: every command of Wireloom.
+fn main() {}
