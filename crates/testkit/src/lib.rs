@@ -1,1 +1,33 @@
 //! What tests share: the check for what a test needs, and the search for the binary under test.
+//!
+//! Dev only: any crate may have it among its dev-dependencies, so it imports none of ours and nothing else either.
+
+mod binary;
+mod need;
+
+pub use binary::wireloom_binary;
+pub use need::Need;
+
+/// Leaves the test unless this machine has what it needs: `need!(root)`, `need!(program "iperf3")`,
+/// `need!(device "/dev/net/tun")`.
+///
+/// Prints that the test was skipped and why. Where the environment says `CI=true` it panics instead, so that a build
+/// never passes by testing nothing. The test must return `()`.
+#[macro_export]
+macro_rules! need {
+    (root) => {
+        $crate::need!(@ $crate::Need::Root)
+    };
+    (program $name:expr) => {
+        $crate::need!(@ $crate::Need::Program($name))
+    };
+    (device $path:expr) => {
+        $crate::need!(@ $crate::Need::Device($path))
+    };
+    (@ $need:expr) => {{
+        fn here() {}
+        if !$need.met_for(::std::any::type_name_of_val(&here).trim_end_matches("::here")) {
+            return;
+        }
+    }};
+}

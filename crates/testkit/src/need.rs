@@ -1,0 +1,101 @@
+//! What a test needs of its machine.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::{env, fmt, fs};
+
+/// Something that a test needs of its machine; see [`need!`](crate::need).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need<'a> {
+    /// A device node that this process may open for reading and writing.
+    Device(&'a str),
+    /// A program in `PATH`.
+    Program(&'a str),
+    /// The rights to make namespaces and links: `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`, which root has unless a container
+    /// took them away.
+    Root,
+}
+
+impl Need<'_> {
+    /// Whether the machine has it. Says on standard output that the test is skipped if not.
+    ///
+    /// # Panics
+    ///
+    /// If the machine lacks it and the environment says `CI=true`.
+    pub fn met_for(self, test: &str) -> bool {
+        if self.is_met() {
+            return true;
+        }
+        let ci = env::var_os("CI").is_some_and(|value| value == "true");
+        assert!(!ci, "CI=true, yet {self} is missing, which {test} needs");
+        println!("skipped: {test} needs {self}");
+        false
+    }
+
+    fn is_met(self) -> bool {
+        match self {
+            Self::Device(path) => OpenOptions::new().read(true).write(true).open(path).is_ok(),
+            Self::Program(name) => env::var_os("PATH")
+                .is_some_and(|path| env::split_paths(&path).any(|dir| is_program(&dir.join(name)))),
+            Self::Root => fs::read_to_string("/proc/self/status").is_ok_and(|s| may_administer(&s)),
+        }
+    }
+}
+
+impl fmt::Display for Need<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(path) => write!(f, "the device {path}"),
+            Self::Program(name) => write!(f, "the program {name}"),
+            Self::Root => f.write_str("root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"),
+        }
+    }
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+/// Whether a `/proc/PID/status` (proc_pid_status(5)) has both capabilities in effect.
+fn may_administer(status: &str) -> bool {
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    effective.is_some_and(|held| held & (NET_ADMIN | SYS_ADMIN) == NET_ADMIN | SYS_ADMIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_and_devices_are_looked_for() {
+        assert!(Need::Program("sh").is_met());
+        assert!(!Need::Program("no-such-program").is_met());
+        assert!(Need::Device("/dev/null").is_met());
+        assert!(!Need::Device("/dev/no-such-device").is_met());
+    }
+
+    #[test]
+    fn root_means_both_capabilities() {
+        assert!(may_administer("Name:\tx\nCapEff:\t000001ffffffffff\n"));
+        assert!(!may_administer("Name:\tx\nCapEff:\t00000000a80425fb\n"));
+        assert!(!may_administer("CapEff:\t0000000000001000\n"));
+        assert!(!may_administer(""));
+    }
+
+    #[test]
+    fn a_test_goes_on_or_returns() {
+        let mut went_on = false;
+        let mut test = || {
+            crate::need!(program "sh");
+            went_on = true;
+        };
+        test();
+        assert!(went_on);
+    }
+}
