@@ -1,2 +1,56 @@
-//! The project's own commands.
-fn main() {}
+//! The project's own commands, run as `cargo xtask COMMAND`.
+//!
+//! Owns what needs more than cargo: the [programs](install) that a command wants from the distribution, the order of
+//! the [checks](test), and the builds of the [peers](bench) that we measure ourselves against. Imports no crate of the
+//! workspace, so it builds in seconds and still runs when they do not.
+
+mod bench;
+mod demo;
+mod install;
+mod leftovers;
+mod shell;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Xtask {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Builds the release binary and runs `wireloom demo` with the arguments given.
+    Demo {
+        /// Arguments of `wireloom demo`, for example `--gateways 2`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Runs every check of the project, in the order in which they fail fastest.
+    Test {
+        /// Leaves out the documentation, the dependencies' licences and the benches, and runs the demo once.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Measures the tunnel beside wireguard-go and a plain link, interleaved over several rounds.
+    BenchTunnel {
+        /// Measures boringtun and gotatun as well (builds both, which takes minutes).
+        #[arg(long)]
+        all: bool,
+        /// Options of the bench itself: see `cargo xtask bench-tunnel -- --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Xtask::parse().command {
+        Command::Demo { args } => demo::run(&args),
+        Command::Test { quick } => test::run(quick),
+        Command::BenchTunnel { all, args } => bench::run(all, &args),
+    }
+}

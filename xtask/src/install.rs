@@ -1,0 +1,148 @@
+//! The programs that our commands call, and how they come onto a machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::shell;
+
+/// What a program is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Bench,
+    Demo,
+    Test,
+}
+
+/// A program, the Debian package that brings it, and what we do with it.
+struct Need {
+    program: &'static str,
+    package: &'static str,
+    why: &'static str,
+    purposes: &'static [Purpose],
+}
+
+use Purpose::{Bench, Demo, Test};
+
+/// Everything that we call and did not build.
+const NEEDS: &[Need] = &[
+    need("ip", "iproute2", "builds the networks and shows what is in them", &[Demo, Test, Bench]),
+    need("iperf3", "iperf3", "measures throughput", &[Demo, Test, Bench]),
+    need("nft", "nftables", "makes the NAT router", &[Demo, Test]),
+    need("ping", "iputils-ping", "proves that a pair is reachable", &[Demo, Test, Bench]),
+    need("wg", "wireguard-tools", "drives a tunnel over its UAPI socket", &[Test, Bench]),
+    need("wireguard-go", "wireguard-go", "is the other end of the interop tests", &[Test]),
+];
+
+const fn need(
+    program: &'static str,
+    package: &'static str,
+    why: &'static str,
+    purposes: &'static [Purpose],
+) -> Need {
+    Need { program, package, why, purposes }
+}
+
+/// Installs the programs that `purpose` needs and that are missing.
+///
+/// On Debian and its descendants by apt-get; elsewhere, or without root, the error names what is missing.
+pub(crate) fn programs(purpose: Purpose) -> Result<()> {
+    let missing = NEEDS
+        .iter()
+        .filter(|need| need.purposes.contains(&purpose) && shell::find(need.program).is_none())
+        .map(|need| (need.package, format!("{} {}", need.program, need.why)))
+        .collect();
+    packages(&missing)
+}
+
+/// Installs packages by name, each with the reason that is shown.
+pub(crate) fn packages(missing: &BTreeMap<&str, String>) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.keys().copied().collect::<Vec<_>>().join(" ");
+    let reasons = missing
+        .iter()
+        .map(|(package, why)| format!("  {package}: {why}"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if !is_debian(&release) || shell::find("apt-get").is_none() {
+        bail!(
+            "missing on this machine, by the names of Debian's packages:\n{reasons}\n\
+             install them by this distribution's own means and run the command again"
+        );
+    }
+    let install = "apt-get install --yes --no-install-recommends";
+    if !is_root() {
+        bail!(
+            "missing on this machine:\n{reasons}\n\
+             run `sudo apt-get update && sudo {install} {names}`, or this command as root"
+        );
+    }
+    eprintln!("installing by apt-get:\n{reasons}");
+    apt_get(&["update", "--quiet"])?;
+    let args: Vec<&str> = install.split(' ').skip(1).chain(missing.keys().copied()).collect();
+    apt_get(&args)
+}
+
+fn apt_get(args: &[&str]) -> Result<()> {
+    shell::run(Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// Returns whether this process may change the machine.
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|of_process| of_process.uid() == 0)
+}
+
+/// Reads `/etc/os-release` (os-release(5)): is this Debian, or does it say that it descends from it?
+fn is_debian(release: &str) -> bool {
+    release
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .filter(|(key, _)| matches!(*key, "ID" | "ID_LIKE"))
+        .flat_map(|(_, value)| value.trim_matches('"').split(' '))
+        .any(|name| matches!(name, "debian" | "ubuntu"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_and_its_descendants_are_known() {
+        assert!(is_debian("PRETTY_NAME=\"Debian GNU/Linux 12\"\nID=debian\n"));
+        assert!(is_debian("ID=ubuntu\nID_LIKE=debian\n"));
+        assert!(is_debian("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"));
+        assert!(!is_debian("ID=fedora\nPRETTY_NAME=\"not debian\"\n"));
+        assert!(!is_debian(""));
+    }
+
+    /// A test that asks for a program which nobody installs would fail on every fresh machine.
+    #[test]
+    fn every_program_that_a_test_asks_for_is_installed() {
+        let asked = Command::new("grep")
+            .args([
+                "-rhoE",
+                "--include=*.rs",
+                "--exclude-dir=testkit",
+                "need!\\(.*program \"[^\"]+\"",
+            ])
+            .args(["crates", "tests", "benches"])
+            .current_dir(shell::root())
+            .output()
+            .unwrap();
+        for line in String::from_utf8(asked.stdout).unwrap().lines() {
+            let program = line.split('"').nth(1).unwrap();
+            let known =
+                NEEDS.iter().any(|need| need.program == program && need.purposes.contains(&Test));
+            assert!(
+                known,
+                "{line}: add {program} and its package to NEEDS in xtask/src/install.rs"
+            );
+        }
+    }
+}
