@@ -186,7 +186,7 @@ impl InterfaceAddress {
     /// The network that the address lies in.
     pub fn network(&self) -> Cidr {
         // A length above the family's bits is refused by every constructor, and a host prefix is the same address.
-        Cidr::truncated(self.address, self.length).unwrap_or(Cidr::host(self.address))
+        Cidr::truncated(self.address, self.length).unwrap_or_else(|| Cidr::host(self.address))
     }
 }
 
@@ -226,7 +226,7 @@ impl FromStr for InterfaceAddress {
     /// Reads `address/length`; an address alone is a /32 or /128.
     fn from_str(text: &str) -> Result<Self, CidrError> {
         let (address, length) = split(text)?;
-        Ok(length.map_or(Self::host(address), |length| Self { address, length }))
+        Ok(length.map_or_else(|| Self::host(address), |length| Self { address, length }))
     }
 }
 
