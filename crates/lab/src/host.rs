@@ -1,0 +1,160 @@
+//! One machine of a lab: a thread in a network and a mount namespace of its own.
+//!
+//! Namespaces belong to threads, and a process started by a thread inherits them. So a host is a thread that runs what
+//! it is sent. Its mount namespace has an empty `/run`, so that programs on several hosts keep their sockets apart, and
+//! a `/sys` that shows the host's own links. Both namespaces are anonymous: they end with the thread and the processes
+//! that it started.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
+
+use crate::error::Error;
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// A machine of a lab. Dropping it ends its thread, which kills the programs that still run on it.
+#[derive(Debug)]
+pub struct Host {
+    name: String,
+    thread_id: Pid,
+    /// `None` only while it is dropped.
+    tasks: Option<mpsc::Sender<Task>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The kinds of namespaces that a host has of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Namespace {
+    /// Its mounts.
+    Mount,
+    /// Its network.
+    Network,
+}
+
+impl Host {
+    /// Starts a machine that has nothing but a loopback link.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Privilege`] without root, and whatever the system says to the new namespaces.
+    pub fn start(name: &str) -> Result<Self, Error> {
+        let io_error = |action| {
+            move |source| match io::Error::kind(&source) {
+                io::ErrorKind::PermissionDenied => Error::Privilege,
+                _ => Error::Io { host: name.to_owned(), action, source },
+            }
+        };
+        let (tasks, inbox) = mpsc::channel::<Task>();
+        let (ready, entered) = mpsc::sync_channel(1);
+        let body = move || {
+            let namespaces = enter_namespaces();
+            let failed = namespaces.is_err();
+            let told = ready.send(namespaces.map(|()| rustix::thread::gettid()));
+            if failed || told.is_err() {
+                return;
+            }
+            for task in inbox {
+                task();
+            }
+        };
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(body)
+            .map_err(io_error("start its thread"))?;
+        let thread_id = entered
+            .recv()
+            .map_err(|_| Error::Gone { host: name.to_owned() })?
+            .map_err(io_error("make its namespaces"))?;
+        Ok(Self { name: name.to_owned(), thread_id, tasks: Some(tasks), thread: Some(thread) })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file of a namespace, for `nsenter`, `ip link ... netns` and the like; good as long as the host lives.
+    pub fn namespace(&self, kind: Namespace) -> PathBuf {
+        let kind = match kind {
+            Namespace::Mount => "mnt",
+            Namespace::Network => "net",
+        };
+        let process = rustix::process::getpid().as_raw_nonzero();
+        let thread = self.thread_id.as_raw_nonzero();
+        format!("/proc/{process}/task/{thread}/ns/{kind}").into()
+    }
+
+    /// Runs a function inside the host and waits for its result. What it opens there, such as a socket, stays in the
+    /// host's network wherever it is used later.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`] if this or an earlier function panicked.
+    pub fn run<T: Send + 'static>(
+        &self,
+        task: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let gone = || Error::Gone { host: self.name.clone() };
+        let (answer, result) = mpsc::sync_channel(1);
+        let task = move || {
+            // The receiver waits below for as long as this channel is open.
+            let _ = answer.send(task());
+        };
+        self.tasks.as_ref().ok_or_else(gone)?.send(Box::new(task)).map_err(|_| gone())?;
+        result.recv().map_err(|_| gone())
+    }
+
+    /// Writes a file as seen from inside the host, such as a setting in `/proc/sys/net` or something in its `/run`.
+    /// Missing folders are made.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says to the write.
+    pub fn write(&self, path: impl Into<PathBuf>, text: impl Into<String>) -> Result<(), Error> {
+        let (path, text) = (path.into(), text.into());
+        self.run(move || {
+            path.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(path, text)
+        })?
+        .map_err(|source| Error::Io {
+            host: self.name.clone(),
+            action: "write a file",
+            source,
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.tasks.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of a task was already told to whoever sent it.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn enter_namespaces() -> io::Result<()> {
+    #[expect(
+        deprecated,
+        reason = "it is unsound with UnshareFlags::FILES alone, which is not here"
+    )]
+    rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS | UnshareFlags::FS)?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("sysfs", "/sys", "sysfs", plain, None)?;
+    mount("wireloom-lab", "/run", "tmpfs", plain, c"mode=755")?;
+    // Where it is no symbolic link to /run, it is a place of its own.
+    let old = Path::new("/var/run");
+    if old.is_dir() && fs::canonicalize(old)? != Path::new("/run") {
+        mount("wireloom-lab", old, "tmpfs", plain, c"mode=755")?;
+    }
+    Ok(())
+}
