@@ -59,6 +59,8 @@ pub enum ProblemKind {
     DuplicatePrefix,
     /// An endpoint lies in a range that the mesh itself carries, so its packets would be routed into the tunnel.
     EndpointInsideMesh,
+    /// A secret stands where others than its owner can read it.
+    ExposedSecret,
     /// An entry can't be read.
     Invalid,
     /// A location has nobody that carries its traffic.
