@@ -1,0 +1,10 @@
+//! What must hold for any bytes, one function for each fuzz target.
+//!
+//! With a nightly compiler, `cargo fuzz run --features libfuzzer TARGET` searches for bytes that break a function.
+//! On stable, `tests/tests/fuzz_replay.rs` runs each function over its committed corpus.
+
+#![forbid(unsafe_code)]
+
+mod packet;
+
+pub use packet::{packet_merge, packet_split};
