@@ -1,0 +1,3 @@
+//! The whole mesh as a picture.
+/// The graph.
+pub struct Graph;

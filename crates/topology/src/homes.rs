@@ -1,0 +1,50 @@
+//! Which gateway each node's traffic to other segments passes.
+
+use wireloom_model::Family;
+
+use crate::rendezvous::{Purpose, Score};
+use crate::resolve::{Member, Resolved};
+
+/// The home gateway of each member. A gateway's home is itself. Another node stays with the home that it holds while
+/// that is a healthy gateway of its segment; otherwise weighted rendezvous hashing over those chooses.
+///
+/// Of gateways that a node shares different families with, only those it shares most with count, so that a v6-only
+/// node has no v4-only home while there is a better one.
+pub(crate) fn choose(resolved: &Resolved<'_>, gateways: &[Vec<usize>]) -> Vec<usize> {
+    let Resolved { members, areas, .. } = resolved;
+    let mut homes: Vec<usize> = (0..members.len()).collect();
+    for (area, gateways) in areas.iter().zip(gateways) {
+        let usable = usable(members, gateways);
+        for &at in area.members.iter().filter(|at| gateways.binary_search(at).is_err()) {
+            homes[at] = home(members, at, &usable);
+        }
+    }
+    homes
+}
+
+/// The healthy ones among these gateways, or all if none is.
+pub(crate) fn usable(members: &[Member<'_>], gateways: &[usize]) -> Vec<usize> {
+    let healthy: Vec<usize> =
+        gateways.iter().copied().filter(|&at| members[at].node.healthy).collect();
+    if healthy.is_empty() { gateways.to_vec() } else { healthy }
+}
+
+fn home(members: &[Member<'_>], at: usize, gateways: &[usize]) -> usize {
+    let me = &members[at];
+    let shared = |gateway: &usize| {
+        let both = |family: &Family| me.speaks(*family) && members[*gateway].speaks(*family);
+        Family::BOTH.iter().filter(|family| both(family)).count()
+    };
+    let most = gateways.iter().map(shared).max();
+    let best = || gateways.iter().copied().filter(|gateway| Some(shared(gateway)) == most);
+    let held = me.node.held.home.as_ref();
+    let chosen = best().find(|&gateway| Some(&members[gateway].node.name) == held).or_else(|| {
+        best().max_by_key(|&gateway| {
+            let node = members[gateway].node;
+            let parts = [me.node.name.as_str().as_bytes(), node.name.as_str().as_bytes()];
+            Score::new(node.gateway.weight, Purpose::Home, &parts)
+        })
+    });
+    // Every segment has a member, and so a gateway.
+    chosen.unwrap_or(at)
+}

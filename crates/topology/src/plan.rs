@@ -1,0 +1,344 @@
+//! What one node must do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use serde::Serialize;
+use wireloom_model::kernel::{Address, KernelState, Link, Route, RouteKey};
+use wireloom_model::{
+    Cidr, Endpoint, Family, Held, InterfaceAddress, InterfaceName, NodeName, PeerName,
+    PresharedKey, Problem, PublicKey, Subject,
+};
+
+use crate::segment::Segment;
+use crate::topology::Topology;
+
+/// What one node must do, and what it then holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The node.
+    pub node: NodeName,
+    /// The key that the mesh knows it by. A node with another key has been replaced by its namesake.
+    pub key: PublicKey,
+    /// Its segment.
+    pub segment: Segment,
+    /// Whether it is a gateway of its segment.
+    pub gateway: bool,
+    /// Its home gateway; itself for a gateway.
+    pub home: NodeName,
+    /// The addresses of its tunnel device: its overlay addresses, as /32 and /128. The overlay's ranges are routes.
+    pub addresses: Vec<InterfaceAddress>,
+    /// Its WireGuard peers, nodes first, each kind in the order of names. Only gateways have any.
+    pub tunnel_peers: Vec<TunnelPeer>,
+    /// Where packets for each prefix go. Prefixes of its own and the on-link addresses of its segment are not here.
+    pub routes: BTreeMap<Cidr, Hop>,
+    /// What it holds once this is done, for others to plan by.
+    pub publishes: Held,
+    /// What is wrong with the whole mesh; the same list on every node.
+    pub problems: Vec<Problem>,
+    /// Every node of the mesh, in the order of names.
+    pub nodes: Vec<NodeSummary>,
+}
+
+/// A WireGuard peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelPeer {
+    /// Its key.
+    pub key: PublicKey,
+    /// Who it is.
+    pub name: TunnelPeerName,
+    /// Where it is dialled, if it can be.
+    pub endpoint: Option<Endpoint>,
+    /// What it may send from, and what is sent to it.
+    pub allowed_ips: BTreeSet<Cidr>,
+    /// How often the tunnel is kept open, in seconds.
+    pub persistent_keepalive: Option<NonZeroU16>,
+    /// The symmetric key mixed into handshakes with it.
+    pub preshared_key: Option<PresharedKey>,
+}
+
+/// Who a WireGuard peer is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TunnelPeerName {
+    /// A gateway of the mesh.
+    Node(NodeName),
+    /// A peer from outside.
+    Peer(PeerName),
+}
+
+/// The next step of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// The internal address of another node of the segment. `None` sends through the tunnel device.
+    pub gateway: Option<IpAddr>,
+    /// The address that the node's own packets take. `None` leaves it to the kernel.
+    pub source: Option<IpAddr>,
+}
+
+/// A node as the mesh sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeSummary {
+    /// Its name.
+    pub node: NodeName,
+    /// Its segment.
+    pub segment: Segment,
+    /// Whether it is a gateway of its segment.
+    pub gateway: bool,
+    /// Its home gateway; itself for a gateway.
+    pub home: NodeName,
+    /// Its overlay addresses, IPv4 first.
+    pub overlay_addresses: Vec<IpAddr>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// An older node or peer has the same key.
+    #[error(
+        "{subject} is kept out of the mesh, because {holder} has the same key; give it a key of its own"
+    )]
+    KeptOut {
+        /// Who is kept out.
+        subject: Subject,
+        /// Who has the key.
+        holder: Subject,
+    },
+    /// The snapshot has nobody of this name, or nothing that the mesh could do for it.
+    #[error(
+        "{subject} is not in the mesh; add it to the registry, or see the problems listed with it"
+    )]
+    Unknown {
+        /// Who was asked for.
+        subject: Subject,
+    },
+}
+
+impl Plan {
+    /// The kernel state that this plan asks for, with the tunnel device of this name and MTU (in bytes).
+    pub fn kernel_state(&self, interface: &InterfaceName, mtu: u32) -> KernelState {
+        let address = |&address| Address { link: interface.clone(), address };
+        let route = |(&destination, hop): (&Cidr, &Hop)| {
+            let link = hop.gateway.is_none().then(|| interface.clone());
+            let route = Route { gateway: hop.gateway, link, source: hop.source };
+            (RouteKey::main(destination), route)
+        };
+        KernelState {
+            links: BTreeMap::from([(interface.clone(), Link { mtu, up: true })]),
+            addresses: self.addresses.iter().map(address).collect(),
+            routes: self.routes.iter().map(route).collect(),
+        }
+    }
+}
+
+impl Topology<'_> {
+    pub(crate) fn plan_of(&self, me: usize) -> Plan {
+        let member = &self.members[me];
+        let gateway = self.is_gateway(me);
+        let home = self.members[self.place.homes[me]].node.name.clone();
+        let overlay: Vec<IpAddr> = self.overlay[me].into_iter().flatten().collect();
+        Plan {
+            node: member.node.name.clone(),
+            key: member.node.key,
+            segment: self.areas[member.segment].name.clone(),
+            gateway,
+            home: home.clone(),
+            addresses: overlay.iter().copied().map(InterfaceAddress::host).collect(),
+            tunnel_peers: if gateway { self.tunnel_peers(me) } else { Vec::new() },
+            routes: self.routes(me),
+            publishes: Held {
+                overlay_addresses: overlay,
+                gateway,
+                home: Some(home),
+                anchors: self
+                    .anchored_at(me)
+                    .map(|at| self.outsiders[at].peer.name.clone())
+                    .collect(),
+                owns: self.owned_by(me).collect(),
+            },
+            problems: self.problems().to_vec(),
+            nodes: self.nodes(),
+        }
+    }
+
+    /// The outsiders whose anchor in its segment this member is.
+    fn anchored_at(&self, me: usize) -> impl Iterator<Item = usize> {
+        let anchors = &self.anchors[self.members[me].segment];
+        anchors.iter().enumerate().filter(move |(_, anchor)| **anchor == me).map(|(at, _)| at)
+    }
+
+    /// The extra prefixes that this member owns.
+    fn owned_by(&self, me: usize) -> impl Iterator<Item = Cidr> {
+        let duties = self.extras.iter().zip(&self.duties);
+        duties.filter(move |(_, duty)| duty.owner == me).map(|(extra, _)| extra.prefix)
+    }
+
+    fn tunnel_peers(&self, me: usize) -> Vec<TunnelPeer> {
+        let keepalive = self.members[me].node.persistent_keepalive;
+        let mut owned = BTreeMap::<usize, Vec<Cidr>>::new();
+        for (extra, duty) in self.extras.iter().zip(&self.duties) {
+            owned.entry(duty.owner).or_default().push(extra.prefix);
+        }
+        let mut others: Vec<usize> = Vec::new();
+        for (segment, gateways) in self.place.gateways.iter().enumerate() {
+            if segment != self.members[me].segment {
+                others.extend(gateways);
+            }
+        }
+        // Members are sorted by name.
+        others.sort_unstable();
+        let nodes = others.into_iter().map(|at| TunnelPeer {
+            allowed_ips: self.behind[at]
+                .iter()
+                .flat_map(|&node| self.prefixes(node))
+                .chain(owned.get(&at).into_iter().flatten().copied())
+                .collect(),
+            ..self.gateway_peer(at, keepalive)
+        });
+        let peers = self.anchored_at(me).map(|at| {
+            let outsider = &self.outsiders[at];
+            TunnelPeer {
+                key: outsider.peer.key,
+                name: TunnelPeerName::Peer(outsider.peer.name.clone()),
+                endpoint: outsider.endpoint.cloned(),
+                allowed_ips: outsider.prefixes.iter().copied().collect(),
+                persistent_keepalive: shorter(keepalive, outsider.peer.persistent_keepalive),
+                preshared_key: outsider.peer.preshared_key.clone(),
+            }
+        });
+        nodes.chain(peers).collect()
+    }
+
+    /// A gateway as somebody's WireGuard peer, without allowed IPs yet.
+    fn gateway_peer(&self, at: usize, keepalive: Option<NonZeroU16>) -> TunnelPeer {
+        let member = &self.members[at];
+        TunnelPeer {
+            key: member.node.key,
+            name: TunnelPeerName::Node(member.node.name.clone()),
+            endpoint: member.endpoint.cloned(),
+            allowed_ips: BTreeSet::new(),
+            persistent_keepalive: keepalive,
+            preshared_key: None,
+        }
+    }
+
+    /// An outsider's anchors with all that their segments hold, one for each segment.
+    pub(crate) fn view_of(&self, outsider: usize) -> Vec<TunnelPeer> {
+        let peer = self.outsiders[outsider].peer;
+        let view = self.areas.iter().enumerate().map(|(segment, area)| TunnelPeer {
+            allowed_ips: area
+                .members
+                .iter()
+                .flat_map(|&at| self.prefixes(at))
+                .chain(self.extras.iter().filter(|e| e.segment == segment).map(|e| e.prefix))
+                .collect(),
+            preshared_key: peer.preshared_key.clone(),
+            ..self.gateway_peer(self.anchors[segment][outsider], peer.persistent_keepalive)
+        });
+        view.collect()
+    }
+
+    fn routes(&self, me: usize) -> BTreeMap<Cidr, Hop> {
+        let mine = self.members[me].segment;
+        let table = Table::new(self, me);
+        let home = self.place.homes[me];
+        let mut routes: Vec<(Cidr, Hop)> = Vec::with_capacity(2 * self.members.len());
+
+        // One route leads to all overlay addresses; those of the own segment are exceptions to it.
+        routes.extend(self.mesh.overlay.ranges().filter_map(|range| table.away(range, home)));
+        for (segment, area) in self.areas.iter().enumerate() {
+            for &at in area.members.iter().filter(|at| **at != me) {
+                let pods = self.members[at].pods.iter();
+                if segment == mine {
+                    let overlay = self.overlay[at].into_iter().flatten().map(Cidr::host);
+                    routes.extend(overlay.filter_map(|prefix| table.near(prefix, at)));
+                    routes.extend(pods.filter_map(|prefix| table.near(*prefix, at)));
+                } else {
+                    let carried = self.members[at].carried.iter().copied().map(Cidr::host);
+                    routes.extend(carried.filter_map(|prefix| table.away(prefix, home)));
+                    routes.extend(pods.filter_map(|prefix| table.away(*prefix, home)));
+                }
+            }
+        }
+        for (extra, duty) in self.extras.iter().zip(&self.duties) {
+            if extra.segment != mine {
+                routes.extend(table.away(extra.prefix, home));
+            } else if !extra.listers.contains(&me) && !table.is_on_link(extra.prefix) {
+                routes.extend(table.near(extra.prefix, duty.carrier));
+            }
+        }
+        for (outsider, &anchor) in self.outsiders.iter().zip(&self.anchors[mine]) {
+            routes.extend(outsider.prefixes.iter().filter_map(|p| table.away(*p, anchor)));
+        }
+        routes.into_iter().collect()
+    }
+}
+
+/// The shorter of two intervals.
+fn shorter(one: Option<NonZeroU16>, other: Option<NonZeroU16>) -> Option<NonZeroU16> {
+    one.into_iter().chain(other).min()
+}
+
+/// What one node's routes have in common.
+struct Table<'a> {
+    topology: &'a Topology<'a>,
+    me: usize,
+    /// The internal addresses of its segment, sorted.
+    on_link: Vec<IpAddr>,
+    sources: [Option<IpAddr>; 2],
+}
+
+impl<'a> Table<'a> {
+    fn new(topology: &'a Topology<'a>, me: usize) -> Self {
+        let member = &topology.members[me];
+        let segment = &topology.areas[member.segment].members;
+        let mut on_link: Vec<IpAddr> = segment
+            .iter()
+            .flat_map(|&at| topology.members[at].internal.iter().map(InterfaceAddress::address))
+            .collect();
+        on_link.sort_unstable();
+        let carried = |family| member.carried.iter().copied().find(|a| Family::of(*a) == family);
+        let [v4, v6] = topology.overlay[me];
+        let sources = [v4.or_else(|| carried(Family::V4)), v6.or_else(|| carried(Family::V6))];
+        Self { topology, me, on_link, sources }
+    }
+
+    /// A route out of the segment by way of this gateway: through the tunnel device if that is the node itself. The
+    /// source is one that the other side accepts.
+    fn away(&self, prefix: Cidr, by: usize) -> Option<(Cidr, Hop)> {
+        let [v4, v6] = self.sources;
+        let source = match prefix.family() {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        };
+        self.to(prefix, by, source)
+    }
+
+    /// A route to what another node of the segment holds.
+    fn near(&self, prefix: Cidr, at: usize) -> Option<(Cidr, Hop)> {
+        self.to(prefix, at, None)
+    }
+
+    /// A route by this node, if its family has a next hop there. None may lead to an internal address of the own
+    /// segment: those are on-link, and the next hop is one of them.
+    fn to(&self, prefix: Cidr, at: usize, source: Option<IpAddr>) -> Option<(Cidr, Hop)> {
+        let behind = self.on_link.partition_point(|address| *address < prefix.address());
+        if self.on_link.get(behind).is_some_and(|address| prefix.contains(*address)) {
+            return None;
+        }
+        let members = &self.topology.members;
+        let gateway = if at == self.me {
+            None
+        } else {
+            Some(members[self.me].next_hop(&members[at], prefix.family())?)
+        };
+        Some((prefix, Hop { gateway, source }))
+    }
+
+    /// Whether the prefix lies in, or holds, a network that the node is attached to.
+    fn is_on_link(&self, prefix: Cidr) -> bool {
+        let internal = &self.topology.members[self.me].internal;
+        internal.iter().any(|address| address.network().overlaps(&prefix))
+    }
+}
