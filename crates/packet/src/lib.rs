@@ -6,9 +6,17 @@
 //! Floor 0: imports no other crate of the workspace and does no IO.
 
 pub mod batch;
+pub mod checksum;
 pub mod ecn;
+pub mod icmp;
+pub mod ip;
+pub mod merge;
+pub mod split;
 pub mod vnet;
 
 pub use batch::{Arena, Frame, Local, Outbox, Path, Received, Transmit};
 pub use ecn::Ecn;
+pub use ip::{IpError, IpPacket, IpVersion};
+pub use merge::{MergeOffloads, Merger};
+pub use split::{Segments, SplitError};
 pub use vnet::{GsoKind, VnetHeader};

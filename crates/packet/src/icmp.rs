@@ -1,0 +1,1 @@
+//! ICMP errors about inner packets (RFC 792, RFC 4443).
