@@ -1,1 +1,30 @@
 //! The host's links, addresses and routes: observed, compared with what is desired, and changed.
+//!
+//! Owns the way from a [`KernelState`](wireloom_model::kernel::KernelState) that a plan asks for to the kernel that has
+//! it: [`diff`] compares it with what [`Host::observe`] saw and yields [`Change`]s in a safe order, [`Host::apply`]
+//! makes them, and [`Host::watch`] tells when somebody else undoes them. Everything is keyed by name, so a link made
+//! anew gets its addresses and routes back. What we make carries our route protocol number or sits on a link of ours;
+//! nothing else is ever changed, and `diff(&KernelState::default(), &observed)` takes all of it away.
+//!
+//! Beside that: [what the host has](HostLink) of its own, [who holds a port](port_owner), and
+//! [forwarding](Forwarding).
+//!
+//! Floor 2: imports floor 0 only, knows nothing of the mesh, and never reaches a registry.
+
+mod diff;
+mod error;
+mod host;
+mod links;
+mod message;
+mod netlink;
+mod port;
+mod sysctl;
+mod watch;
+
+pub use diff::{Change, diff};
+pub use error::{ChangeError, HostError, Refusal};
+pub use host::{ApplyReport, Host};
+pub use links::{Conflict, HostLink};
+pub use port::{PortOwner, port_owner};
+pub use sysctl::{Forwarding, SysctlError, is_forwarding};
+pub use watch::{Event, Watch};

@@ -1,0 +1,192 @@
+//! What the host has besides ours: links, addresses, the way to an address, and routes that are in our way.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::RouteType;
+use rustix::io::Errno;
+use serde::Serialize;
+use wireloom_model::kernel::Address;
+use wireloom_model::{Cidr, Family, InterfaceName};
+
+use crate::error::HostError;
+use crate::host::Host;
+use crate::message::{self, HeardAddress, HeardRoute};
+
+/// A link of the host, whoever made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostLink {
+    /// The kernel's number for it, which a link made anew under the same name does not keep.
+    pub index: u32,
+    /// Its name.
+    pub name: InterfaceName,
+    /// The largest packet in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether it has a carrier (`IFF_LOWER_UP`).
+    pub carrier: bool,
+    /// What the kernel calls its kind (`tun`, `veth`, `wireguard` ...). Hardware has none.
+    pub kind: Option<String>,
+}
+
+/// A route of somebody else that shares addresses with a range of ours.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Conflict {
+    /// The range of ours.
+    pub range: Cidr,
+    /// Where the other route leads.
+    pub destination: Cidr,
+    /// The link that it leads out of. `None` for one that drops packets or has several next hops.
+    pub link: Option<InterfaceName>,
+    /// The routing table that it stands in.
+    pub table: u32,
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { range, destination, link, table } = self;
+        write!(f, "{range} overlaps this host's route to {destination}")?;
+        if let Some(link) = link {
+            write!(f, " on {link}")?;
+        }
+        write!(f, " (table {table})")
+    }
+}
+
+impl Host {
+    /// All links, by index.
+    pub async fn links(&self) -> Result<Vec<HostLink>, HostError> {
+        let list = self.netlink().dump("links", message::all_links()).await?;
+        let mut links: Vec<HostLink> = list
+            .iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewLink(link) => message::link(link),
+                _ => None,
+            })
+            .collect();
+        links.sort_by_key(|link| link.index);
+        Ok(links)
+    }
+
+    /// The link of this name, if there is one.
+    pub async fn link(&self, name: &InterfaceName) -> Result<Option<HostLink>, HostError> {
+        Ok(self.links().await?.into_iter().find(|link| link.name == *name))
+    }
+
+    /// The addresses by which other hosts may reach this one: of global scope, lasting, and proven to be unique.
+    pub async fn addresses(&self) -> Result<BTreeSet<Address>, HostError> {
+        let links = self.links().await?;
+        let heard = self.heard_addresses().await?;
+        Ok(heard
+            .into_iter()
+            .filter(|heard| heard.is_lasting)
+            .filter_map(|HeardAddress { link, address, .. }| {
+                Some(Address { link: message::named(Some(link), &links)?, address })
+            })
+            .collect())
+    }
+
+    /// The MTU in bytes of the link that packets to this address leave by, or less if the kernel knows of a narrower
+    /// place on the way (RFC 1191, RFC 8201). `None` if there is no way.
+    pub async fn path_mtu_to(&self, address: IpAddr) -> Result<Option<u32>, HostError> {
+        let route =
+            match self.netlink().ask("route to an address", message::route_to(address)).await? {
+                Ok(RouteNetlinkMessage::NewRoute(route)) => message::route(&route),
+                Ok(_) => None,
+                Err(refusal) if refusal.is(Errno::NETUNREACH) || refusal.is(Errno::HOSTUNREACH) => {
+                    None
+                }
+                Err(refusal) => {
+                    return Err(HostError::Refused { what: "route to an address", refusal });
+                }
+            };
+        let Some(route) = route else { return Ok(None) };
+        let links = self.links().await?;
+        let link = links.iter().find(|link| Some(link.index) == route.link);
+        Ok(link.map(|link| route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu))))
+    }
+
+    /// The routes of others that share addresses with these ranges, except those out of `ours`. Default routes do not
+    /// count, and of this host's own addresses only those that no other such route covers.
+    pub async fn route_conflicts(
+        &self,
+        ranges: &[Cidr],
+        ours: &[InterfaceName],
+    ) -> Result<Vec<Conflict>, HostError> {
+        let links = self.links().await?;
+        let routes = self.heard_routes(None).await?;
+        let is_foreign = |route: &HeardRoute| {
+            let link = message::named(route.link, &links);
+            !route.is_ours() && !link.is_some_and(|link| ours.contains(&link))
+        };
+        let mut found: Vec<(bool, Conflict)> = Vec::new();
+        for route in routes.iter().filter(|route| is_foreign(route)) {
+            let destination = route.key.destination;
+            let own_address = route.kind == RouteType::Local;
+            let counts = own_address
+                || matches!(
+                    route.kind,
+                    RouteType::Unicast
+                        | RouteType::BlackHole
+                        | RouteType::Unreachable
+                        | RouteType::Prohibit
+                );
+            if !counts || destination.length() == 0 {
+                continue;
+            }
+            for range in ranges.iter().filter(|range| range.overlaps(&destination)) {
+                let link = message::named(route.link, &links);
+                let table = route.key.table;
+                found.push((own_address, Conflict { range: *range, destination, link, table }));
+            }
+        }
+        let networks: Vec<Conflict> =
+            found.iter().filter(|(own, _)| !own).map(|(_, c)| c.clone()).collect();
+        let covered = |conflict: &Conflict| {
+            networks.iter().any(|net| {
+                net.link == conflict.link && net.destination.covers(&conflict.destination)
+            })
+        };
+        let conflicts: BTreeSet<Conflict> = found
+            .into_iter()
+            .filter(|(own, conflict)| !own || !covered(conflict))
+            .map(|(_, conflict)| conflict)
+            .collect();
+        Ok(conflicts.into_iter().collect())
+    }
+
+    pub(crate) async fn heard_addresses(&self) -> Result<Vec<HeardAddress>, HostError> {
+        let mut heard = Vec::new();
+        for family in Family::BOTH {
+            let list = self.netlink().dump("addresses", message::all_addresses(family)).await?;
+            heard.extend(list.iter().filter_map(|message| match message {
+                RouteNetlinkMessage::NewAddress(address) => message::address(address),
+                _ => None,
+            }));
+        }
+        Ok(heard)
+    }
+
+    /// The routes of all tables: those of one protocol, or everybody's.
+    pub(crate) async fn heard_routes(
+        &self,
+        protocol: Option<u8>,
+    ) -> Result<Vec<HeardRoute>, HostError> {
+        let mut heard = Vec::new();
+        for family in Family::BOTH {
+            let list = self.netlink().dump("routes", message::all_routes(family, protocol)).await?;
+            let routes = list.iter().filter_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(route) => message::route(route),
+                _ => None,
+            });
+            // An older kernel tells everybody's, whatever was asked.
+            heard.extend(routes.filter(|route| {
+                !route.is_cached && protocol.is_none_or(|protocol| protocol == route.protocol)
+            }));
+        }
+        Ok(heard)
+    }
+}

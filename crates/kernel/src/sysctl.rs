@@ -1,0 +1,122 @@
+//! Kernel settings under `/proc/sys/net` (`Documentation/networking/ip-sysctl.rst` in Linux). They are those of the
+//! calling thread's network namespace.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use wireloom_model::{Family, InterfaceName};
+
+/// A setting that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up {}: {source}; it takes root, and /proc/sys must be writable", .path.display())]
+pub struct SysctlError {
+    /// The setting's file.
+    pub path: PathBuf,
+    /// What the file system said.
+    pub source: io::Error,
+}
+
+/// Forwarding as it was before a gateway switched it on.
+///
+/// The memory lies in this value alone: a process that is killed leaves forwarding on.
+#[derive(Debug, Default)]
+#[must_use = "dropping it leaves forwarding on for good"]
+pub struct Forwarding {
+    /// Every setting that the kernel changes along, with its earlier value; the one written to comes first.
+    before: Vec<(PathBuf, String)>,
+}
+
+/// Whether the calling thread's network namespace forwards packets of this family between all links.
+pub fn is_forwarding(family: Family) -> Result<bool, SysctlError> {
+    read(&all_forwarding(family)).map(|value| value != "0")
+}
+
+impl Forwarding {
+    /// Switches forwarding on where it is off, in the calling thread's network namespace.
+    ///
+    /// For IPv6 this makes every link a router's, which ignores router advertisements unless its `accept_ra` is 2: a
+    /// host that has its default route from them loses it when it expires.
+    pub fn enable(families: &[Family]) -> Result<Self, SysctlError> {
+        let mut forwarding = Self::default();
+        for family in families {
+            if let Err(error) = forwarding.switch_on(*family) {
+                // What was switched on is worth nothing without the rest.
+                let _ = forwarding.restore();
+                return Err(error);
+            }
+        }
+        Ok(forwarding)
+    }
+
+    /// Whether anything had to be switched on.
+    pub fn changed(&self) -> bool {
+        !self.before.is_empty()
+    }
+
+    /// Puts back what was there before, link by link. Links that are gone are left out. Returns the first error and
+    /// goes on after it.
+    pub fn restore(self) -> Result<(), SysctlError> {
+        let mut first_error = Ok(());
+        for (path, value) in self.before {
+            let restored = match read(&path) {
+                Ok(now) if now == value => Ok(()),
+                Ok(_) => write(&path, &value),
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            };
+            first_error = first_error.and(restored);
+        }
+        first_error
+    }
+
+    fn switch_on(&mut self, family: Family) -> Result<(), SysctlError> {
+        if is_forwarding(family)? {
+            return Ok(());
+        }
+        let all = all_forwarding(family);
+        let mut paths = vec![all.clone()];
+        let directory = conf(family);
+        let links = fs::read_dir(&directory)
+            .map_err(|source| SysctlError { path: directory.clone(), source })?;
+        paths.extend(links.flatten().map(|link| link.path().join("forwarding")));
+        if family == Family::V4 {
+            // A router takes no redirects: the kernel switches these with it (`inet_forward_change`, net/ipv4/devinet.c).
+            paths.push(directory.join("all/accept_redirects"));
+        }
+        let before: Vec<(PathBuf, String)> =
+            paths.into_iter().filter_map(|path| Some((path.clone(), read(&path).ok()?))).collect();
+        write(&all, "1")?;
+        self.before.extend(before);
+        Ok(())
+    }
+}
+
+/// Has the kernel keep the other addresses of a network when the first of it is taken off a link. Without that it
+/// takes them all, with the routes that use them as source.
+pub(crate) fn keep_secondary_addresses(link: &InterfaceName) {
+    let path = conf(Family::V4).join(link.as_str()).join("promote_secondaries");
+    if let Err(error) = write(&path, "1") {
+        tracing::debug!(%error, "secondary addresses may go with the first one");
+    }
+}
+
+fn all_forwarding(family: Family) -> PathBuf {
+    conf(family).join("all/forwarding")
+}
+
+fn conf(family: Family) -> PathBuf {
+    PathBuf::from(match family {
+        Family::V4 => "/proc/sys/net/ipv4/conf",
+        Family::V6 => "/proc/sys/net/ipv6/conf",
+    })
+}
+
+fn read(path: &Path) -> Result<String, SysctlError> {
+    fs::read_to_string(path)
+        .map(|text| text.trim_end().to_owned())
+        .map_err(|source| SysctlError { path: path.to_owned(), source })
+}
+
+fn write(path: &Path, value: &str) -> Result<(), SysctlError> {
+    fs::write(path, value).map_err(|source| SysctlError { path: path.to_owned(), source })
+}
