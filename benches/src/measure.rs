@@ -111,9 +111,11 @@ fn gbit(report: &Value, sum: &str) -> Result<f64> {
 
 /// The datagrams that arrived, in thousands a second.
 fn received(report: &Value) -> Result<f64> {
-    let sent = number(report, "/end/sum/packets")?;
-    let lost = number(report, "/end/sum/lost_packets")?;
-    let seconds = number(report, "/end/sum/seconds")?;
+    // Before 3.10 there is one sum, which counts what the sender sent after the receiver's last datagram as well.
+    let sum = report.pointer("/end/sum_received").map_or("/end/sum", |_| "/end/sum_received");
+    let [sent, lost, seconds] =
+        ["packets", "lost_packets", "seconds"].map(|name| number(report, &format!("{sum}/{name}")));
+    let (sent, lost, seconds) = (sent?, lost?, seconds?);
     ensure!(seconds > 0.0, "iperf3 ran for no time");
     Ok((sent - lost) / seconds / 1000.0)
 }
@@ -159,8 +161,11 @@ mod tests {
 
     #[test]
     fn what_was_lost_did_not_arrive() {
-        let end = json!({"sum": {"packets": 50_000, "lost_packets": 10_000, "seconds": 2.0}});
-        assert_eq!(received(&json!({ "end": end })).unwrap(), 20.0);
+        let old = json!({"packets": 50_000, "lost_packets": 10_000, "seconds": 2.0});
+        assert_eq!(received(&json!({"end": {"sum": old}})).unwrap(), 20.0);
+        let new = json!({"packets": 40_000, "lost_packets": 10_000, "seconds": 2.0});
+        let end = json!({"sum": old, "sum_received": new});
+        assert_eq!(received(&json!({ "end": end })).unwrap(), 15.0);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 
 use crate::install::{self, Purpose};
 use crate::shell::{self, cargo};
@@ -23,8 +24,38 @@ const OLDEST_GO: u32 = 21;
 const CRATES: [(&str, &str, &str); 2] =
     [("boringtun", "boringtun-cli", "boringtun-cli"), ("gotatun", "gotatun-cli", "gotatun")];
 
+/// What to measure, and the options that `bench-tunnel` itself takes.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Measures boringtun and gotatun as well (builds both, which takes minutes).
+    #[arg(long)]
+    all: bool,
+    /// Three rounds of two seconds a load: under three minutes.
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    quick: bool,
+    /// How often each subject is measured [default: 5].
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// The seconds of each load [default: 5].
+    #[arg(long)]
+    seconds: Option<u32>,
+    /// What to print on standard output: text or json.
+    #[arg(long, default_value = "text")]
+    output: String,
+}
+
+impl Options {
+    fn of_bench(&self) -> Vec<String> {
+        let mut args = vec![format!("--output={}", self.output)];
+        args.extend(self.quick.then(|| "--quick".to_owned()));
+        args.extend(self.rounds.map(|rounds| format!("--rounds={rounds}")));
+        args.extend(self.seconds.map(|seconds| format!("--seconds={seconds}")));
+        args
+    }
+}
+
 /// Builds what is to be measured and becomes the bench.
-pub(crate) fn run(all: bool, args: &[String]) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(install::is_root(), "the bench makes network namespaces and devices: run it as root");
     install::programs(Purpose::Bench)?;
     let peers = shell::target().join("peers");
@@ -41,7 +72,7 @@ pub(crate) fn run(all: bool, args: &[String]) -> Result<()> {
     let release = shell::target().join("release");
     let mut programs =
         vec![("wireguard-go", wireguard_go(&peers)?), ("wireloom", release.join("wireloom"))];
-    if all {
+    if options.all {
         for (name, package, program) in CRATES {
             programs.push((name, from_crate(&peers, package, program)?));
         }
@@ -50,7 +81,7 @@ pub(crate) fn run(all: bool, args: &[String]) -> Result<()> {
     for (name, path) in programs {
         bench.arg("--program").arg(format!("{name}={}", path.display()));
     }
-    let error = bench.args(args).exec();
+    let error = bench.args(options.of_bench()).exec();
     Err(error).context("cannot start bench-tunnel")
 }
 

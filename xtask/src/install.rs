@@ -33,6 +33,7 @@ const NEEDS: &[Need] = &[
     need("iperf3", "iperf3", "measures throughput", &[Demo, Test, Bench]),
     need("nft", "nftables", "makes the NAT router", &[Demo, Test]),
     need("ping", "iputils-ping", "proves that a pair is reachable", &[Demo, Test, Bench]),
+    need("setpriv", "util-linux", "ends programs together with their host", &[Demo, Test, Bench]),
     need("wg", "wireguard-tools", "drives a tunnel over its UAPI socket", &[Test, Bench]),
     need("wireguard-go", "wireguard-go", "is the other end of the interop tests", &[Test]),
 ];

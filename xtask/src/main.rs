@@ -37,20 +37,13 @@ enum Command {
         quick: bool,
     },
     /// Measures the tunnel beside wireguard-go and a plain link, interleaved over several rounds.
-    BenchTunnel {
-        /// Measures boringtun and gotatun as well (builds both, which takes minutes).
-        #[arg(long)]
-        all: bool,
-        /// Options of the bench itself: see `cargo xtask bench-tunnel -- --help`.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
+    BenchTunnel(bench::Options),
 }
 
 fn main() -> Result<()> {
     match Xtask::parse().command {
         Command::Demo { args } => demo::run(&args),
         Command::Test { quick } => test::run(quick),
-        Command::BenchTunnel { all, args } => bench::run(all, &args),
+        Command::BenchTunnel(options) => bench::run(&options),
     }
 }
