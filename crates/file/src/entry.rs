@@ -48,7 +48,7 @@ pub(crate) fn entries(item: &Item) -> Result<Vec<Entry<'_>>, String> {
         (None, None) => None,
     };
     tables.ok_or_else(|| {
-        format!("each entry begins with its section's name in double brackets, not {}", kind(item))
+        format!("it stands in double brackets, once for each entry, yet here is {}", kind(item))
     })
 }
 

@@ -54,3 +54,70 @@ fn set(entry: &mut dyn TableLike, addresses: &[IpAddr]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::*;
+
+    const TEXT: &str = r#"# Our mesh.
+[mesh]   # as it always was
+gateways = 2
+
+[[node]] # the big one
+name = "a"
+public-key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+overlay-addresses = [ "10.4.0.9" ] # to be moved
+
+# Nobody's.
+[[node]]
+public-key   =   "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=" # odd spaces
+name = 'b'
+
+[[node]]
+name = "c"
+public-key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+"#;
+
+    fn pins(list: &[(&str, &[&str])]) -> Vec<(NodeName, Vec<IpAddr>)> {
+        list.iter()
+            .map(|(name, addresses)| {
+                (name.parse().unwrap(), addresses.iter().map(|a| a.parse().unwrap()).collect())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn addresses_are_written_and_all_else_stays() {
+        let pins = pins(&[("a", &["10.4.0.1", "fd00::1"]), ("b", &["10.4.0.2"]), ("zzz", &[])]);
+        let path = Path::new("mesh.toml");
+        let pinned = pin(TEXT, path, &pins).unwrap();
+        assert_snapshot!("pinned", pinned);
+        assert_eq!(pin(&pinned, path, &pins).unwrap(), pinned);
+        let snapshot = parse(&pinned, path).unwrap();
+        let (before, problems) = (parse(TEXT, path).unwrap(), snapshot.problems);
+        assert_eq!(problems, []);
+        for (node, old) in snapshot.nodes.iter().zip(before.nodes) {
+            let pin = pins.iter().find(|(name, _)| *name == node.name);
+            let expected = pin.map_or(&old.overlay_addresses, |(_, addresses)| addresses);
+            assert_eq!(&node.overlay_addresses, expected, "{}", node.name);
+        }
+    }
+
+    #[test]
+    fn nothing_to_pin_changes_nothing() {
+        assert_eq!(pin(TEXT, Path::new("mesh.toml"), &[]).unwrap(), TEXT);
+        assert!(pin("[mesh", Path::new("mesh.toml"), &[]).is_err());
+    }
+
+    #[test]
+    fn inline_entries_are_pinned_too() {
+        let key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+        let text = format!("node = [{{ name = \"a\", public-key = \"{key}\" }}]\n");
+        let pins = pins(&[("a", &["10.4.0.1"])]);
+        let pinned = pin(&text, Path::new("mesh.toml"), &pins).unwrap();
+        let snapshot = parse(&pinned, Path::new("mesh.toml")).unwrap();
+        assert_eq!(snapshot.nodes[0].overlay_addresses, pins[0].1);
+    }
+}

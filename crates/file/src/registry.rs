@@ -1,6 +1,5 @@
 //! Follows a mesh file.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 use wireloom_model::{Severity, Snapshot, Subject};
 use wireloom_registry::{Publication, PublishError, Registry, Update};
@@ -43,6 +43,8 @@ pub struct FileRegistry {
     next_glance: Instant,
     /// When to read, once a change has been seen.
     due: Option<Due>,
+    /// A reading under way.
+    reading: Option<JoinHandle<Result<Snapshot, FileError>>>,
     last_good: Option<Arc<Snapshot>>,
     /// Why the file was bad, if that is what was told last.
     stale: Option<String>,
@@ -88,6 +90,7 @@ impl FileRegistry {
             _watcher: watcher,
             next_glance: now + GLANCE,
             due: Some(Due { at: now, at_most: now }),
+            reading: None,
             last_good: None,
             stale: None,
         }
@@ -109,6 +112,22 @@ impl FileRegistry {
                 Some(_) => return,
             }
         }
+    }
+
+    /// Reads the file after the next change. `None` if the runtime ends meanwhile.
+    async fn read_when_due(&mut self) -> Option<Result<Snapshot, FileError>> {
+        if self.reading.is_none() {
+            self.until_due().await;
+        }
+        let reading = self.reading.get_or_insert_with(|| {
+            self.due = None;
+            self.stamp = Stamp::of(&self.path);
+            let path = self.path.clone();
+            spawn_blocking(move || load(&path))
+        });
+        let read = reading.await;
+        self.reading = None;
+        read.ok()
     }
 
     /// Whether the file differs from what it was at the last glance.
@@ -147,13 +166,7 @@ impl FileRegistry {
 impl Registry for FileRegistry {
     async fn next(&mut self) -> Option<Update> {
         loop {
-            self.until_due().await;
-            self.stamp = Stamp::of(&self.path);
-            let path = self.path.clone();
-            let read = tokio::task::spawn_blocking(move || load(&path)).await;
-            // A read that is cut off by the runtime's end has no one left to tell.
-            let read = read.ok()?;
-            self.due = None;
+            let read = self.read_when_due().await?;
             if let Some(update) = self.judge(read) {
                 return Some(update);
             }
@@ -210,29 +223,31 @@ const fn is_reading(kind: EventKind) -> bool {
 
 /// Puts back the last good form of each entry that now is bad, yet says whose it is.
 fn keep_named_entries(snapshot: &mut Snapshot, last: &Snapshot) {
-    let mut kept = BTreeSet::new();
-    let bad = |problem: &&mut wireloom_model::Problem| problem.severity == Severity::Error;
-    for problem in snapshot.problems.iter_mut().filter(bad) {
-        let again = kept.contains(&problem.subject);
-        let found = match &problem.subject {
-            _ if again => true,
-            Subject::Node(name) if snapshot.nodes.iter().all(|node| node.name != *name) => {
-                let old = last.nodes.iter().find(|node| node.name == *name);
-                snapshot.nodes.extend(old.cloned());
-                old.is_some()
-            }
-            Subject::Peer(name) if snapshot.peers.iter().all(|peer| peer.name != *name) => {
-                let old = last.peers.iter().find(|peer| peer.name == *name);
-                snapshot.peers.extend(old.cloned());
-                old.is_some()
-            }
+    let Snapshot { nodes, peers, problems, .. } = snapshot;
+    let (read_nodes, read_peers) = (nodes.len(), peers.len());
+    for problem in problems.iter_mut().filter(|problem| problem.severity == Severity::Error) {
+        let kept = match &problem.subject {
+            Subject::Node(name) => keep(nodes, read_nodes, &last.nodes, |node| node.name == *name),
+            Subject::Peer(name) => keep(peers, read_peers, &last.peers, |peer| peer.name == *name),
             _ => false,
         };
-        if found {
-            kept.insert(problem.subject.clone());
+        if kept {
             problem.message.push_str("; what it said before stays in force");
         }
     }
+}
+
+/// Puts back an entry unless it is there or was not there before. The first `read` entries have just been read; those
+/// behind them were put back. Returns whether the entry is one of these.
+fn keep<T: Clone>(now: &mut Vec<T>, read: usize, last: &[T], is_it: impl Fn(&T) -> bool) -> bool {
+    if now.iter().take(read).any(&is_it) {
+        return false;
+    }
+    let Some(old) = last.iter().find(|entry| is_it(entry)) else { return false };
+    if !now.iter().any(&is_it) {
+        now.push(old.clone());
+    }
+    true
 }
 
 #[cfg(test)]
