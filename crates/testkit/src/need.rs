@@ -70,6 +70,8 @@ fn may_administer(status: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -89,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_goes_on_or_returns() {
+    fn a_test_goes_on_where_nothing_lacks() {
         let mut went_on = false;
         let mut test = || {
             crate::need!(program "sh");
@@ -97,5 +99,32 @@ mod tests {
         };
         test();
         assert!(went_on);
+    }
+
+    #[test]
+    #[ignore = "run by the test below, in a process of its own"]
+    fn lacking() {
+        crate::need!(program "no-such-program");
+        panic!("the test went on");
+    }
+
+    #[test]
+    fn a_lack_is_a_failure_under_ci_and_else_a_skip() {
+        let lack = "no-such-program";
+        for (ci, passes, said) in [
+            ("true", false, format!("CI=true, yet the program {lack} is missing")),
+            ("", true, format!("lacking needs the program {lack}")),
+        ] {
+            let output = Command::new(env::current_exe().unwrap())
+                .args(["--ignored", "--exact", "need::tests::lacking", "--nocapture"])
+                .env("CI", ci)
+                .output()
+                .unwrap();
+            let text = [output.stdout, output.stderr].concat();
+            let text = String::from_utf8_lossy(&text);
+            assert_eq!(output.status.success(), passes, "{text}");
+            assert!(text.contains(&said) && !text.contains("the test went on"), "{text}");
+            assert_eq!(text.contains("skipped: wireloom_testkit::need::tests::"), passes, "{text}");
+        }
     }
 }
