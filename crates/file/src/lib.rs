@@ -18,7 +18,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use mesh::{load, parse};
-pub use pin::pin;
+pub use pin::{pin, pin_file};
 pub use registry::FileRegistry;
 
 /// Why a whole mesh file is of no use. An entry that alone is wrong is a
@@ -41,6 +41,14 @@ pub enum FileError {
     /// It can't be read.
     #[error("{} can't be read: {source}", path.display())]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It can't be replaced, and is as it was.
+    #[error("{} can't be written: {source}", path.display())]
+    Write {
         /// The file.
         path: PathBuf,
         /// What the system says.

@@ -1,8 +1,12 @@
 //! Writes overlay addresses into a mesh file.
 
+use std::fs;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::Path;
 
+use tempfile::NamedTempFile;
 use toml_edit::{Array, DocumentMut, Item, TableLike, Value};
 use wireloom_model::NodeName;
 
@@ -25,6 +29,36 @@ pub fn pin(text: &str, path: &Path, pins: &[(NodeName, Vec<IpAddr>)]) -> Result<
         }
     }
     Ok(document.to_string())
+}
+
+/// Pins in the file itself, and returns whether that changed it. A file that changes is replaced whole, with the owner and
+/// mode of the old one, so that nodes which follow it read the old text or the new.
+///
+/// # Errors
+///
+/// If the file can't be read or written, or is no mesh file.
+pub fn pin_file(path: &Path, pins: &[(NodeName, Vec<IpAddr>)]) -> Result<bool, FileError> {
+    let read = |source| FileError::Read { path: path.to_owned(), source };
+    // Through a symbolic link its target is replaced, not the link.
+    let target = path.canonicalize().map_err(read)?;
+    let text = fs::read_to_string(&target).map_err(read)?;
+    let pinned = pin(&text, path, pins)?;
+    if pinned != text {
+        replace(&target, &pinned)
+            .map_err(|source| FileError::Write { path: path.to_owned(), source })?;
+    }
+    Ok(pinned != text)
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = NamedTempFile::new_in(path.parent().unwrap_or(path))?;
+    file.write_all(text.as_bytes())?;
+    let old = fs::metadata(path)?;
+    fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
+    file.as_file().set_permissions(old.permissions())?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
 }
 
 fn tables(item: &mut Item) -> Box<dyn Iterator<Item = &mut dyn TableLike> + '_> {
@@ -57,6 +91,8 @@ fn set(entry: &mut dyn TableLike, addresses: &[IpAddr]) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use insta::assert_snapshot;
 
     use super::*;
@@ -103,6 +139,23 @@ public-key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
             let expected = pin.map_or(&old.overlay_addresses, |(_, addresses)| addresses);
             assert_eq!(&node.overlay_addresses, expected, "{}", node.name);
         }
+    }
+
+    #[test]
+    fn a_file_is_replaced_behind_its_link_and_keeps_its_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+        fs::write(&file, TEXT).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let pins = pins(&[("b", &["10.4.0.2"])]);
+        assert!(pin_file(&link, &pins).unwrap());
+        assert!(!pin_file(&link, &pins).unwrap());
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        let metadata = fs::metadata(&file).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o7777, 0o640);
+        assert_eq!(fs::read_to_string(&file).unwrap(), pin(TEXT, &file, &pins).unwrap());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 
     #[test]
