@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
@@ -55,8 +55,8 @@ pub struct Watch {
     host: Host,
     socket: NetlinkFramed<RouteNetlinkMessage, TokioSocket, NetlinkCodec>,
     links: Links,
-    /// Whether the links must be listed anew before the next event is read.
-    is_stale: bool,
+    /// Whether events are lost that nobody was told of yet.
+    is_overrun: bool,
 }
 
 impl Host {
@@ -65,32 +65,50 @@ impl Host {
     pub async fn watch(&self) -> Result<Watch, HostError> {
         let socket = NetlinkFramed::new(subscribe().map_err(HostError::Socket)?);
         let mut watch =
-            Watch { host: self.clone(), socket, links: Links::default(), is_stale: true };
+            Watch { host: self.clone(), socket, links: Links::default(), is_overrun: false };
         watch.refresh().await?;
         Ok(watch)
     }
 }
 
 impl Watch {
-    /// Waits for the next event. `None` means that the socket failed, and that a new watch is needed. Dropping the
+    /// Waits for the next event. `None` means that the watch has failed, and that a new one is needed. Dropping the
     /// future loses nothing.
     pub async fn next(&mut self) -> Option<Event> {
-        loop {
-            if self.is_stale {
-                self.refresh().await.ok()?;
-            }
+        while !self.is_overrun {
             let (message, _) = self.socket.next().await?;
-            if let Some(event) = self.links.event(message) {
-                self.is_stale = event == Event::Overrun;
-                return Some(event);
+            match self.links.event(message) {
+                Some(Event::Overrun) => self.is_overrun = true,
+                Some(event) => return Some(event),
+                None => {}
             }
         }
+        // The kernel says so ahead of what it still holds, and until that is read it loses everything new without
+        // another word (`NETLINK_S_CONGESTED`, net/netlink/af_netlink.c). Who observes anew must do so after.
+        while self.drain()? == DRAINED_AT_ONCE {
+            tokio::task::yield_now().await;
+        }
+        self.refresh().await.ok()?;
+        self.is_overrun = false;
+        Some(Event::Overrun)
+    }
+
+    /// Throws away what the socket holds, some of it if it is much, and returns how many messages that was.
+    fn drain(&mut self) -> Option<usize> {
+        for count in 0..DRAINED_AT_ONCE {
+            // Unconstrained: tokio's budget would end the loop before the socket is empty.
+            match tokio::task::unconstrained(self.socket.next()).now_or_never() {
+                None => return Some(count),
+                Some(None) => return None,
+                Some(Some(_)) => {}
+            }
+        }
+        Some(DRAINED_AT_ONCE)
     }
 
     async fn refresh(&mut self) -> Result<(), HostError> {
         let links = self.host.links().await?;
         self.links.0 = links.into_iter().map(|link| (link.index, link)).collect();
-        self.is_stale = false;
         Ok(())
     }
 }
@@ -161,6 +179,9 @@ fn subscribe() -> std::io::Result<TokioSocket> {
 
 /// Bytes of the receive buffer, which hold some thousands of events.
 const BUFFER: u32 = 4 << 20;
+
+/// Messages thrown away between two turns of the other tasks.
+const DRAINED_AT_ONCE: usize = 1000;
 
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR` and `_IPV6_ROUTE` (`linux/rtnetlink.h`).
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];

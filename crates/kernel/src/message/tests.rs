@@ -1,1 +1,84 @@
+use proptest::option;
+use proptest::prelude::*;
+
 use super::*;
+
+proptest! {
+    /// What we ask the kernel for reads back as the same route.
+    #[test]
+    fn a_route_goes_there_and_back(
+        bits: u128,
+        length in 0u8..=128,
+        table: u32,
+        metric: u32,
+        v6: bool,
+        gateway in option::of(any::<u128>()),
+        link in option::of(1u32..),
+        source in option::of(any::<u128>()),
+    ) {
+        let ip = |bits: u128| if v6 { IpAddr::V6(bits.into()) } else { IpAddr::V4((bits as u32).into()) };
+        let destination =
+            Cidr::truncated(ip(bits), if v6 { length } else { length.min(32) }).unwrap();
+        let key = canonical(&RouteKey { table, destination, metric });
+        let wanted = Route { gateway: gateway.map(ip), link: None, source: source.map(ip) };
+        let (RouteNetlinkMessage::NewRoute(message), _) = add_route(&key, &wanted, link) else {
+            panic!("a new route");
+        };
+        let heard = route(&message).unwrap();
+        prop_assert!(heard.is_ours());
+        prop_assert_eq!(heard.key, key);
+        prop_assert_eq!(heard.link, link);
+        prop_assert_eq!((heard.gateway, heard.source), (wanted.gateway, wanted.source));
+    }
+}
+
+#[test]
+fn a_default_route_has_no_destination_attribute() {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.table = 254;
+    let heard = route(&message).unwrap();
+    assert_eq!(heard.key, RouteKey::main("::/0".parse().unwrap()));
+    assert!(!heard.is_ours());
+}
+
+#[test]
+fn deletion_names_our_protocol_so_it_hits_no_other() {
+    let key = RouteKey::main("10.0.0.0/8".parse().unwrap());
+    let (RouteNetlinkMessage::DelRoute(message), _) = delete_route(&key) else {
+        panic!("a deletion");
+    };
+    assert_eq!(u8::from(message.header.protocol), ROUTE_PROTOCOL);
+}
+
+#[test]
+fn the_near_end_of_a_point_to_point_link_is_its_address() {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = 32;
+    message.attributes = vec![
+        AddressAttribute::Address([10, 0, 0, 2].into()),
+        AddressAttribute::Local([10, 0, 0, 1].into()),
+    ];
+    assert_eq!(address(&message).unwrap().address.to_string(), "10.0.0.1/32");
+}
+
+#[test]
+fn addresses_for_privacy_or_under_test_do_not_last() {
+    let lasting = |family, flags: AddressHeaderFlags| {
+        let mut message = AddressMessage::default();
+        message.header.family = family;
+        message.header.flags = flags;
+        let address: IpAddr = match family {
+            AddressFamily::Inet => [10, 0, 0, 1].into(),
+            _ => [0xfd00, 0, 0, 0, 0, 0, 0, 1].into(),
+        };
+        message.attributes = vec![AddressAttribute::Address(address)];
+        super::address(&message).unwrap().is_lasting
+    };
+    assert!(lasting(AddressFamily::Inet6, AddressHeaderFlags::Permanent));
+    assert!(!lasting(AddressFamily::Inet6, AddressHeaderFlags::Tentative));
+    // The same bit means a temporary address in IPv6, and one after the first of its network in IPv4.
+    assert!(!lasting(AddressFamily::Inet6, AddressHeaderFlags::Secondary));
+    assert!(lasting(AddressFamily::Inet, AddressHeaderFlags::Secondary));
+}
