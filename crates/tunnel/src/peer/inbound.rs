@@ -1,0 +1,153 @@
+//! What a peer does with messages that are addressed to it.
+
+use wireloom_packet::{Arena, Ecn, Outbox, Path, Received, ecn};
+
+use super::Turn;
+use crate::allowed_ips::Routes;
+use crate::drops::{DropCounts, DropReason};
+use crate::engine::{Engine, HANDSHAKE_ROOM, Opened, Refused};
+use crate::message::Message;
+
+/// Where the results of a batch go.
+pub(crate) struct Sinks<'a> {
+    pub(crate) arena: &'a mut Arena,
+    pub(crate) outbox: &'a mut Outbox,
+    pub(crate) drops: &'a mut DropCounts,
+}
+
+impl Turn<'_> {
+    /// Takes a message for this peer. Its form, and a handshake message's first MAC, are checked already.
+    pub(crate) fn take(
+        &mut self,
+        message: Message,
+        datagram: &[u8],
+        from: &Received<'_>,
+        routes: &Routes,
+        sinks: &mut Sinks<'_>,
+    ) {
+        let taken = match message {
+            Message::Initiation { .. } => self.answer(datagram, &from.path, sinks.outbox),
+            Message::Response { receiver, .. } => {
+                self.complete(receiver, datagram, &from.path, sinks.outbox)
+            }
+            Message::CookieReply { receiver } => self.take_cookie(receiver, datagram),
+            Message::Data { receiver, counter } => {
+                self.open(receiver, counter, datagram, from, routes, sinks)
+            }
+        };
+        if let Err(reason) = taken {
+            sinks.drops.add(reason);
+        }
+    }
+
+    /// An initiation is answered where it came from. It does not move the endpoint: it may be an old one, repeated by
+    /// somebody else, and the first message of the new session follows at once if it is not.
+    fn answer(
+        &mut self,
+        initiation: &[u8],
+        path: &Path,
+        outbox: &mut Outbox,
+    ) -> Result<(), DropReason> {
+        let now = self.now;
+        let engine = self.state.engine.as_mut().ok_or(DropReason::UnknownPeer)?;
+        let length = engine.answer(now, initiation, outbox.slot(HANDSHAKE_ROOM))?;
+        outbox.commit(length, path, Ecn::NotEct);
+        self.state.path.get_or_insert(*path);
+        self.state.timers.session_began(now);
+        self.count(initiation.len(), length);
+        Ok(())
+    }
+
+    fn complete(
+        &mut self,
+        receiver: u32,
+        response: &[u8],
+        path: &Path,
+        outbox: &mut Outbox,
+    ) -> Result<(), DropReason> {
+        let now = self.now;
+        let engine = self.state.engine.as_mut().filter(|engine| engine.index() == receiver >> 8);
+        let engine = engine.ok_or(DropReason::UnknownSession)?;
+        let length = engine.complete(now, receiver, response, outbox.slot(HANDSHAKE_ROOM))?;
+        // A late response to an earlier initiation leaves the last one open; it is then repeated.
+        let is_last = engine.initiated_last(receiver);
+        outbox.commit(length, path, Ecn::NotEct);
+        self.state.path = Some(*path);
+        self.state.timers.session_began(now);
+        self.count(response.len(), length);
+        if is_last {
+            self.state.timers.handshake_complete();
+        }
+        self.state.last_handshake = Some(now);
+        self.flush(outbox);
+        Ok(())
+    }
+
+    /// A cookie says nothing of where the peer is, since whoever sees our messages can make one.
+    fn take_cookie(&mut self, receiver: u32, reply: &[u8]) -> Result<(), DropReason> {
+        let engine = self.state.engine.as_mut().filter(|engine| engine.index() == receiver >> 8);
+        engine.ok_or(DropReason::UnknownSession)?.take_cookie(reply)?;
+        self.state.rx_bytes += reply.len() as u64;
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        receiver: u32,
+        counter: u64,
+        datagram: &[u8],
+        from: &Received<'_>,
+        routes: &Routes,
+        sinks: &mut Sinks<'_>,
+    ) -> Result<(), DropReason> {
+        let now = self.now;
+        let state = &mut *self.state;
+        let mut engines = state.engine.iter_mut().chain(&mut state.retired);
+        let engine = engines.find(|engine: &&mut Engine| engine.index() == receiver >> 8);
+        let engine = engine.ok_or(DropReason::UnknownSession)?;
+        // Everything but the header: the packet and its tag.
+        let buffer = sinks.arena.slot(datagram.len() - 16);
+        let opened = match engine.open(now, receiver, counter, datagram, buffer) {
+            Ok(opened) => opened,
+            Err(Refused { reason, opened }) => {
+                if let Some(opened) = opened {
+                    self.heard(&opened, datagram.len(), &from.path, sinks.outbox);
+                }
+                return Err(reason);
+            }
+        };
+        self.heard(&opened, datagram.len(), &from.path, sinks.outbox);
+        let Some((length, source)) = opened.packet else { return Ok(()) };
+        self.received.data = true;
+        if routes.lookup(source) != Some(self.peer.slot) {
+            return Err(DropReason::WrongSource);
+        }
+        if !ecn::leave(sinks.arena.slot(length), from.ecn) {
+            return Err(DropReason::Congested);
+        }
+        sinks.arena.commit(length);
+        Ok(())
+    }
+
+    /// An authentic data message came in.
+    fn heard(&mut self, opened: &Opened, length: usize, path: &Path, outbox: &mut Outbox) {
+        self.received.any = true;
+        self.state.rx_bytes += length as u64;
+        if opened.is_newest && self.state.path.as_ref() != Some(path) {
+            self.state.path = Some(*path);
+        }
+        if opened.confirms {
+            self.state.last_handshake = Some(self.now);
+            self.state.timers.handshake_complete();
+            self.flush(outbox);
+        }
+    }
+
+    /// A handshake message of these lengths came in and was answered.
+    fn count(&mut self, received: usize, sent: usize) {
+        self.state.rx_bytes += received as u64;
+        self.state.tx_bytes += sent as u64;
+        self.received.any = true;
+        self.sent.any = true;
+    }
+}
