@@ -1,6 +1,10 @@
 //! Desired state meets a real kernel, in namespaces of the tests' own.
 
-#[allow(dead_code, reason = "shared with the other tests")]
+#[allow(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "a helper's panic is the test's failure, and not every test uses every helper"
+)]
 mod support;
 
 use std::net::UdpSocket;

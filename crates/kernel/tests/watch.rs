@@ -1,6 +1,10 @@
 //! What others do to our things is seen and repaired, in namespaces of the tests' own.
 
-#[allow(dead_code, reason = "shared with the other tests")]
+#[allow(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "a helper's panic is the test's failure, and not every test uses every helper"
+)]
 mod support;
 
 use support::*;
@@ -11,7 +15,7 @@ use wireloom_testkit::need;
 /// Waits for an event of this kind; the test's deadline ends the wait.
 async fn until(watch: &mut Watch, mut is_it: impl FnMut(&Event) -> bool) {
     loop {
-        let event = watch.next().await.expect("the watch goes on");
+        let Some(event) = watch.next().await else { panic!("the watch has ended") };
         if is_it(&event) {
             return;
         }

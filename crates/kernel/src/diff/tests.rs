@@ -99,7 +99,7 @@ proptest! {
             prop_assert!(matches(route, &reached.routes[key]));
         }
         for (name, link) in &reached.links {
-            let wanted = desired.links.get(name).or(observed.links.get(name));
+            let wanted = desired.links.get(name).or_else(|| observed.links.get(name));
             prop_assert_eq!(Some(link), wanted);
         }
         prop_assert!(desired.links.keys().all(|name| reached.links.contains_key(name)));
