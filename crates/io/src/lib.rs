@@ -1,1 +1,24 @@
 //! TUN devices with offload and UDP sockets with GSO and GRO.
+//!
+//! Owns every system call of the packet path, the buffers that they fill, the clocks, and all `unsafe` code of the
+//! workspace (in one private module). Reads and writes are batches, block until there is something or a [`Signal`] is
+//! raised, and never wait once they have something. What the kernel refuses as a super-packet goes out again as single
+//! packets.
+//!
+//! Floor 2: imports `wireloom-packet` only; no async runtime, no netlink.
+
+pub mod buffer;
+pub mod clock;
+pub mod memory;
+pub mod seam;
+pub mod signal;
+#[allow(unsafe_code)]
+mod sys;
+pub mod tun;
+pub mod udp;
+
+pub use buffer::{FrameBuffer, ReceiveBuffer};
+pub use seam::{Binding, SendReport, TunRead, TunWrite, UdpBind, UdpReceive, UdpSend};
+pub use signal::{Signal, Wake};
+pub use tun::{Tun, TunConfig, TunError};
+pub use udp::{BindError, UdpBinder};

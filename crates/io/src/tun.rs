@@ -1,0 +1,392 @@
+//! TUN devices with checksum and segmentation offload (`Documentation/networking/tuntap.rst`, `linux/if_tun.h`).
+//!
+//! A device is made, never adopted by its name: one that exists already belongs to somebody. It is not persistent and
+//! has one queue, so it goes with its descriptor and no second process can attach to it.
+//!
+//! Reads ask the kernel for super-packets, as far as it takes the request (`TUNSETOFFLOAD`). Writes are proven by
+//! use: a device takes no frame before it is up, so a test of its own would need a device of its own. The first
+//! super-packet that the kernel refuses is written again as packets, and that kind of super-packet is switched off.
+
+mod holder;
+mod write;
+
+use std::io;
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+use socket2::{Domain, Socket, Type};
+use wireloom_packet::MergeOffloads;
+use wireloom_packet::vnet::VNET_HEADER_BYTES;
+
+use crate::buffer::FrameBuffer;
+use crate::seam::TunRead;
+use crate::signal::{Signal, Wake};
+use crate::sys::{self, InterfaceName};
+
+pub use write::TunWriter;
+
+/// The packets that wait for the reader at most: what a burst of small datagrams needs; latency under load stays as it
+/// is with the kernel's 500, since the reader empties the queue in batches.
+pub const QUEUE_PACKETS: u32 = 4000;
+/// The MTU that leaves room for WireGuard over IPv6 in 1500 bytes, in bytes.
+pub const DEFAULT_MTU: u32 = 1420;
+
+const CLONE_DEVICE: &str = "/dev/net/tun";
+const KIND: i32 = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
+/// What device is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunConfig {
+    /// Its name, 1 to 15 bytes.
+    pub name: String,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+}
+
+/// A TUN device.
+#[derive(Debug)]
+pub struct Tun {
+    fd: Arc<OwnedFd>,
+    name: InterfaceName,
+    /// A socket of the device's network namespace, to ask for its MTU from any thread.
+    namespace: Socket,
+    reads: UnfinishedPackets,
+    switches: Arc<WriteSwitches>,
+}
+
+/// The super-packets that a device hands out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnfinishedPackets {
+    /// Packets whose checksum is not complete. All others need this.
+    pub checksum: bool,
+    /// TCP, both families.
+    pub tcp: bool,
+    /// UDP, both families (Linux 6.2).
+    pub udp: bool,
+}
+
+/// The super-packets that are written to a device, switched at run time by hand or by a refusal.
+#[derive(Debug)]
+struct WriteSwitches {
+    tcp4: AtomicBool,
+    tcp6: AtomicBool,
+    udp: AtomicBool,
+    refused: AtomicU64,
+}
+
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TunError {
+    /// The descriptor is not a TUN device that this program can use.
+    #[error(
+        "the descriptor's device {name:?} has the flags {flags:#x}: make it with IFF_TUN | IFF_NO_PI | IFF_VNET_HDR"
+    )]
+    Adopted {
+        /// The device's name.
+        name: String,
+        /// Its flags (`linux/if_tun.h`).
+        flags: i32,
+    },
+    /// The name belongs to another TUN device.
+    #[error(
+        "the interface {name} exists already and is held by {holder}: stop that, or choose another name"
+    )]
+    Busy {
+        /// The name.
+        name: String,
+        /// Who holds it, as far as this process may see.
+        holder: String,
+    },
+    /// The name belongs to an interface of another kind.
+    #[error(
+        "the interface {name} exists already and is no TUN device (its driver is {driver}): choose another name"
+    )]
+    Foreign {
+        /// The name.
+        name: String,
+        /// The driver behind it.
+        driver: String,
+    },
+    /// No interface can have this name.
+    #[error(
+        "{name:?} cannot be an interface's name: use 1 to 15 letters, digits, - _ . and no space, / : %"
+    )]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The kernel offers no TUN devices here.
+    #[error(
+        "{CLONE_DEVICE} is missing ({source}): load the module (`modprobe tun`), or give the container that device"
+    )]
+    NoDevice {
+        /// The operating system's word.
+        source: io::Error,
+    },
+    /// The process may not make devices.
+    #[error("no permission to {deed} ({source}): run as root or with CAP_NET_ADMIN")]
+    Permission {
+        /// What was tried.
+        deed: &'static str,
+        /// The operating system's word.
+        source: io::Error,
+    },
+    /// A call failed that should not.
+    #[error("TUN device {name}: {deed}: {source}")]
+    System {
+        /// The name.
+        name: String,
+        /// What was tried.
+        deed: &'static str,
+        /// The operating system's word.
+        source: io::Error,
+    },
+}
+
+impl Tun {
+    /// Makes a device in the network namespace of the calling thread. It is down.
+    ///
+    /// # Errors
+    ///
+    /// See [`TunError`].
+    pub fn create(config: &TunConfig) -> Result<Self, TunError> {
+        let name = interface_name(&config.name)
+            .ok_or_else(|| TunError::Name { name: config.name.clone() })?;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = rustix::fs::open(CLONE_DEVICE, flags, Mode::empty())
+            .map_err(|errno| cannot_open(errno.into()))?;
+        let namespace = namespace_socket(&config.name)?;
+        match sys::tun_set_interface(fd.as_fd(), &name, KIND | libc::IFF_TUN_EXCL) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                return Err(taken(&namespace, &name));
+            }
+            made => made.map_err(|source| failed(&config.name, "make the device", source))?,
+        };
+        let tun = Self::set_up(fd, name, namespace)?;
+        tun.set_mtu(config.mtu)?;
+        sys::set_interface_queue(tun.namespace.as_fd(), &name, QUEUE_PACKETS)
+            .map_err(|source| failed(&config.name, "set its queue's length", source))?;
+        Ok(tun)
+    }
+
+    /// Takes over an open device that somebody else made, with its MTU and its queue as they are.
+    ///
+    /// # Errors
+    ///
+    /// If the descriptor is no TUN device, or one without [`KIND`](Self::create)'s flags: IP packets without a protocol
+    /// header but with a virtio-net header.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
+        let (name, flags) = sys::tun_interface(fd.as_fd())
+            .map_err(|source| failed("of the given descriptor", "ask for its name", source))?;
+        let text = sys::text(&name);
+        if flags & KIND != KIND {
+            return Err(TunError::Adopted { name: text, flags });
+        }
+        rustix::io::ioctl_fionbio(&fd, true)
+            .map_err(|errno| failed(&text, "make its descriptor non-blocking", errno.into()))?;
+        let namespace = namespace_socket(&text)?;
+        Self::set_up(fd, name, namespace)
+    }
+
+    fn set_up(fd: OwnedFd, name: InterfaceName, namespace: Socket) -> Result<Self, TunError> {
+        sys::tun_set_header_bytes(fd.as_fd(), VNET_HEADER_BYTES)
+            .map_err(|source| failed(&sys::text(&name), "set its header's length", source))?;
+        let on = || AtomicBool::new(true);
+        let switches =
+            WriteSwitches { tcp4: on(), tcp6: on(), udp: on(), refused: AtomicU64::new(0) };
+        let (fd, switches) = (Arc::new(fd), Arc::new(switches));
+        let mut tun = Self { fd, name, namespace, reads: UnfinishedPackets::default(), switches };
+        tun.set_reads(UnfinishedPackets { checksum: true, tcp: true, udp: true });
+        Ok(tun)
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> String {
+        sys::text(&self.name)
+    }
+
+    /// The device's MTU, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// If the device is gone.
+    pub fn mtu(&self) -> Result<u32, TunError> {
+        sys::interface_mtu(self.namespace.as_fd(), &self.name)
+            .map_err(|source| failed(&self.name(), "read its MTU", source))
+    }
+
+    /// Sets the device's MTU, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not take it, or the device is gone.
+    pub fn set_mtu(&self, mtu: u32) -> Result<(), TunError> {
+        sys::set_interface_mtu(self.namespace.as_fd(), &self.name, mtu)
+            .map_err(|source| failed(&self.name(), "set its MTU", source))
+    }
+
+    /// Asks the kernel for these super-packets from now on and returns what it takes of them.
+    pub fn set_reads(&mut self, wanted: UnfinishedPackets) -> UnfinishedPackets {
+        let narrower = [
+            wanted,
+            UnfinishedPackets { udp: false, ..wanted },
+            UnfinishedPackets { udp: false, tcp: false, ..wanted },
+        ];
+        self.reads = narrower
+            .into_iter()
+            .find(|reads| sys::tun_set_offload(self.fd.as_fd(), reads.features()).is_ok())
+            .unwrap_or_default();
+        self.reads
+    }
+
+    /// The super-packets that the kernel hands out.
+    pub const fn reads(&self) -> UnfinishedPackets {
+        self.reads
+    }
+
+    /// The super-packets that the device takes.
+    pub fn writes(&self) -> MergeOffloads {
+        self.switches.offloads()
+    }
+
+    /// Says which super-packets may be written from now on.
+    pub fn set_writes(&self, offloads: MergeOffloads) {
+        self.switches.tcp4.store(offloads.tcp4, Ordering::Relaxed);
+        self.switches.tcp6.store(offloads.tcp6, Ordering::Relaxed);
+        self.switches.udp.store(offloads.udp, Ordering::Relaxed);
+    }
+
+    /// The super-packets that the kernel refused and that were written as packets.
+    pub fn refused(&self) -> u64 {
+        self.switches.refused.load(Ordering::Relaxed)
+    }
+
+    /// The reading side. There should be one: each frame goes to one reader only.
+    pub fn reader(&self) -> TunReader {
+        TunReader { fd: Arc::clone(&self.fd) }
+    }
+
+    /// The writing side.
+    pub fn writer(&self) -> TunWriter {
+        TunWriter::new(Arc::clone(&self.fd), Arc::clone(&self.switches))
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl UnfinishedPackets {
+    const fn features(self) -> u32 {
+        let mut features = 0;
+        if self.checksum {
+            features |= libc::TUN_F_CSUM;
+            if self.tcp {
+                features |= libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+            }
+            if self.udp {
+                features |= libc::TUN_F_USO4 | libc::TUN_F_USO6;
+            }
+        }
+        features
+    }
+}
+
+impl WriteSwitches {
+    fn offloads(&self) -> MergeOffloads {
+        MergeOffloads {
+            tcp4: self.tcp4.load(Ordering::Relaxed),
+            tcp6: self.tcp6.load(Ordering::Relaxed),
+            udp: self.udp.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The side of a device that hands out frames.
+#[derive(Debug)]
+pub struct TunReader {
+    fd: Arc<OwnedFd>,
+}
+
+impl TunRead for TunReader {
+    fn read(&mut self, frames: &mut FrameBuffer, stop: &Signal) -> io::Result<Wake> {
+        frames.clear();
+        loop {
+            while let Some(slot) = frames.slot() {
+                match rustix::io::readv(&*self.fd, &mut [IoSliceMut::new(slot)]) {
+                    Ok(length) => frames.commit(length),
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(rustix::io::Errno::AGAIN) => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if !frames.is_empty() {
+                return Ok(Wake::Ready);
+            }
+            if stop.or_readable(&*self.fd, None)? == Wake::Stopped {
+                return Ok(Wake::Stopped);
+            }
+        }
+    }
+}
+
+/// Whether an error of a read or a write says that the device was deleted.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::ENODEV | libc::ENXIO))
+}
+
+/// The name as the kernel takes it (`dev_valid_name`, `net/core/dev.c`); `%` would make it a pattern.
+fn interface_name(name: &str) -> Option<InterfaceName> {
+    let bytes = name.as_bytes();
+    let legal = (1..libc::IFNAMSIZ).contains(&bytes.len())
+        && !matches!(name, "." | "..")
+        && bytes.iter().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(byte));
+    let mut padded = [0; libc::IFNAMSIZ];
+    padded.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+    legal.then_some(padded)
+}
+
+fn namespace_socket(name: &str) -> Result<Socket, TunError> {
+    Socket::new(Domain::IPV4, Type::DGRAM, None)
+        .or_else(|_| Socket::new(Domain::IPV6, Type::DGRAM, None))
+        .map_err(|source| failed(name, "open a socket beside it", source))
+}
+
+/// Whose the name is.
+fn taken(namespace: &Socket, name: &InterfaceName) -> TunError {
+    let driver = sys::interface_driver(namespace.as_fd(), name)
+        .unwrap_or_else(|_| "without a name".to_owned());
+    let name = sys::text(name);
+    if driver == "tun" {
+        let holder = holder::find(&name).unwrap_or_else(|| "a process out of sight".to_owned());
+        TunError::Busy { name, holder }
+    } else {
+        TunError::Foreign { name, driver }
+    }
+}
+
+fn cannot_open(source: io::Error) -> TunError {
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::NoDevice { source },
+        Some(libc::EACCES | libc::EPERM) => {
+            TunError::Permission { deed: "open /dev/net/tun", source }
+        }
+        _ => failed("(not made yet)", "open /dev/net/tun", source),
+    }
+}
+
+fn failed(name: &str, deed: &'static str, source: io::Error) -> TunError {
+    if matches!(source.raw_os_error(), Some(libc::EACCES | libc::EPERM)) {
+        return TunError::Permission { deed, source };
+    }
+    TunError::System { name: name.to_owned(), deed, source }
+}
+
+#[cfg(test)]
+mod tests;

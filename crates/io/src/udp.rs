@@ -1,0 +1,235 @@
+//! UDP sockets of both families with segmentation offload both ways.
+//!
+//! GSO (`UDP_SEGMENT`, Linux 4.18) and GRO (`UDP_GRO`, Linux 5.0) are taken only where they are proven when sockets are
+//! bound; see [`probe`]. Outer packets may be fragmented on their way, as the kernel's own WireGuard lets them
+//! (`drivers/net/wireguard/socket.c` sets no DF bit): a tunnel whose MTU is too large is slow then, not dead.
+
+pub(crate) mod address;
+pub mod control;
+mod probe;
+mod receive;
+mod send;
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::seam::{Binding, UdpBind, UdpReceive};
+use crate::sys;
+
+pub use probe::{UdpOffloads, probe};
+pub use receive::UdpReceiver;
+pub use send::UdpSender;
+
+/// `UDP_SEGMENT` of `linux/udp.h`.
+pub(crate) const UDP_SEGMENT: i32 = 103;
+/// `UDP_GRO` of `linux/udp.h`.
+pub(crate) const UDP_GRO: i32 = 104;
+
+/// The room for packets in each socket's queues, in bytes, as far as the kernel grants it.
+pub const SOCKET_BUFFER_BYTES: usize = 7 * 1024 * 1024;
+/// How long a send waits for room in the queue before it gives a datagram up.
+pub const SEND_PATIENCE: Duration = Duration::from_millis(100);
+/// How often a port that the kernel chose for one family is tried for the other.
+const PORT_ATTEMPTS: usize = 16;
+
+/// Why no sockets could be bound.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The kernel has neither IPv4 nor IPv6.
+    #[error("neither IPv4 nor IPv6 sockets can be made: enable one of them in this kernel")]
+    NoFamily,
+    /// Another socket has the port.
+    #[error(
+        "UDP port {port} is in use ({family}): stop what listens there (`ss -lunp sport = :{port}`) \
+         or choose another listen port; 0 takes a free one"
+    )]
+    PortInUse {
+        /// The port.
+        port: u16,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+    },
+    /// A call failed that should not.
+    #[error("a UDP socket for port {port}: {deed}: {source}")]
+    System {
+        /// The port.
+        port: u16,
+        /// What was tried.
+        deed: &'static str,
+        /// The operating system's word.
+        source: io::Error,
+    },
+}
+
+/// The kernel's sockets, in the network namespace of the thread that binds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UdpBinder;
+
+/// One socket, shared by who sends and who receives.
+#[derive(Debug)]
+pub(crate) struct UdpSocket {
+    socket: Socket,
+    is_v4: bool,
+    /// What the probe proved.
+    proven: UdpOffloads,
+    gro: AtomicBool,
+}
+
+impl UdpBind for UdpBinder {
+    fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError> {
+        let proven = probe();
+        let (v4, v6) = bind_both(port, proven)?;
+        let port = v4.as_ref().or(v6.as_ref()).map_or(Ok(port), |socket| socket.port());
+        let port = port.map_err(|source| BindError::System { port: 0, deed: "port", source })?;
+        let receivers = [&v4, &v6]
+            .into_iter()
+            .flatten()
+            .map(|socket| Box::new(UdpReceiver::new(Arc::clone(socket))) as Box<dyn UdpReceive>)
+            .collect();
+        let sender = UdpSender::new(v4, v6, proven);
+        if mark != 0 {
+            crate::seam::UdpSend::set_mark(&sender, mark).map_err(|source| BindError::System {
+                port,
+                deed: "firewall mark",
+                source,
+            })?;
+        }
+        Ok(Binding { port, sender: Arc::new(sender), receivers })
+    }
+}
+
+type Sockets = (Option<Arc<UdpSocket>>, Option<Arc<UdpSocket>>);
+
+/// Binds both families to one port. A family that the kernel lacks is left out.
+fn bind_both(port: u16, proven: UdpOffloads) -> Result<Sockets, BindError> {
+    let mut attempts = if port == 0 { PORT_ATTEMPTS } else { 1 };
+    loop {
+        attempts -= 1;
+        let v4 = UdpSocket::bind(true, port, proven)?;
+        let chosen = match &v4 {
+            Some(socket) => {
+                socket.port().map_err(|source| BindError::System { port, deed: "port", source })?
+            }
+            None => port,
+        };
+        match UdpSocket::bind(false, chosen, proven) {
+            Err(BindError::PortInUse { .. }) if attempts > 0 => {}
+            Err(error) => return Err(error),
+            Ok(v6) if v4.is_none() && v6.is_none() => return Err(BindError::NoFamily),
+            Ok(v6) => return Ok((v4.map(Arc::new), v6.map(Arc::new))),
+        }
+    }
+}
+
+impl UdpSocket {
+    /// A bound socket, or `None` if the kernel lacks the family.
+    fn bind(is_v4: bool, port: u16, proven: UdpOffloads) -> Result<Option<Self>, BindError> {
+        let system = |deed| move |source| BindError::System { port, deed, source };
+        let (domain, any): (Domain, SocketAddr) = if is_v4 {
+            (Domain::IPV4, (Ipv4Addr::UNSPECIFIED, port).into())
+        } else {
+            (Domain::IPV6, (Ipv6Addr::UNSPECIFIED, port).into())
+        };
+        let socket = match Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)) {
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(None),
+            socket => socket.map_err(system("socket"))?,
+        };
+        if !is_v4 {
+            socket.set_only_v6(true).map_err(system("IPV6_V6ONLY"))?;
+        }
+        match socket.bind(&any.into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let family = if is_v4 { "IPv4" } else { "IPv6" };
+                return Err(BindError::PortInUse { port, family });
+            }
+            // With IPv6 disabled by sysctl there may be sockets and no address.
+            Err(error) if !is_v4 && error.kind() == io::ErrorKind::AddrNotAvailable => {
+                return Ok(None);
+            }
+            bound => bound.map_err(system("bind"))?,
+        }
+        socket.set_write_timeout(Some(SEND_PATIENCE)).map_err(system("SO_SNDTIMEO"))?;
+        let bound = Self { socket, is_v4, proven, gro: AtomicBool::new(false) };
+        bound.ask_for_control().map_err(system("control messages"))?;
+        bound.enlarge_buffers();
+        bound.set_gro(true);
+        Ok(Some(bound))
+    }
+
+    /// Asks for where a datagram was sent to and its ECN bits, and lets outer packets be fragmented.
+    fn ask_for_control(&self) -> io::Result<()> {
+        let options: [(i32, i32, i32); 3] = if self.is_v4 {
+            [
+                (libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+                (libc::IPPROTO_IP, libc::IP_RECVTOS, 1),
+                (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+            ]
+        } else {
+            [
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1),
+                (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT),
+            ]
+        };
+        options.iter().try_for_each(|(level, name, value)| {
+            sys::set_option(self.socket.as_fd(), *level, *name, *value)
+        })
+    }
+
+    /// Enlarges both queues beyond the system's limit, or up to it where the process may not.
+    fn enlarge_buffers(&self) {
+        let force = |name| {
+            let bytes = SOCKET_BUFFER_BYTES as i32;
+            sys::set_option(self.socket.as_fd(), libc::SOL_SOCKET, name, bytes).is_ok()
+        };
+        // A smaller queue is a slower tunnel and no reason to fail.
+        if !force(libc::SO_RCVBUFFORCE) {
+            let _ = self.socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+        }
+        if !force(libc::SO_SNDBUFFORCE) {
+            let _ = self.socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+        }
+    }
+
+    fn set_gro(&self, on: bool) {
+        let on = on && self.proven.gro;
+        if sys::set_option(self.socket.as_fd(), libc::SOL_UDP, UDP_GRO, on.into()).is_ok() {
+            self.gro.store(on, Ordering::Relaxed);
+        }
+    }
+
+    fn port(&self) -> io::Result<u16> {
+        let address = self.socket.local_addr()?;
+        Ok(address.as_socket().map_or(0, |address| address.port()))
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The running kernel's version, major and minor; 0.0 where nobody says.
+pub(crate) fn kernel_version() -> (u32, u32) {
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .ok()
+        .and_then(|release| version(&release))
+        .unwrap_or_default()
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests;

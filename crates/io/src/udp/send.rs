@@ -1,0 +1,266 @@
+//! Sending an outbox.
+//!
+//! One call hands over as many batches as it takes. What the kernel refuses is tried again with less asked of it: the
+//! same datagrams one by one, then from a source address of the kernel's choice. So a route without segmentation or an
+//! address that went away costs calls, not packets.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use wireloom_packet::{Ecn, Outbox, Path};
+
+use super::address::SocketName;
+use super::control::ControlBuffer;
+use super::{UdpOffloads, UdpSocket};
+use crate::seam::{SendReport, UdpSend};
+use crate::sys::{self, Departure, MESSAGES};
+
+/// How long a destination that refused a batch gets single datagrams, before batches are tried again: its route may
+/// have changed.
+const UNBATCHED_FOR: Duration = Duration::from_secs(60);
+/// The destinations that are remembered as such; beyond them the oldest is tried again.
+const UNBATCHED_MOST: usize = 256;
+/// How often a full device queue is tried again, with a millisecond between.
+const FULL_ATTEMPTS: usize = 3;
+
+/// The sending side of the sockets of both families.
+#[derive(Debug)]
+pub struct UdpSender {
+    v4: Option<Arc<UdpSocket>>,
+    v6: Option<Arc<UdpSocket>>,
+    proven: UdpOffloads,
+    gso: AtomicBool,
+    /// Destinations without GSO and until when, since boot. `unbatched_count` spares the lock while there are none.
+    unbatched: Mutex<Vec<(IpAddr, Duration)>>,
+    unbatched_count: AtomicUsize,
+}
+
+/// What one system call message carries.
+#[derive(Debug, Clone, Copy)]
+struct Message<'a> {
+    path: Path,
+    ecn: Ecn,
+    segment: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    fn datagrams(&self) -> u64 {
+        self.bytes.len().div_ceil(self.segment.max(1)) as u64
+    }
+
+    const fn is_batch(&self) -> bool {
+        self.bytes.len() > self.segment
+    }
+
+    fn departure(&self) -> Departure<'a> {
+        let segment = if self.is_batch() { u16::try_from(self.segment).ok() } else { None };
+        let source = self.path.local.map(|local| local.address);
+        let is_v4 = self.path.remote.is_ipv4();
+        Departure {
+            name: SocketName::from(self.path.remote),
+            control: ControlBuffer::for_sending(is_v4, segment, source, self.ecn),
+            bytes: self.bytes,
+        }
+    }
+}
+
+impl UdpSender {
+    pub(super) fn new(
+        v4: Option<Arc<UdpSocket>>,
+        v6: Option<Arc<UdpSocket>>,
+        proven: UdpOffloads,
+    ) -> Self {
+        let gso = AtomicBool::new(proven.gso);
+        let unbatched = Mutex::new(Vec::new());
+        Self { v4, v6, proven, gso, unbatched, unbatched_count: AtomicUsize::new(0) }
+    }
+
+    fn socket(&self, is_v4: bool) -> Option<&UdpSocket> {
+        if is_v4 { self.v4.as_deref() } else { self.v6.as_deref() }
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
+        [&self.v4, &self.v6].into_iter().flatten().map(|socket| &**socket)
+    }
+
+    fn may_batch(&self, now: Duration, remote: IpAddr) -> bool {
+        if !self.gso.load(Ordering::Relaxed) {
+            return false;
+        }
+        if self.unbatched_count.load(Ordering::Relaxed) == 0 {
+            return true;
+        }
+        let mut unbatched = self.unbatched.lock().unwrap_or_else(PoisonError::into_inner);
+        unbatched.retain(|(_, until)| now < *until);
+        self.unbatched_count.store(unbatched.len(), Ordering::Relaxed);
+        unbatched.iter().all(|(address, _)| *address != remote)
+    }
+
+    fn stop_batching(&self, now: Duration, remote: IpAddr) {
+        let mut unbatched = self.unbatched.lock().unwrap_or_else(PoisonError::into_inner);
+        unbatched.retain(|(address, _)| *address != remote);
+        if unbatched.len() >= UNBATCHED_MOST {
+            unbatched.remove(0);
+        }
+        unbatched.push((remote, now + UNBATCHED_FOR));
+        self.unbatched_count.store(unbatched.len(), Ordering::Relaxed);
+    }
+
+    /// Sends messages of one family.
+    fn flush(&self, now: Duration, is_v4: bool, messages: &[Message<'_>], report: &mut SendReport) {
+        let Some(socket) = self.socket(is_v4) else {
+            messages.iter().for_each(|message| lose(message, libc::EAFNOSUPPORT, report));
+            return;
+        };
+        let mut departures = [Departure::default(); MESSAGES];
+        for (departure, message) in departures.iter_mut().zip(messages) {
+            *departure = message.departure();
+        }
+        let mut done = 0;
+        while done < messages.len() {
+            match sys::send_many(socket.as_fd(), &departures[done..messages.len()]) {
+                Ok(sent) => {
+                    messages[done..done + sent].iter().for_each(|message| count(message, report));
+                    done += sent.max(1);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.retry(now, socket, &messages[done], error, report);
+                    done += 1;
+                }
+            }
+        }
+    }
+
+    /// Sends a refused message again with less asked of the kernel.
+    fn retry(
+        &self,
+        now: Duration,
+        socket: &UdpSocket,
+        message: &Message<'_>,
+        error: io::Error,
+        report: &mut SendReport,
+    ) {
+        if !(message.is_batch() && is_refused_batch(&error)) {
+            send_single(socket, message, error, report);
+            return;
+        }
+        let before = *report;
+        for bytes in message.bytes.chunks(message.segment) {
+            let single = Message { bytes, ..*message };
+            match sys::send_many(socket.as_fd(), &[single.departure()]) {
+                Ok(_) => count(&single, report),
+                Err(error) => send_single(socket, &single, error, report),
+            }
+        }
+        // Only if the batch was at fault, and not the source, the route or the device.
+        if report.sent > before.sent && report.unsourced == before.unsourced {
+            report.unbatched += 1;
+            self.stop_batching(now, message.path.remote.ip());
+        }
+    }
+}
+
+impl UdpSend for UdpSender {
+    fn send(&self, now: Duration, outbox: &Outbox) -> SendReport {
+        let mut report = SendReport::default();
+        let nowhere = Path { remote: ([0, 0, 0, 0], 0).into(), local: None };
+        let empty = Message { path: nowhere, ecn: Ecn::NotEct, segment: 1, bytes: &[] };
+        let mut messages = [empty; MESSAGES];
+        let mut count = 0;
+        let mut family = true;
+        for (transmit, bytes) in outbox.transmits() {
+            let remote = transmit.path.remote;
+            let batch = transmit.datagrams() > 1 && self.may_batch(now, remote.ip());
+            for bytes in bytes.chunks(if batch { bytes.len() } else { transmit.segment }) {
+                if count == MESSAGES || (count > 0 && family != remote.is_ipv4()) {
+                    self.flush(now, family, &messages[..count], &mut report);
+                    count = 0;
+                }
+                family = remote.is_ipv4();
+                let (path, ecn, segment) = (transmit.path, transmit.ecn, transmit.segment);
+                messages[count] = Message { path, ecn, segment, bytes };
+                count += 1;
+            }
+        }
+        self.flush(now, family, &messages[..count], &mut report);
+        report
+    }
+
+    fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.sockets().try_for_each(|socket| socket.socket.set_mark(mark))
+    }
+
+    fn set_offloads(&self, gso: bool, gro: bool) {
+        self.gso.store(gso && self.proven.gso, Ordering::Relaxed);
+        self.sockets().for_each(|socket| socket.set_gro(gro));
+    }
+
+    fn offloads(&self) -> (bool, bool) {
+        let gro = self.sockets().any(|socket| socket.gro.load(Ordering::Relaxed));
+        (self.gso.load(Ordering::Relaxed), gro)
+    }
+}
+
+/// Sends a message that was refused for another reason than being a batch: once more if the queue was full, and from
+/// any source if its own does not do.
+fn send_single(
+    socket: &UdpSocket,
+    message: &Message<'_>,
+    mut error: io::Error,
+    report: &mut SendReport,
+) {
+    let mut message = *message;
+    let had_source = message.path.local.is_some();
+    for _ in 0..FULL_ATTEMPTS {
+        match error.raw_os_error() {
+            Some(libc::ENOBUFS) => wait_for_room(socket),
+            Some(libc::EINTR) => {}
+            Some(libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV)
+                if message.path.local.is_some() =>
+            {
+                message.path.local = None;
+            }
+            _ => break,
+        }
+        match sys::send_many(socket.as_fd(), &[message.departure()]) {
+            Ok(_) => {
+                if message.path.local.is_none() && had_source {
+                    report.unsourced += message.datagrams();
+                }
+                count(&message, report);
+                return;
+            }
+            Err(again) => error = again,
+        }
+    }
+    lose(&message, error.raw_os_error().unwrap_or(libc::EIO), report);
+}
+
+fn wait_for_room(socket: &UdpSocket) {
+    let millisecond = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    // However the wait ends, the send that follows tells.
+    let _ = poll(&mut [PollFd::new(&socket, PollFlags::empty())], Some(&millisecond));
+}
+
+/// Whether the kernel may take the same datagrams one by one: the route's device cannot checksum (EIO), the route
+/// cannot segment or the segments exceed its MTU (EINVAL, EMSGSIZE).
+fn is_refused_batch(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE))
+}
+
+fn count(message: &Message<'_>, report: &mut SendReport) {
+    report.sent += message.datagrams();
+    report.sent_bytes += message.bytes.len() as u64;
+}
+
+fn lose(message: &Message<'_>, error: i32, report: &mut SendReport) {
+    report.dropped += message.datagrams();
+    report.error = Some(error);
+}
