@@ -49,6 +49,8 @@ pub enum Subject {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ProblemKind {
+    /// The tunnel device can't be had or refused a change.
+    Device,
     /// Two nodes or peers claim one address.
     DuplicateAddress,
     /// Two nodes or peers have one key.

@@ -1,0 +1,235 @@
+//! The agent's own socket: one JSON request a line, one JSON answer a line, for `wireloom status`, `graph` and `down`.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use wireloom_model::InterfaceName;
+
+/// Where the sockets of running agents stand, one per interface.
+pub const RUN_DIRECTORY: &str = "/run/wireloom";
+
+/// What can be asked of a running agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum Request {
+    /// Leave the mesh, clean up and end. Answered before it happens.
+    Down,
+    /// The graph of the whole mesh, as text.
+    Graph {
+        /// The form of the text.
+        format: GraphFormat,
+    },
+    /// What the node does and sees.
+    Status,
+}
+
+/// The forms of a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GraphFormat {
+    /// Graphviz's language.
+    Dot,
+    /// Its data.
+    Json,
+    /// Mermaid's language.
+    Mermaid,
+    /// A picture.
+    Svg,
+}
+
+/// Why a control socket can't be had or asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The answer is not what was asked for.
+    #[error("{}: the agent answered something else than asked: {reason}", socket.display())]
+    Answer {
+        /// The socket's path.
+        socket: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another agent listens there.
+    #[error("{}: an agent for this interface runs already; stop it by `wireloom down`", socket.display())]
+    InUse {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// The socket can't be made, reached or read.
+    #[error("{}: {error}", socket.display())]
+    Io {
+        /// The socket's path.
+        socket: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Nobody listens there.
+    #[error("{}: no agent runs for this interface; start one by `wireloom up`", socket.display())]
+    NotRunning {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// The agent can't answer that.
+    #[error("{}: {reason}", socket.display())]
+    Refused {
+        /// The socket's path.
+        socket: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// A control socket that is listened on, removed when dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    socket: PathBuf,
+}
+
+/// The path of an interface's control socket.
+pub fn socket_path(directory: &Path, interface: &InterfaceName) -> PathBuf {
+    directory.join(format!("{interface}.sock"))
+}
+
+impl ControlSocket {
+    /// Listens at the path, for the owner alone. A socket that a dead agent left is replaced.
+    pub async fn bind(socket: &Path) -> Result<Self, ControlError> {
+        let io = |error| ControlError::Io { socket: socket.to_owned(), error };
+        if let Some(directory) = socket.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(io)?;
+        }
+        if UnixStream::connect(socket).await.is_ok() {
+            return Err(ControlError::InUse { socket: socket.to_owned() });
+        }
+        match fs::remove_file(socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(socket).map_err(io)?;
+        fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).map_err(io)?;
+        Ok(Self { listener, socket: socket.to_owned() })
+    }
+
+    /// Answers requests for ever: `answer` turns each into the JSON text of its answer.
+    pub async fn serve(&self, answer: impl Fn(Request) -> String + Clone + Send + 'static) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let answer = answer.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = converse(stream, answer).await {
+                            tracing::debug!(%error, "a control connection ended early");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the control socket could not accept a connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.socket) {
+            tracing::debug!(socket = %self.socket.display(), %error, "the control socket was gone already");
+        }
+    }
+}
+
+/// The longest request line that is read, in bytes.
+const REQUEST_BYTES: u64 = 4096;
+
+async fn converse(stream: UnixStream, answer: impl Fn(Request) -> String) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(read.take(REQUEST_BYTES)).read_line(&mut line).await?;
+    let text = match serde_json::from_str(&line) {
+        Ok(request) => answer(request),
+        Err(error) => {
+            serde_json::json!({ "error": format!("no such request: {error}") }).to_string()
+        }
+    };
+    write.write_all(text.as_bytes()).await?;
+    write.write_all(b"\n").await?;
+    write.shutdown().await
+}
+
+/// The answer to a request that can't be met.
+pub(crate) fn error(reason: impl std::fmt::Display) -> String {
+    serde_json::json!({ "error": reason.to_string() }).to_string()
+}
+
+/// Asks the agent that listens at the path.
+pub async fn ask<T: DeserializeOwned>(socket: &Path, request: Request) -> Result<T, ControlError> {
+    let io = |error| ControlError::Io { socket: socket.to_owned(), error };
+    let wrong = |reason: String| ControlError::Answer { socket: socket.to_owned(), reason };
+    let mut stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Err(ControlError::NotRunning { socket: socket.to_owned() });
+        }
+        Err(error) => return Err(io(error)),
+    };
+    let line = serde_json::to_string(&request).map_err(|error| wrong(error.to_string()))?;
+    stream.write_all(format!("{line}\n").as_bytes()).await.map_err(io)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.map_err(io)?;
+    let answer: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    if let Some(reason) = answer.get("error").and_then(serde_json::Value::as_str) {
+        return Err(ControlError::Refused { socket: socket.to_owned(), reason: reason.to_owned() });
+    }
+    serde_json::from_value(answer).map_err(|error| wrong(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_gets_its_answer_and_a_second_agent_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = socket_path(directory.path(), &"wl0".parse().unwrap());
+        assert!(matches!(
+            ask::<String>(&path, Request::Status).await,
+            Err(ControlError::NotRunning { .. })
+        ));
+
+        let socket = ControlSocket::bind(&path).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let server =
+            tokio::spawn(async move { socket.serve(|request| format!("\"{request:?}\"")).await });
+        assert_eq!(ask::<String>(&path, Request::Down).await.unwrap(), "Down");
+        assert!(matches!(
+            ask::<u8>(&path, Request::Status).await,
+            Err(ControlError::Answer { .. })
+        ));
+        assert!(matches!(ControlSocket::bind(&path).await, Err(ControlError::InUse { .. })));
+
+        server.abort();
+        let _ = server.await;
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_dead_agents_socket_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wl0.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(ControlSocket::bind(&path).await.is_ok());
+    }
+}

@@ -1,0 +1,107 @@
+//! The seam between the agent and a WireGuard device, whoever runs it: ours in this process, ours in another one, or
+//! any device that answers the cross-platform UAPI.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use wireloom_tunnel::uapi::{self, DeviceStatus, SetDevice};
+
+/// A WireGuard device that is up. Calls block for microseconds in this process and for one exchange over a socket.
+pub trait TunnelDevice: Send + Sync {
+    /// Changes what the request names and leaves everything else alone, sessions above all.
+    fn set(&self, request: &SetDevice) -> Result<(), DeviceError>;
+
+    /// The device's configuration, peers and counters.
+    fn status(&self) -> Result<DeviceStatus, DeviceError>;
+
+    /// How the device moves packets, as far as it says.
+    fn path(&self) -> PathReport {
+        PathReport::default()
+    }
+}
+
+/// How a data plane moves packets: for people, and for a look at what changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathReport {
+    /// Offloads by name, and whether each is in use.
+    pub offloads: BTreeMap<String, bool>,
+    /// Packets dropped, by reason, leaving out reasons that never occurred.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Makes the device, at start and again when it was deleted under the agent.
+pub trait OpenDevice: Send {
+    /// Makes the device. A device that ends by itself later says why through `ended`.
+    fn open(
+        &mut self,
+        ended: mpsc::UnboundedSender<String>,
+    ) -> Result<std::sync::Arc<dyn TunnelDevice>, DeviceError>;
+}
+
+/// Why a device could not be made, read or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The device could not be made.
+    #[error("{0}")]
+    Open(String),
+    /// The device refused a request.
+    #[error("the device refused a change: {0}")]
+    Refused(String),
+    /// The device's socket can't be reached or does not speak the protocol.
+    #[error("{}: {reason}", socket.display())]
+    Socket {
+        /// The socket's path.
+        socket: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// A device behind a UAPI socket, such as `/var/run/wireguard/wg0.sock` (<https://www.wireguard.com/xplatform/>).
+#[derive(Debug, Clone)]
+pub struct UapiClient {
+    socket: PathBuf,
+}
+
+/// How long one exchange over the socket may take.
+const EXCHANGE: Duration = Duration::from_secs(5);
+
+impl UapiClient {
+    /// A client of the socket at this path. Nothing is opened yet.
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    fn exchange(&self, request: &str) -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(EXCHANGE))?;
+        stream.set_write_timeout(Some(EXCHANGE))?;
+        stream.write_all(request.as_bytes())?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    fn failed(&self, reason: impl std::fmt::Display) -> DeviceError {
+        DeviceError::Socket { socket: self.socket.clone(), reason: reason.to_string() }
+    }
+}
+
+impl TunnelDevice for UapiClient {
+    fn set(&self, request: &SetDevice) -> Result<(), DeviceError> {
+        let answer = self.exchange(&request.to_text()).map_err(|error| self.failed(error))?;
+        SetDevice::parse_response(&answer).map_err(|error| DeviceError::Refused(error.to_string()))
+    }
+
+    fn status(&self) -> Result<DeviceStatus, DeviceError> {
+        let answer = self.exchange(uapi::get_text()).map_err(|error| self.failed(error))?;
+        DeviceStatus::parse(&answer).map_err(|error| self.failed(error))
+    }
+}

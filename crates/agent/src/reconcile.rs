@@ -1,0 +1,291 @@
+//! One pass of a node: from the last snapshot to a device and a kernel that do what its plan says.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use wireloom_kernel::{Forwarding, Host, diff};
+use wireloom_model::kernel::KernelState;
+use wireloom_model::{
+    Family, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
+};
+use wireloom_topology::{Plan, PlanError};
+
+use crate::agent::Identity;
+use crate::configure::{self, DesiredDevice, DesiredPeer};
+use crate::device::TunnelDevice;
+use crate::resolve::Resolver;
+use crate::status::Work;
+use crate::view::wall_now;
+
+/// The MTU of a tunnel over an Ethernet of 1,500 bytes, whichever family is outside.
+const USUAL_MTU: u32 = 1420;
+
+/// What a tunnel adds to a packet at most: IPv6, UDP, and WireGuard's header and tag (WireGuard paper, section 5.4.6).
+const OVERHEAD: u32 = 40 + 8 + 32;
+
+/// The least MTU that IPv6 works with (RFC 8200, section 5).
+const LEAST_MTU: u32 = 1280;
+
+/// How many endpoints are asked for the MTU of their path.
+const MTU_SAMPLE: usize = 16;
+
+/// A node's plan, and what it takes to bring the device and the kernel in line with it.
+pub(crate) struct Reconciler {
+    identity: Identity,
+    private_key: PrivateKey,
+    interface: InterfaceName,
+    host: Host,
+    resolver: Resolver,
+    /// The endpoints that were written last; the device may have learnt others since.
+    dialled: BTreeMap<PublicKey, SocketAddr>,
+    plan: Option<Arc<Plan>>,
+    listen_port: Option<NonZeroU16>,
+    mtu: u32,
+    /// Whether the plan has this node pass on packets of others: as a gateway, or to prefixes behind it.
+    forwards: bool,
+    /// How forwarding was before it was needed.
+    forwarding: Option<Forwarding>,
+    /// What is wrong with the mesh and the plan, until the next ones.
+    plan_problems: Vec<Problem>,
+    work: Work,
+}
+
+impl Reconciler {
+    pub(crate) fn new(
+        identity: Identity,
+        private_key: PrivateKey,
+        interface: InterfaceName,
+        host: Host,
+    ) -> Self {
+        Self {
+            identity,
+            private_key,
+            interface,
+            host,
+            resolver: Resolver::default(),
+            dialled: BTreeMap::new(),
+            plan: None,
+            listen_port: None,
+            mtu: USUAL_MTU,
+            forwards: false,
+            forwarding: None,
+            plan_problems: Vec::new(),
+            work: Work::default(),
+        }
+    }
+
+    pub(crate) const fn plan(&self) -> Option<&Arc<Plan>> {
+        self.plan.as_ref()
+    }
+
+    pub(crate) const fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    pub(crate) const fn work(&self) -> Work {
+        self.work
+    }
+
+    /// The device is a new one: nothing was written to it yet.
+    pub(crate) fn forget_device(&mut self) {
+        self.dialled.clear();
+    }
+
+    /// Takes a snapshot and plans by it. Without a place in the mesh there is no plan, and the problems say why.
+    pub(crate) async fn adopt(&mut self, snapshot: &Snapshot) {
+        self.plan_problems.clone_from(&snapshot.problems);
+        match self.plan_by(snapshot) {
+            Ok((plan, own)) => {
+                self.plan_problems.clone_from(&plan.problems);
+                let own_port = own.endpoint.as_ref().map(|endpoint| endpoint.port);
+                self.listen_port = Some(own_port.unwrap_or(snapshot.mesh.port));
+                self.forwards =
+                    plan.gateway || !own.pod_prefixes.is_empty() || !own.extra_prefixes.is_empty();
+                self.plan = Some(Arc::new(plan));
+            }
+            Err(problem) => {
+                self.plan_problems.push(problem);
+                self.forwards = false;
+                self.plan = None;
+            }
+        }
+        self.refresh_names().await;
+        self.mtu = match snapshot.mesh.mtu {
+            Some(mtu) => u32::from(mtu.get()),
+            None => self.path_mtu().await,
+        };
+        self.find_conflicts(snapshot).await;
+    }
+
+    fn plan_by<'a>(&self, snapshot: &'a Snapshot) -> Result<(Plan, &'a Node), Problem> {
+        let key = self.private_key.public_key();
+        let problem =
+            |subject, message| Err(Problem::error(subject, ProblemKind::Invalid, message));
+        let own = match &self.identity {
+            Identity::Key => snapshot.nodes.iter().find(|node| node.key == key),
+            Identity::Name(name) => snapshot.nodes.iter().find(|node| node.name == *name),
+        };
+        let Some(own) = own else {
+            let who = match &self.identity {
+                Identity::Key => String::new(),
+                Identity::Name(name) => format!(" name = \"{name}\" and"),
+            };
+            return problem(
+                Subject::Mesh,
+                format!(
+                    "this machine is not in the mesh: give it a node with{who} public-key = \"{key}\""
+                ),
+            );
+        };
+        if own.key != key {
+            return problem(
+                Subject::Node(own.name.clone()),
+                format!(
+                    "the mesh has the public key {} for it, this machine's key is {key}",
+                    own.key
+                ),
+            );
+        }
+        match wireloom_topology::plan(snapshot, &own.name) {
+            Ok(plan) => Ok((plan, own)),
+            Err(error @ (PlanError::KeptOut { .. } | PlanError::Unknown { .. })) => {
+                problem(Subject::Node(own.name.clone()), error.to_string())
+            }
+            Err(error) => problem(Subject::Mesh, error.to_string()),
+        }
+    }
+
+    /// Resolves the endpoints that are names. Returns whether an answer changed.
+    pub(crate) async fn refresh_names(&mut self) -> bool {
+        let plan = self.plan.clone();
+        let peers = plan.iter().flat_map(|plan| &plan.tunnel_peers);
+        self.resolver.refresh(peers.filter_map(|peer| peer.endpoint.as_ref())).await
+    }
+
+    /// The MTU that the narrowest path to a peer leaves to the tunnel.
+    async fn path_mtu(&self) -> u32 {
+        let mut narrowest: Option<u32> = None;
+        let plan = self.plan.iter();
+        let endpoints =
+            plan.flat_map(|plan| &plan.tunnel_peers).filter_map(|peer| peer.endpoint.as_ref());
+        for endpoint in endpoints.take(MTU_SAMPLE) {
+            let Some(address) = self.resolver.address(endpoint, None) else { continue };
+            match self.host.path_mtu_to(address.ip()).await {
+                Ok(mtu) => narrowest = narrowest.into_iter().chain(mtu).min(),
+                Err(error) => tracing::debug!(%address, %error, "the path's MTU is not known"),
+            }
+        }
+        narrowest.map_or(USUAL_MTU, |mtu| mtu.saturating_sub(OVERHEAD).max(LEAST_MTU))
+    }
+
+    /// Says which of the host's own routes share addresses with the overlay.
+    async fn find_conflicts(&mut self, snapshot: &Snapshot) {
+        let ranges: Vec<_> = snapshot.mesh.overlay.ranges().collect();
+        match self.host.route_conflicts(&ranges, std::slice::from_ref(&self.interface)).await {
+            Ok(conflicts) => self.plan_problems.extend(conflicts.into_iter().map(|conflict| {
+                let message = format!(
+                    "{conflict}; use another overlay range, or another network on this host"
+                );
+                Problem::error(Subject::Mesh, ProblemKind::OverlayRange, message)
+            })),
+            Err(error) => {
+                tracing::warn!(%error, "this host's routes could not be compared with the overlay")
+            }
+        }
+    }
+
+    /// Changes the device and the kernel as far as they differ from the plan. Returns everything that is wrong.
+    pub(crate) async fn reconcile(&mut self, device: &dyn TunnelDevice) -> Vec<Problem> {
+        self.work.reconciles += 1;
+        let mut problems = self.plan_problems.clone();
+        problems.extend(self.resolver.failures().iter().map(|(name, reason)| {
+            let message = format!("the endpoint's name {name} can't be resolved: {reason}");
+            Problem::warning(Subject::Mesh, ProblemKind::Unresolved, message)
+        }));
+        problems.extend(self.reconcile_device(device));
+        let desired = match &self.plan {
+            Some(plan) => plan.kernel_state(&self.interface, self.mtu),
+            None => KernelState::default(),
+        };
+        problems.extend(self.reconcile_kernel(&desired).await);
+        problems.extend(self.reconcile_forwarding());
+        problems
+    }
+
+    fn reconcile_forwarding(&mut self) -> Option<Problem> {
+        let outcome = match (self.forwards, self.forwarding.take()) {
+            (true, None) => {
+                Forwarding::enable(&Family::BOTH).map(|before| self.forwarding = Some(before))
+            }
+            (false, Some(before)) => before.restore(),
+            (_, unchanged) => {
+                self.forwarding = unchanged;
+                Ok(())
+            }
+        };
+        outcome
+            .err()
+            .map(|error| Problem::error(Subject::Mesh, ProblemKind::Kernel, error.to_string()))
+    }
+
+    fn reconcile_device(&mut self, device: &dyn TunnelDevice) -> Option<Problem> {
+        let outcome = device.status().and_then(|observed| {
+            let desired = self.desired_device(&observed);
+            let request = configure::request(&desired, &observed, &self.dialled, wall_now());
+            if let Some(request) = request {
+                device.set(&request)?;
+                self.work.device_writes += 1;
+            }
+            self.dialled =
+                desired.peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
+            Ok(())
+        });
+        outcome
+            .err()
+            .map(|error| Problem::error(Subject::Mesh, ProblemKind::Device, error.to_string()))
+    }
+
+    fn desired_device(&self, observed: &wireloom_tunnel::uapi::DeviceStatus) -> DesiredDevice {
+        let in_use: BTreeMap<PublicKey, SocketAddr> =
+            observed.peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
+        let peers = self.plan.iter().flat_map(|plan| &plan.tunnel_peers).map(|peer| DesiredPeer {
+            key: peer.key,
+            preshared_key: peer.preshared_key.clone(),
+            endpoint: peer.endpoint.as_ref().and_then(|endpoint| {
+                self.resolver.address(endpoint, in_use.get(&peer.key).copied())
+            }),
+            persistent_keepalive: peer.persistent_keepalive.map_or(0, NonZeroU16::get),
+            allowed_ips: peer.allowed_ips.clone(),
+        });
+        DesiredDevice {
+            private_key: self.private_key.clone(),
+            listen_port: self.listen_port.map_or(observed.listen_port, NonZeroU16::get),
+            peers: peers.collect(),
+        }
+    }
+
+    async fn reconcile_kernel(&mut self, desired: &KernelState) -> Vec<Problem> {
+        let problem = |message| Problem::error(Subject::Mesh, ProblemKind::Kernel, message);
+        let observed = match self.host.observe(std::slice::from_ref(&self.interface)).await {
+            Ok(observed) => observed,
+            Err(error) => return vec![problem(error.to_string())],
+        };
+        match self.host.apply(&diff(desired, &observed)).await {
+            Ok(report) => {
+                self.work.kernel_writes += report.written as u64;
+                report.failed.iter().map(|error| problem(error.to_string())).collect()
+            }
+            Err(error) => vec![problem(error.to_string())],
+        }
+    }
+
+    /// Takes everything of this node out of the kernel again, the link aside, which goes with its device.
+    pub(crate) async fn leave(&mut self) -> Vec<Problem> {
+        let mut problems = self.reconcile_kernel(&KernelState::default()).await;
+        self.forwards = false;
+        problems.extend(self.reconcile_forwarding());
+        problems
+    }
+}
