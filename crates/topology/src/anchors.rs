@@ -59,8 +59,9 @@ pub(crate) struct Duty {
 
 /// The owner and the carrier of each extra prefix.
 ///
-/// Gateways that list the prefix come first. If only other nodes do, the owner is the home of one of them: what comes
-/// back from the network enters the mesh there, and must leave the segment by the owner.
+/// Gateways that list the prefix come first. If only other nodes do, the owner is the home of one of them, if possible
+/// one that it has a next hop to: what comes back from the network enters the mesh at that node, and must leave the
+/// segment by the owner.
 pub(crate) fn duties(resolved: &Resolved<'_>, place: &Place) -> Vec<Duty> {
     resolved.extras.iter().map(|extra| duty(&resolved.members, extra, place)).collect()
 }
@@ -75,9 +76,14 @@ fn duty(members: &[Member<'_>], extra: &Extra, place: &Place) -> Duty {
     let usable = usable(members, &place.gateways[extra.segment]);
     let lists = |at: &usize| extra.listers.contains(at);
     let mut candidates: Vec<usize> = usable.iter().copied().filter(lists).collect();
+    let mut behind = extra.listers.clone();
     if candidates.is_empty() {
-        let homes = extra.listers.iter().map(|&at| place.homes[at]);
-        candidates = homes.collect();
+        let family = extra.prefix.family();
+        let hops = |at: usize| members[place.homes[at]].next_hop(&members[at], family).is_some();
+        if behind.iter().any(|&at| hops(at)) {
+            behind.retain(|&at| hops(at));
+        }
+        candidates = behind.iter().map(|&at| place.homes[at]).collect();
         candidates.sort_unstable();
         candidates.dedup();
     }
@@ -88,8 +94,7 @@ fn duty(members: &[Member<'_>], extra: &Extra, place: &Place) -> Duty {
     if lists(&owner) {
         return Duty { owner, carrier: owner };
     }
-    let behind: Vec<usize> =
-        extra.listers.iter().copied().filter(|&at| place.homes[at] == owner).collect();
+    behind.retain(|&at| place.homes[at] == owner);
     let carrier = best(&behind, |at| (members[at].node.healthy, score(at, Purpose::Carrier)));
     Duty { owner, carrier }
 }

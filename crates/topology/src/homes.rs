@@ -6,10 +6,8 @@ use crate::rendezvous::{Purpose, Score};
 use crate::resolve::{Member, Resolved};
 
 /// The home gateway of each member. A gateway's home is itself. Another node stays with the home that it holds while
-/// that is a healthy gateway of its segment; otherwise weighted rendezvous hashing over those chooses.
-///
-/// Of gateways that a node shares different families with, only those it shares most with count, so that a v6-only
-/// node has no v4-only home while there is a better one.
+/// that is a healthy gateway of its segment and shares a family with it; otherwise weighted rendezvous hashing chooses
+/// among the healthy gateways that share most families with it.
 pub(crate) fn choose(resolved: &Resolved<'_>, gateways: &[Vec<usize>]) -> Vec<usize> {
     let Resolved { members, areas, .. } = resolved;
     let mut homes: Vec<usize> = (0..members.len()).collect();
@@ -35,14 +33,14 @@ fn home(members: &[Member<'_>], at: usize, gateways: &[usize]) -> usize {
         let both = |family: &Family| me.speaks(*family) && members[*gateway].speaks(*family);
         Family::BOTH.iter().filter(|family| both(family)).count()
     };
-    let most = gateways.iter().map(shared).max();
-    let best = || gateways.iter().copied().filter(|gateway| Some(shared(gateway)) == most);
-    let held = me.node.held.home.as_ref();
-    let chosen = best().find(|&gateway| Some(&members[gateway].node.name) == held).or_else(|| {
-        best().max_by_key(|&gateway| {
+    let is_held = |gateway: &&usize| {
+        me.node.held.home.as_ref() == Some(&members[**gateway].node.name) && shared(gateway) > 0
+    };
+    let chosen = gateways.iter().find(is_held).copied().or_else(|| {
+        gateways.iter().copied().max_by_key(|&gateway| {
             let node = members[gateway].node;
             let parts = [me.node.name.as_str().as_bytes(), node.name.as_str().as_bytes()];
-            Score::new(node.gateway.weight, Purpose::Home, &parts)
+            (shared(&gateway), Score::new(node.gateway.weight, Purpose::Home, &parts))
         })
     });
     // Every segment has a member, and so a gateway.

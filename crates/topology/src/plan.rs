@@ -169,7 +169,7 @@ impl Topology<'_> {
     }
 
     /// The extra prefixes that this member owns.
-    fn owned_by(&self, me: usize) -> impl Iterator<Item = Cidr> {
+    pub(crate) fn owned_by(&self, me: usize) -> impl Iterator<Item = Cidr> {
         let duties = self.extras.iter().zip(&self.duties);
         duties.filter(move |(_, duty)| duty.owner == me).map(|(extra, _)| extra.prefix)
     }

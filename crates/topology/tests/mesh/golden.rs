@@ -1,0 +1,123 @@
+//! The mesh of the demo: four regions, six nodes, both families, one node behind NAT and a laptop.
+
+use std::fmt::Write as _;
+use std::num::{NonZeroU16, NonZeroU32};
+
+use wireloom_model::{GatewayCount, Mesh, Node, Overlay, Peer, PublicKey, Snapshot};
+use wireloom_topology::{Graph, Plan, Topology, TunnelPeer};
+
+fn nonzero(number: u16) -> NonZeroU16 {
+    NonZeroU16::new(number).unwrap()
+}
+
+/// The demo's mesh.
+pub(crate) fn demo() -> Snapshot {
+    let nodes = [
+        ("ams-1", "nl-ams", ["10.10.0.1/24", "fd10:0:0:10::1/64"], Some("203.0.113.1:51820")),
+        ("ams-2", "nl-ams", ["10.10.0.2/24", "fd10:0:0:10::2/64"], None),
+        ("waw-1", "pl-waw", ["10.20.0.1/24", "fd10:0:0:20::1/64"], Some("203.0.113.2:51820")),
+        ("waw-2", "pl-waw", ["10.20.0.2/24", "fd10:0:0:20::2/64"], None),
+        ("lon-1", "uk-lon", ["10.30.0.1/24", "fd10:0:0:30::1/64"], Some("lon.example.com:51820")),
+        ("ire-1", "eu-west-1", ["10.40.0.1/24", "fd10:0:0:40::1/64"], None),
+    ];
+    let nodes = nodes.into_iter().enumerate().map(|(at, (name, location, internal, endpoint))| {
+        let number = u8::try_from(at + 1).unwrap();
+        let key = PublicKey::from_bytes([number; 32]);
+        let mut node = Node::new(name.parse().unwrap(), key, location.parse().unwrap());
+        node.internal_addresses = internal.map(|address| address.parse().unwrap()).to_vec();
+        node.endpoint = endpoint.map(|endpoint| endpoint.parse().unwrap());
+        node.pod_prefixes = vec![
+            format!("10.42.{number}.0/24").parse().unwrap(),
+            format!("fd42:0:0:{number}::/64").parse().unwrap(),
+        ];
+        if name == "ire-1" {
+            node.persistent_keepalive = Some(nonzero(25));
+        }
+        node
+    });
+    Snapshot {
+        mesh: Mesh {
+            overlay: Overlay::new(["10.4.0.0/16", "fd44::/64"].map(|r| r.parse().unwrap()))
+                .unwrap(),
+            gateways: GatewayCount::AtMost(NonZeroU32::MIN),
+            port: nonzero(51820),
+            mtu: None,
+            carry_internal_addresses: true,
+        },
+        nodes: nodes.collect(),
+        peers: vec![Peer {
+            name: "laptop".parse().unwrap(),
+            key: PublicKey::from_bytes([99; 32]),
+            preshared_key: None,
+            allowed_ips: vec!["10.5.0.1/32".parse().unwrap(), "fd55::1/128".parse().unwrap()],
+            endpoint: None,
+            persistent_keepalive: Some(nonzero(10)),
+            since: 0,
+        }],
+        problems: Vec::new(),
+    }
+}
+
+fn show_peers(out: &mut String, peers: &[TunnelPeer]) {
+    for peer in peers {
+        let endpoint = peer.endpoint.as_ref().map_or("-".to_owned(), ToString::to_string);
+        let keepalive = peer.persistent_keepalive.map_or(0, NonZeroU16::get);
+        writeln!(out, "{:?} endpoint {endpoint} keepalive {keepalive}", peer.name).unwrap();
+        for prefix in &peer.allowed_ips {
+            writeln!(out, "    {prefix}").unwrap();
+        }
+    }
+}
+
+fn show(plan: &Plan) -> String {
+    let mut out = String::new();
+    let role = if plan.gateway { "gateway" } else { "member" };
+    writeln!(out, "{} in {}: {role}, home {}", plan.node, plan.segment, plan.home).unwrap();
+    writeln!(out, "addresses {:?}", plan.addresses).unwrap();
+    show_peers(&mut out, &plan.tunnel_peers);
+    for (prefix, hop) in &plan.routes {
+        let hop_text = hop.gateway.map_or("device".to_owned(), |gateway| gateway.to_string());
+        let source = hop.source.map_or("-".to_owned(), |source| source.to_string());
+        writeln!(out, "{prefix} by {hop_text} from {source}").unwrap();
+    }
+    writeln!(out, "{:?}", plan.publishes).unwrap();
+    for problem in &plan.problems {
+        writeln!(out, "{problem}").unwrap();
+    }
+    out
+}
+
+#[test]
+fn the_plans_of_the_demo() {
+    let snapshot = demo();
+    let topology = Topology::of(&snapshot);
+    for name in ["ams-1", "ams-2", "ire-1"] {
+        insta::assert_snapshot!(name, show(&topology.plan(&name.parse().unwrap()).unwrap()));
+    }
+}
+
+#[test]
+fn the_laptops_own_configuration() {
+    let snapshot = demo();
+    let mut out = String::new();
+    show_peers(&mut out, &Topology::of(&snapshot).peer_view(&"laptop".parse().unwrap()).unwrap());
+    insta::assert_snapshot!(out);
+}
+
+#[test]
+fn the_kernel_state_of_a_gateway() {
+    let snapshot = demo();
+    let plan = wireloom_topology::plan(&snapshot, &"lon-1".parse().unwrap()).unwrap();
+    let state = plan.kernel_state(&"wl0".parse().unwrap(), 1420);
+    insta::assert_debug_snapshot!(state);
+}
+
+#[test]
+fn the_pictures_of_the_demo() {
+    let snapshot = demo();
+    let graph = Graph::of(&Topology::of(&snapshot));
+    insta::assert_snapshot!("dot", graph.dot());
+    insta::assert_snapshot!("mermaid", graph.mermaid());
+    insta::assert_snapshot!("svg", graph.svg());
+    insta::assert_json_snapshot!("json", graph);
+}
