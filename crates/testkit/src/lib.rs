@@ -1,12 +1,14 @@
-//! What tests share: the check for what a test needs, and the search for the binary under test.
+//! What tests share: the check for what a test needs, a network of its own, and the search for the binary under test.
 //!
-//! Dev only: any crate may have it among its dev-dependencies, so it imports none of ours and nothing else either.
+//! Dev only: any crate may have it among its dev-dependencies, so it imports none of ours.
 
 mod binary;
 mod need;
+mod network;
 
 pub use binary::wireloom_binary;
 pub use need::Need;
+pub use network::{in_new_network, ip};
 
 /// Leaves the test unless this machine has what it needs: `need!(root)`, `need!(program "iperf3")`,
 /// `need!(device "/dev/net/tun")`.
