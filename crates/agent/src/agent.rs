@@ -9,9 +9,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use wireloom_kernel::{Event, Host, HostError, Watch};
 use wireloom_model::{InterfaceName, NodeName, PrivateKey, Problem};
 use wireloom_registry::{Publication, Registry, Update};
+use wireloom_topology::Plan;
 
 use crate::control::{ControlError, ControlSocket, Request};
-use crate::device::{DeviceError, OpenDevice};
+use crate::device::{DeviceError, OpenDevice, TunnelDevice};
 use crate::reconcile::Reconciler;
 use crate::resolve;
 use crate::view::SharedView;
@@ -66,17 +67,6 @@ pub enum AgentError {
     RegistryEnded,
 }
 
-/// What woke the loop.
-enum Wake {
-    DeviceEnded(String),
-    Gathered,
-    Kernel(Option<Event>),
-    Names,
-    Registry(Option<Update>),
-    Resync,
-    Stop,
-}
-
 /// Keeps this node in the mesh until `stop` completes or somebody asks it to leave, then takes everything of it out of
 /// the host again. `ready` is called once, when the first plan is in force.
 ///
@@ -86,142 +76,207 @@ enum Wake {
 /// when the registry ends.
 pub async fn run(
     config: Config,
-    mut registry: impl Registry,
+    registry: impl Registry,
     mut opener: impl OpenDevice,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let host = Host::new()?;
-    let mut watch = Some(host.watch().await?);
+    let watch = host.watch().await?;
     let control = ControlSocket::bind(&config.control).await?;
-    let (ended, mut has_ended) = mpsc::unbounded_channel();
-    let (ask_down, mut down) = mpsc::unbounded_channel();
+    let (ended, has_ended) = mpsc::unbounded_channel();
+    let device = opener.open(ended.clone())?;
     let view = SharedView::new(config.interface.clone(), config.private_key.public_key());
-    let mut device = Some(opener.open(ended.clone())?);
-    view.lock().device.clone_from(&device);
-    let _server = AbortOnDrop(tokio::spawn({
-        let view = view.clone();
-        async move {
-            let answer = move |request| {
-                if request == Request::Down {
-                    // Fails only if the loop has ended, which is what is asked for.
-                    let _ = ask_down.send(());
-                }
-                view.answer(request)
-            };
-            control.serve(answer).await;
-        }
-    }));
+    view.lock().device = Some(Arc::clone(&device));
+    let (ask_down, mut down) = mpsc::unbounded_channel();
+    let _server = AbortOnDrop(tokio::spawn(serve(control, view.clone(), ask_down)));
+    let mut agent = Agent {
+        registry,
+        opener,
+        watch: Some(watch),
+        ended,
+        has_ended,
+        device: Some(device),
+        node: Reconciler::new(config.identity, config.private_key, config.interface, host.clone()),
+        host,
+        view,
+        ready: Some(ready),
+        due: None,
+        known: Vec::new(),
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = stop => Ok(()),
+        _ = down.recv() => Ok(()),
+        error = agent.follow() => Err(error),
+    };
+    agent.leave().await;
+    outcome
+}
 
-    let mut node =
-        Reconciler::new(config.identity, config.private_key, config.interface, host.clone());
-    let mut ready = Some(ready);
-    let mut resync = interval(RESYNC);
-    resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut names = interval(resolve::PERIOD);
-    let mut due: Option<Instant> = None;
-    let mut known = Vec::new();
-    tokio::pin!(stop);
-    let outcome = loop {
-        let gathered = async {
-            match due {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
+/// Answers over the control socket for as long as the agent runs.
+async fn serve(control: ControlSocket, view: SharedView, ask_down: mpsc::UnboundedSender<()>) {
+    let answer = move |request| {
+        if request == Request::Down {
+            // Fails only if the agent has ended, which is what is asked for.
+            let _ = ask_down.send(());
+        }
+        view.answer(request)
+    };
+    control.serve(answer).await;
+}
+
+struct Agent<R, O, F> {
+    registry: R,
+    opener: O,
+    host: Host,
+    /// `None` while changes of the kernel can't be followed.
+    watch: Option<Watch>,
+    ended: mpsc::UnboundedSender<String>,
+    has_ended: mpsc::UnboundedReceiver<String>,
+    /// `None` while there is none and it is tried again.
+    device: Option<Arc<dyn TunnelDevice>>,
+    node: Reconciler,
+    view: SharedView,
+    /// Called when the first plan is in force.
+    ready: Option<F>,
+    /// When to reconcile for what has been gathered.
+    due: Option<Instant>,
+    /// The problems of the last pass.
+    known: Vec<Problem>,
+}
+
+impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
+    /// Follows the registry, the kernel and the device, each change by a pass over everything. Returns why it ends.
+    async fn follow(&mut self) -> AgentError {
+        let mut resync = interval(RESYNC);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut names = interval(resolve::PERIOD);
+        names.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_due = tokio::select! {
+                biased;
+                Some(reason) = self.has_ended.recv() => self.lose_device(&reason),
+                update = self.registry.next() => match update {
+                    Some(update) => self.hear_registry(update).await,
+                    None => return AgentError::RegistryEnded,
+                },
+                () = at(self.due) => true,
+                event = next_event(&mut self.watch) => self.hear_kernel(event),
+                _ = names.tick() => self.node.refresh_names().await,
+                _ = resync.tick() => true,
+            };
+            if is_due {
+                self.due = None;
+                self.reconcile().await;
             }
-        };
-        let wake = tokio::select! {
-            biased;
-            () = &mut stop => Wake::Stop,
-            Some(()) = down.recv() => Wake::Stop,
-            Some(reason) = has_ended.recv() => Wake::DeviceEnded(reason),
-            update = registry.next() => Wake::Registry(update),
-            () = gathered => Wake::Gathered,
-            event = next_event(&mut watch) => Wake::Kernel(event),
-            _ = names.tick() => Wake::Names,
-            _ = resync.tick() => Wake::Resync,
-        };
-        match wake {
-            Wake::Stop => break Ok(()),
-            Wake::Registry(None) => break Err(AgentError::RegistryEnded),
-            Wake::Registry(Some(Update::Stale(reason))) => {
+        }
+    }
+
+    fn lose_device(&mut self, reason: &str) -> bool {
+        tracing::warn!(%reason, "the tunnel device has ended; it is made anew");
+        self.device = None;
+        self.node.forget_device();
+        true
+    }
+
+    async fn hear_registry(&mut self, update: Update) -> bool {
+        match update {
+            Update::Stale(reason) => {
                 tracing::warn!(%reason, "the mesh can't be read; the last one stays in force");
-                view.lock().stale = Some(reason);
-                continue;
+                self.view.lock().stale = Some(reason);
+                false
             }
-            Wake::Registry(Some(Update::Mesh(snapshot))) => {
-                tracing::info!(
-                    nodes = snapshot.nodes.len(),
-                    peers = snapshot.peers.len(),
-                    "the mesh"
-                );
-                node.adopt(&snapshot).await;
-                let mut view = view.lock();
+            Update::Mesh(snapshot) => {
+                let (nodes, peers) = (snapshot.nodes.len(), snapshot.peers.len());
+                tracing::info!(nodes, peers, "the mesh");
+                self.node.adopt(&snapshot).await;
+                let mut view = self.view.lock();
                 view.snapshot = Some(snapshot);
                 view.stale = None;
+                true
             }
-            Wake::DeviceEnded(reason) => {
-                tracing::warn!(%reason, "the tunnel device has ended; it is made anew");
-                device = None;
-                node.forget_device();
-            }
-            Wake::Kernel(None) => {
-                tracing::warn!(
-                    "changes of the kernel can't be followed; they are found every {RESYNC:?}"
-                );
-                watch = None;
-                continue;
-            }
-            Wake::Kernel(Some(event)) => {
-                tracing::debug!(?event, "a change of the kernel");
-                due = due.or_else(|| Some(Instant::now() + GATHER));
-                continue;
-            }
-            Wake::Names => {
-                if !node.refresh_names().await {
-                    continue;
-                }
-            }
-            Wake::Resync => {
-                if watch.is_none() {
-                    watch = host.watch().await.ok();
-                }
-            }
-            Wake::Gathered => {}
         }
-        due = None;
-        if device.is_none() {
-            match opener.open(ended.clone()) {
-                Ok(made) => device = Some(made),
+    }
+
+    /// Changes of the kernel come in bursts, our own among them, and are looked at together.
+    fn hear_kernel(&mut self, event: Option<Event>) -> bool {
+        match event {
+            Some(event) => {
+                tracing::debug!(?event, "a change of the kernel");
+                self.due = self.due.or_else(|| Some(Instant::now() + GATHER));
+            }
+            None => {
+                tracing::warn!("changes of the kernel can't be followed until the next look");
+                self.watch = None;
+            }
+        }
+        false
+    }
+
+    async fn reconcile(&mut self) {
+        if self.watch.is_none() {
+            self.watch = self.host.watch().await.ok();
+        }
+        if self.device.is_none() {
+            match self.opener.open(self.ended.clone()) {
+                Ok(device) => self.device = Some(device),
                 Err(error) => {
                     tracing::error!(%error, "the tunnel device can't be made; it is tried again");
-                    due = Some(Instant::now() + RETRY);
+                    self.due = Some(Instant::now() + RETRY);
                 }
             }
-            view.lock().device.clone_from(&device);
+            self.view.lock().device.clone_from(&self.device);
         }
-        if let Some(device) = &device {
-            let problems = node.reconcile(&**device).await;
-            report(&mut known, &problems);
-            let mut view = view.lock();
-            view.plan = node.plan().cloned();
-            view.mtu = Some(node.mtu());
-            view.work = node.work();
+        let Some(device) = self.device.clone() else { return };
+        let problems = self.node.reconcile(&*device).await;
+        report(&self.known, &problems);
+        self.known.clone_from(&problems);
+        let plan = self.node.plan().cloned();
+        {
+            let mut view = self.view.lock();
+            view.plan.clone_from(&plan);
+            view.mtu = Some(self.node.mtu());
+            view.work = self.node.work();
             view.problems = problems;
         }
-        if let Some(plan) = node.plan() {
-            publish(&mut registry, plan).await;
-            if let Some(ready) = ready.take() {
-                tracing::info!(node = %plan.node, gateway = plan.gateway, home = %plan.home, "in the mesh");
-                ready();
-            }
+        if let Some(plan) = plan {
+            self.take_part(&plan).await;
         }
-    };
-    for problem in node.leave().await {
-        tracing::warn!(%problem, "could not be cleaned up");
     }
-    view.lock().device = None;
-    drop(device);
-    outcome
+
+    /// Says to others what this node holds, and to whoever started it that it is in the mesh.
+    async fn take_part(&mut self, plan: &Plan) {
+        let publication = Publication {
+            node: plan.node.clone(),
+            key: plan.key,
+            endpoint: None,
+            held: plan.publishes.clone(),
+        };
+        if let Err(error) = self.registry.publish(&publication).await {
+            tracing::warn!(%error, "what this node holds is not published");
+        }
+        if let Some(ready) = self.ready.take() {
+            tracing::info!(node = %plan.node, gateway = plan.gateway, home = %plan.home, "in the mesh");
+            ready();
+        }
+    }
+
+    /// Takes everything of this node out of the host.
+    async fn leave(mut self) {
+        for problem in self.node.leave().await {
+            tracing::warn!(%problem, "could not be cleaned up");
+        }
+        self.view.lock().device = None;
+    }
+}
+
+/// Completes at this moment; never without one.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn next_event(watch: &mut Option<Watch>) -> Option<Event> {
@@ -231,28 +286,14 @@ async fn next_event(watch: &mut Option<Watch>) -> Option<Event> {
     }
 }
 
-async fn publish(registry: &mut impl Registry, plan: &Arc<wireloom_topology::Plan>) {
-    let publication = Publication {
-        node: plan.node.clone(),
-        key: plan.key,
-        endpoint: None,
-        held: plan.publishes.clone(),
-    };
-    if let Err(error) = registry.publish(&publication).await {
-        tracing::warn!(%error, "what this node holds is not published");
-    }
-}
-
 /// Logs problems that are new and problems that are gone, each once.
-fn report(known: &mut Vec<Problem>, problems: &[Problem]) {
-    for problem in problems.iter().filter(|problem| !known.contains(problem)) {
+fn report(before: &[Problem], now: &[Problem]) {
+    for problem in now.iter().filter(|problem| !before.contains(problem)) {
         tracing::warn!("{problem}");
     }
-    for problem in known.iter().filter(|problem| !problems.contains(problem)) {
+    for problem in before.iter().filter(|problem| !now.contains(problem)) {
         tracing::info!("no longer: {problem}");
     }
-    known.clear();
-    known.extend_from_slice(problems);
 }
 
 /// Ends a task when its owner goes.
