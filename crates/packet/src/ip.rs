@@ -232,3 +232,110 @@ pub(crate) fn put_word(bytes: &mut [u8], at: usize, word: u16) {
 pub(crate) fn long(bytes: &[u8], at: usize) -> u32 {
     u32::from(word(bytes, at)) << 16 | u32::from(word(bytes, at + 2))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::samples::{Sample, bytes};
+
+    #[test]
+    fn both_versions_are_read() {
+        for sample in Sample::both() {
+            let packet = Sample { traffic_class: 0xb9, ..sample }.udp(&bytes(10));
+            let view = IpPacket::parse(&packet).unwrap();
+            let (from, to): (IpAddr, IpAddr) = if sample.v6 {
+                ([0xfd; 16].into(), [0xfe; 16].into())
+            } else {
+                ([192, 0, 2, 1].into(), [198, 51, 100, 2].into())
+            };
+            assert_eq!((view.source(), view.destination()), (from, to));
+            assert_eq!(view.version() == IpVersion::V6, sample.v6);
+            assert_eq!((view.protocol(), view.traffic_class()), (UDP, 0xb9));
+            assert_eq!(view.ecn(), Ecn::Ect1);
+            assert_eq!(view.header().len() + view.payload().len(), packet.len());
+            assert_eq!(view.payload().len(), 18);
+            assert!(!view.is_fragment() && !view.is_later_fragment());
+        }
+    }
+
+    /// The tunnel pads to 16 bytes before it seals; what it opens is cut to the header's own length.
+    #[test]
+    fn padding_is_left_out() {
+        for sample in Sample::both() {
+            let mut packet = sample.udp(&bytes(10));
+            let length = packet.len();
+            packet.resize(length.next_multiple_of(16), 0);
+            assert_eq!(Ends::of(&packet).unwrap().length, length);
+            assert_eq!(IpPacket::parse(&packet).unwrap().bytes(), &packet[..length]);
+        }
+    }
+
+    #[test]
+    fn lengths_that_lie_are_refused() {
+        let parse = |bytes: &[u8]| IpPacket::parse(bytes).map(|_| ()).unwrap_err();
+        for sample in Sample::both() {
+            let packet = sample.udp(&bytes(10));
+            let (have, need) = (packet.len() - 1, packet.len());
+            assert_eq!(parse(&packet[..have]), IpError::Short { have, need });
+        }
+        let mut packet = Sample::new(false, 80).udp(&bytes(10));
+        packet[3] = 19;
+        assert_eq!(parse(&packet), IpError::HeaderLength(19));
+        packet[0] = 0x4f;
+        packet[3] = 38;
+        assert_eq!(parse(&packet), IpError::HeaderLength(38), "options beyond the packet");
+        packet[0] = 0x05;
+        assert_eq!(parse(&packet), IpError::Version(0));
+        assert_eq!(parse(&[]), IpError::Short { have: 0, need: 20 });
+        assert_eq!(parse(&[0x60; 39]), IpError::Short { have: 39, need: 40 });
+    }
+
+    #[test]
+    fn fragments_are_told_apart() {
+        let mut packet = Sample::new(false, 80).udp(&bytes(10));
+        for (field, fragment, later) in
+            [(0x4000, false, false), (0x2000, true, false), (0x2001, true, true), (1, true, true)]
+        {
+            put_word(&mut packet, 6, field);
+            let view = IpPacket::parse(&packet).unwrap();
+            assert_eq!((view.is_fragment(), view.is_later_fragment()), (fragment, later));
+        }
+        let mut packet = Sample::new(true, 80).udp(&bytes(10));
+        packet[6] = IPV6_FRAGMENT;
+        for (field, later) in [(0, false), (1, false), (8, true), (0xfff9, true)] {
+            put_word(&mut packet, 42, field);
+            let view = IpPacket::parse(&packet).unwrap();
+            assert_eq!((view.is_fragment(), view.is_later_fragment()), (true, later));
+        }
+        // A fragment header that is cut short: nobody can tell, so it is not a first one.
+        packet[5] = 3;
+        assert!(IpPacket::parse(&packet).unwrap().is_later_fragment());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..120),
+            start in prop_oneof![0x44_u8..0x50, Just(0x60), any::<u8>()],
+            length in 0_u8..130,
+        ) {
+            if let Some(first) = bytes.first_mut() {
+                *first = start;
+            }
+            if bytes.len() > 6 {
+                let at = if start >> 4 == 6 { 4 } else { 2 };
+                put_word(&mut bytes, at, length.into());
+            }
+            if let Ok(view) = IpPacket::parse(&bytes) {
+                prop_assert_eq!([view.header(), view.payload()].concat(), view.bytes());
+                prop_assert!(bytes.starts_with(view.bytes()));
+                let ends = Ends::of(&bytes).unwrap();
+                prop_assert_eq!(ends.length, view.bytes().len());
+                prop_assert_eq!(ends.source.is_ipv6(), ends.destination.is_ipv6());
+                let _ = (view.traffic_class(), view.is_later_fragment(), view.protocol());
+            }
+        }
+    }
+}

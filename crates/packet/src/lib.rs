@@ -11,6 +11,8 @@ pub mod ecn;
 pub mod icmp;
 pub mod ip;
 pub mod merge;
+#[cfg(test)]
+mod samples;
 pub mod split;
 pub mod vnet;
 

@@ -125,7 +125,8 @@ impl Merger {
                 opens = Some((flow, segment));
             }
             (Some(flow), None) => self.open.retain(|open| !open.flow.may_hold(&flow)),
-            _ => {}
+            // Bytes that are no IP packet may have been one of any flow.
+            (None, _) => self.open.clear(),
         }
         let run = self.runs.len();
         self.joins.push((run, range.clone()));

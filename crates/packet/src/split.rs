@@ -278,3 +278,6 @@ impl Segment {
         self.first = false;
     }
 }
+
+#[cfg(test)]
+mod tests;
