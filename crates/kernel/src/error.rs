@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
 use wireloom_model::InterfaceName;
+use wireloom_model::kernel::Address;
 
 use crate::diff::Change;
 
@@ -35,7 +37,7 @@ pub enum HostError {
     },
     /// No netlink socket could be opened.
     #[error("no netlink socket to the kernel: {0}")]
-    Socket(#[source] io::Error),
+    Socket(io::Error),
     /// No answer came in time.
     #[error("the kernel did not answer within {seconds} s when asked for the {what}")]
     Unanswered {
@@ -92,7 +94,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn is(&self, errno: rustix::io::Errno) -> bool {
+    pub(crate) fn is(&self, errno: Errno) -> bool {
         self.errno == errno.raw_os_error()
     }
 }
@@ -109,22 +111,21 @@ fn on_link(link: &Option<InterfaceName>) -> String {
 }
 
 /// What to do about it, for the refusals that people meet.
-fn hint(change: &Change, refusal: &Refusal) -> &'static str {
-    use rustix::io::Errno;
+fn hint(change: &Change, refusal: &Refusal) -> String {
     let route = matches!(change, Change::AddRoute(..) | Change::ReplaceRoute(..));
-    match Errno::from_raw_os_error(refusal.errno) {
-        Errno::PERM => "; it takes root or the capability CAP_NET_ADMIN",
-        Errno::ACCESS if matches!(change, Change::AddAddress(_)) => {
-            "; is IPv6 switched off there (sysctl net.ipv6.conf.LINK.disable_ipv6)?"
+    match (Errno::from_raw_os_error(refusal.errno), change) {
+        (Errno::PERM, _) => "; it takes root or the capability CAP_NET_ADMIN".into(),
+        (Errno::ACCESS, Change::AddAddress(Address { link, .. })) => {
+            format!("; is IPv6 switched off there (sysctl net.ipv6.conf.{link}.disable_ipv6)?")
         }
-        Errno::NETUNREACH | Errno::HOSTUNREACH if route => {
-            "; the gateway must lie in the network of a link that is up"
+        (Errno::NETUNREACH | Errno::HOSTUNREACH, _) if route => {
+            "; the gateway must lie in the network of a link that is up".into()
         }
-        Errno::NETDOWN if route => "; the link must be up first",
-        Errno::INVAL if route => {
-            "; the gateway must be reached straight out of a link, and the source must be an address of this host"
-        }
-        _ => "",
+        (Errno::NETDOWN, _) if route => "; the link must be up first".into(),
+        (Errno::INVAL, _) if route => "; the gateway must be reached straight out of a link, \
+            and the source must be an address of this host"
+            .into(),
+        _ => String::new(),
     }
 }
 

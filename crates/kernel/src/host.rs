@@ -9,7 +9,7 @@ use wireloom_model::{Family, InterfaceName};
 
 use crate::diff::Change;
 use crate::error::{ChangeError, HostError, Refusal};
-use crate::links::HostLink;
+use crate::links::{HostLink, named};
 use crate::message::{self, HeardRoute};
 use crate::netlink::{Netlink, Request};
 use crate::sysctl;
@@ -46,7 +46,7 @@ impl Host {
     /// Lists that changed while they were read are read anew, so what is missing here is missing in the kernel.
     pub async fn observe(&self, ours: &[InterfaceName]) -> Result<KernelState, HostError> {
         let links = self.links().await?;
-        let name_of = |index| message::named(Some(index), &links);
+        let name_of = |index| named(Some(index), &links);
         let addresses = self
             .heard_addresses()
             .await?

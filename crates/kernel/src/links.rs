@@ -84,7 +84,7 @@ impl Host {
             .into_iter()
             .filter(|heard| heard.is_lasting)
             .filter_map(|HeardAddress { link, address, .. }| {
-                Some(Address { link: message::named(Some(link), &links)?, address })
+                Some(Address { link: named(Some(link), &links)?, address })
             })
             .collect())
     }
@@ -118,44 +118,7 @@ impl Host {
     ) -> Result<Vec<Conflict>, HostError> {
         let links = self.links().await?;
         let routes = self.heard_routes(None).await?;
-        let is_foreign = |route: &HeardRoute| {
-            let link = message::named(route.link, &links);
-            !route.is_ours() && !link.is_some_and(|link| ours.contains(&link))
-        };
-        let mut found: Vec<(bool, Conflict)> = Vec::new();
-        for route in routes.iter().filter(|route| is_foreign(route)) {
-            let destination = route.key.destination;
-            let own_address = route.kind == RouteType::Local;
-            let counts = own_address
-                || matches!(
-                    route.kind,
-                    RouteType::Unicast
-                        | RouteType::BlackHole
-                        | RouteType::Unreachable
-                        | RouteType::Prohibit
-                );
-            if !counts || destination.length() == 0 {
-                continue;
-            }
-            for range in ranges.iter().filter(|range| range.overlaps(&destination)) {
-                let link = message::named(route.link, &links);
-                let table = route.key.table;
-                found.push((own_address, Conflict { range: *range, destination, link, table }));
-            }
-        }
-        let networks: Vec<Conflict> =
-            found.iter().filter(|(own, _)| !own).map(|(_, c)| c.clone()).collect();
-        let covered = |conflict: &Conflict| {
-            networks.iter().any(|net| {
-                net.link == conflict.link && net.destination.covers(&conflict.destination)
-            })
-        };
-        let conflicts: BTreeSet<Conflict> = found
-            .into_iter()
-            .filter(|(own, conflict)| !own || !covered(conflict))
-            .map(|(_, conflict)| conflict)
-            .collect();
-        Ok(conflicts.into_iter().collect())
+        Ok(conflicts(ranges, &routes, |index| named(index, &links), ours))
     }
 
     pub(crate) async fn heard_addresses(&self) -> Result<Vec<HeardAddress>, HostError> {
@@ -189,4 +152,44 @@ impl Host {
         }
         Ok(heard)
     }
+}
+
+fn conflicts(
+    ranges: &[Cidr],
+    routes: &[HeardRoute],
+    name_of: impl Fn(Option<u32>) -> Option<InterfaceName>,
+    ours: &[InterfaceName],
+) -> Vec<Conflict> {
+    let (mut networks, mut own_addresses) = (BTreeSet::new(), BTreeSet::new());
+    for route in routes {
+        let found = match route.kind {
+            RouteType::Local => &mut own_addresses,
+            RouteType::Unicast
+            | RouteType::BlackHole
+            | RouteType::Unreachable
+            | RouteType::Prohibit => &mut networks,
+            _ => continue,
+        };
+        let destination = route.key.destination;
+        let link = name_of(route.link);
+        let is_ours = route.is_ours() || link.as_ref().is_some_and(|link| ours.contains(link));
+        if is_ours || destination.length() == 0 {
+            continue;
+        }
+        found.extend(ranges.iter().filter(|range| range.overlaps(&destination)).map(|range| {
+            Conflict { range: *range, destination, link: link.clone(), table: route.key.table }
+        }));
+    }
+    let is_covered = |own: &Conflict| {
+        networks
+            .iter()
+            .any(|net: &Conflict| net.link == own.link && net.destination.covers(&own.destination))
+    };
+    own_addresses.retain(|own| !is_covered(own));
+    networks.into_iter().chain(own_addresses).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The name of the link with this index.
+pub(crate) fn named(index: Option<u32>, links: &[HostLink]) -> Option<InterfaceName> {
+    links.iter().find(|link| Some(link.index) == index).map(|link| link.name.clone())
 }

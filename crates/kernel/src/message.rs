@@ -13,7 +13,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use wireloom_model::kernel::{Link, ROUTE_PROTOCOL, Route, RouteKey};
-use wireloom_model::{Cidr, Family, InterfaceAddress, InterfaceName};
+use wireloom_model::{Cidr, Family, InterfaceAddress};
 
 use crate::diff::{DEFAULT_METRIC_V6, canonical};
 use crate::links::HostLink;
@@ -289,10 +289,6 @@ const fn ip(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
         _ => None,
     }
-}
-
-pub(crate) fn named(index: Option<u32>, links: &[HostLink]) -> Option<InterfaceName> {
-    links.iter().find(|link| Some(link.index) == index).map(|link| link.name.clone())
 }
 
 const fn number(family: Family) -> AddressFamily {

@@ -1,5 +1,6 @@
 //! The rtnetlink connection (rtnetlink(7), RFC 3549): one request at a time, whole lists or none.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -12,6 +13,7 @@ use netlink_proto::ConnectionHandle;
 use netlink_proto::sys::protocols::NETLINK_ROUTE;
 use netlink_proto::sys::{AsyncSocket, SocketAddr};
 use rustix::io::Errno;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::error::{HostError, Refusal};
@@ -20,7 +22,8 @@ use crate::error::{HostError, Refusal};
 #[derive(Debug)]
 pub(crate) struct Netlink {
     /// Locked for the length of an exchange: two dumps at once on one socket are refused with `EBUSY`.
-    handle: Mutex<ConnectionHandle<RouteNetlinkMessage>>,
+    handle: Arc<Mutex<ConnectionHandle<RouteNetlinkMessage>>>,
+    runtime: Handle,
 }
 
 /// A request that changes something, with its `NLM_F_` flags beyond request and acknowledgement.
@@ -31,7 +34,7 @@ type Message = NetlinkMessage<RouteNetlinkMessage>;
 impl Netlink {
     /// Opens it in the calling thread's network namespace. Its task ends when it is dropped.
     pub(crate) fn open() -> Result<Self, HostError> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| HostError::NoRuntime)?;
+        let runtime = Handle::try_current().map_err(|_| HostError::NoRuntime)?;
         let (mut connection, handle, _) =
             netlink_proto::new_connection(NETLINK_ROUTE).map_err(HostError::Socket)?;
         // The end of a list says whether it was interrupted; acknowledgements are counted against requests.
@@ -44,7 +47,7 @@ impl Netlink {
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         runtime.spawn(connection);
-        Ok(Self { handle: Mutex::new(handle) })
+        Ok(Self { handle: Arc::new(Mutex::new(handle)), runtime })
     }
 
     /// Reads a whole list. One that changed while it was read is read anew.
@@ -107,17 +110,24 @@ impl Netlink {
         }
     }
 
+    /// Sends and waits for all replies, in a task of its own: a caller that gives up leaves no half-read list behind,
+    /// on which the next caller's would be refused.
     async fn exchange(
         &self,
         what: &'static str,
         messages: Vec<Message>,
     ) -> Result<Vec<Message>, HostError> {
-        let handle = self.handle.lock().await;
-        let replies =
-            handle.request_batch(messages, SocketAddr::new(0, 0)).map_err(|_| HostError::Closed)?;
-        tokio::time::timeout(PATIENCE, replies.collect())
-            .await
-            .map_err(|_| HostError::Unanswered { what, seconds: PATIENCE.as_secs() })
+        let handle = Arc::clone(&self.handle);
+        let exchange = self.runtime.spawn(async move {
+            let handle = handle.lock_owned().await;
+            let replies = handle
+                .request_batch(messages, SocketAddr::new(0, 0))
+                .map_err(|_| HostError::Closed)?;
+            tokio::time::timeout(PATIENCE, replies.collect())
+                .await
+                .map_err(|_| HostError::Unanswered { what, seconds: PATIENCE.as_secs() })
+        });
+        exchange.await.unwrap_or(Err(HostError::Closed))
     }
 }
 

@@ -8,12 +8,12 @@ use wireloom_model::{Family, InterfaceName};
 
 /// A setting that could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot set up {}: {source}; it takes root, and /proc/sys must be writable", .path.display())]
+#[error("cannot read or write {}: {error}; it takes root and a writable /proc/sys", .path.display())]
 pub struct SysctlError {
     /// The setting's file.
     pub path: PathBuf,
     /// What the file system said.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 /// Forwarding as it was before a gateway switched it on.
@@ -61,7 +61,7 @@ impl Forwarding {
             let restored = match read(&path) {
                 Ok(now) if now == value => Ok(()),
                 Ok(_) => write(&path, &value),
-                Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) if error.error.kind() == io::ErrorKind::NotFound => Ok(()),
                 Err(error) => Err(error),
             };
             first_error = first_error.and(restored);
@@ -77,7 +77,7 @@ impl Forwarding {
         let mut paths = vec![all.clone()];
         let directory = conf(family);
         let links = fs::read_dir(&directory)
-            .map_err(|source| SysctlError { path: directory.clone(), source })?;
+            .map_err(|error| SysctlError { path: directory.clone(), error })?;
         paths.extend(links.flatten().map(|link| link.path().join("forwarding")));
         if family == Family::V4 {
             // A router takes no redirects: the kernel switches these with it (`inet_forward_change`, net/ipv4/devinet.c).
@@ -114,9 +114,9 @@ fn conf(family: Family) -> PathBuf {
 fn read(path: &Path) -> Result<String, SysctlError> {
     fs::read_to_string(path)
         .map(|text| text.trim_end().to_owned())
-        .map_err(|source| SysctlError { path: path.to_owned(), source })
+        .map_err(|error| SysctlError { path: path.to_owned(), error })
 }
 
 fn write(path: &Path, value: &str) -> Result<(), SysctlError> {
-    fs::write(path, value).map_err(|source| SysctlError { path: path.to_owned(), source })
+    fs::write(path, value).map_err(|error| SysctlError { path: path.to_owned(), error })
 }

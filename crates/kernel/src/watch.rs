@@ -88,7 +88,12 @@ impl Watch {
         while self.drain()? == DRAINED_AT_ONCE {
             tokio::task::yield_now().await;
         }
-        self.refresh().await.ok()?;
+        while let Err(error) = self.refresh().await {
+            match error {
+                HostError::Interrupted { .. } => tokio::task::yield_now().await,
+                _ => return None,
+            }
+        }
         self.is_overrun = false;
         Some(Event::Overrun)
     }

@@ -8,6 +8,7 @@
 mod support;
 
 use std::net::UdpSocket;
+use std::task::Poll;
 use std::time::Instant;
 
 use support::*;
@@ -177,6 +178,7 @@ fn what_fails_is_named_and_the_rest_is_made() {
     in_namespace(|| async {
         two_links();
         ip("link set eth0 down");
+        std::fs::write("/proc/sys/net/ipv6/conf/wl0/disable_ipv6", "1").unwrap();
         let eth0 = "eth0".parse().unwrap();
         let on_eth0 = wireloom_model::kernel::Route { link: Some(eth0), ..by("192.0.2.9") };
         let missing: wireloom_model::InterfaceName = "wl9".parse().unwrap();
@@ -184,21 +186,25 @@ fn what_fails_is_named_and_the_rest_is_made() {
             Change::SetLink(missing.clone(), Link { mtu: 1420, up: true }),
             Change::AddRoute(key("10.6.0.0/16"), by("203.0.113.9")),
             Change::AddRoute(key("10.7.0.0/16"), on_eth0),
+            Change::AddAddress(address("fd04::1/128")),
             Change::AddAddress(address("10.4.0.1/32")),
         ];
         let host = Host::new().unwrap();
         let report = host.apply(&changes).await.unwrap();
         assert_eq!(report.written, 1);
         assert_eq!(report.skipped, [changes[2].clone()]);
-        let [ChangeError::NoLink { link, .. }, refused @ ChangeError::Refused { .. }] =
-            report.failed.as_slice()
-        else {
+        let [ChangeError::NoLink { link, .. }, refused @ ..] = report.failed.as_slice() else {
             panic!("{:?}", report.failed);
         };
         assert_eq!(*link, missing);
-        let text = refused.to_string();
-        assert!(text.contains("10.6.0.0/16 via 203.0.113.9"), "{text}");
-        assert!(text.contains("unreachable") && text.contains("link that is up"), "{text}");
+        let texts: Vec<String> = refused.iter().map(ToString::to_string).collect();
+        let [route, address] = texts.as_slice() else { panic!("{texts:?}") };
+        for part in ["10.6.0.0/16 via 203.0.113.9", "unreachable", "link that is up"] {
+            assert!(route.contains(part), "{route:?} lacks {part:?}");
+        }
+        for part in ["put fd04::1/128 on wl0", "ermission denied", "conf.wl0.disable_ipv6"] {
+            assert!(address.contains(part), "{address:?} lacks {part:?}");
+        }
     });
 }
 
@@ -248,6 +254,50 @@ fn a_list_read_while_it_changes_is_whole_or_refused() {
         }
         println!("{whole} whole lists beside 20,000 changes");
     });
+}
+
+#[test]
+fn who_gives_up_waiting_leaves_nothing_half_done_to_the_next() {
+    need!(root);
+    need!(program "ip");
+    in_namespace(|| async {
+        two_links();
+        let host = Host::new().unwrap();
+        bring(&host, &many_routes(2000)).await;
+        let impatient = host.clone();
+        // As a task: the runtime polls the sockets before the test's own future, but not between two tasks, so the
+        // next request can come before the answer to the last.
+        let impatience = tokio::spawn(async move {
+            let ours = [wl0()];
+            for turns in (0..500).step_by(3) {
+                tokio::select! {
+                    biased;
+                    observed = impatient.observe(&ours) => drop(observed.unwrap()),
+                    () = other_tasks_turn(turns) => {}
+                }
+            }
+        });
+        impatience.await.unwrap();
+        assert_has(&host, &many_routes(2000)).await;
+    });
+}
+
+/// Lets every other task that is ready run, this many times.
+async fn other_tasks_turn(mut times: u32) {
+    std::future::poll_fn(|context| {
+        if times == 0 {
+            return Poll::Ready(());
+        }
+        times -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[test]
+fn without_a_runtime_there_is_an_error_and_no_panic() {
+    assert!(matches!(Host::new(), Err(HostError::NoRuntime)));
 }
 
 #[test]
