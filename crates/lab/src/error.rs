@@ -1,6 +1,7 @@
 //! What goes wrong in a lab.
 
 use std::io;
+use std::net::IpAddr;
 use std::process::ExitStatus;
 
 use crate::plan::LayoutError;
@@ -62,5 +63,15 @@ pub enum Error {
         command: String,
         /// The time that it had.
         seconds: u64,
+    },
+    /// A measurement found no way, or no end.
+    #[error("{host}: no throughput to {address} was measured: {reason}")]
+    Unmeasured {
+        /// The host that it ran on.
+        host: String,
+        /// The other end.
+        address: IpAddr,
+        /// What the program said.
+        reason: String,
     },
 }

@@ -41,15 +41,15 @@ pub fn ping(from: &Host, to: IpAddr, deadline: Instant) -> Result<Option<Duratio
     }
 }
 
-/// Sends one TCP stream for this many seconds and gives what arrived, in bits per second.
+/// Sends one TCP stream to an address of another host for this many seconds and gives what arrived, in bits per second.
 ///
 /// # Errors
 ///
-/// `iperf3` is missing, or finds no way to the address.
-pub fn throughput(from: &Host, to: &Host, address: IpAddr, seconds: u32) -> Result<f64, Error> {
+/// `iperf3` is missing, or [`Error::Unmeasured`].
+pub fn throughput(from: &Host, to: &Host, end: IpAddr, seconds: u32) -> Result<f64, Error> {
     let program = Program::Iperf3.path().ok_or(Error::Missing(Program::Iperf3))?;
     let limit = Duration::from_secs(seconds.into()) + Duration::from_secs(20);
-    let address = address.to_string();
+    let address = end.to_string();
     let mut server = to.spawn(&program, ["-s", "-1", "-B", &address])?;
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
@@ -63,13 +63,8 @@ pub fn throughput(from: &Host, to: &Host, address: IpAddr, seconds: u32) -> Resu
         // The server may not listen yet; it says nothing that could be awaited.
         if Instant::now() > deadline || server.has_ended()? {
             let report: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
-            let message = report["error"].as_str().unwrap_or(&output.stderr).to_owned();
-            return Err(Error::Failed {
-                host: from.name().to_owned(),
-                command: format!("iperf3 -c {address}"),
-                status: output.status,
-                message,
-            });
+            let reason = report["error"].as_str().unwrap_or(&output.stderr).to_owned();
+            return Err(Error::Unmeasured { host: from.name().to_owned(), address: end, reason });
         }
         thread::sleep(PAUSE);
     }

@@ -124,7 +124,7 @@ fn throughput_is_measured_in_both_families() {
     }
     let nowhere: IpAddr = "203.0.113.200".parse().unwrap();
     let error = throughput(lab.host("a1").unwrap(), lab.host("w1").unwrap(), nowhere, 1);
-    assert!(matches!(error, Err(Error::Failed { .. })), "{error:?}");
+    assert!(matches!(error, Err(Error::Unmeasured { .. })), "{error:?}");
 }
 
 #[test]

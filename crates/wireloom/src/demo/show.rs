@@ -1,0 +1,288 @@
+//! The demo as it is told: what is built, who reaches whom, and how fast.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+use wireloom_agent::status::Status;
+use wireloom_lab::measure;
+use wireloom_lab::program::Program;
+use wireloom_lab::{Lab, Latency, Plan, Uplink};
+use wireloom_model::Family;
+use wireloom_topology::{Graph, Topology};
+
+use super::ShowArgs;
+use super::mesh::Mesh;
+use super::reach::{self, Pair, Trial};
+use super::story;
+use crate::output::{self, Output};
+
+/// What the demo found, for programs.
+#[derive(Debug, Serialize)]
+struct Report {
+    nodes: usize,
+    /// Every ordered pair of nodes, once per family and layer.
+    pairs: usize,
+    reachable: usize,
+    unreachable: Vec<Pair>,
+    throughput: Vec<Throughput>,
+    /// What the whole demo took.
+    seconds: f64,
+    /// Where the picture of the mesh lies.
+    graph: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Throughput {
+    from: String,
+    to: String,
+    gbit: f64,
+}
+
+/// How many unreachable pairs are named to people.
+const NAMED: usize = 12;
+
+/// Builds the mesh and tells of it. The code is a success if everybody reached everybody.
+pub(super) fn show(args: &ShowArgs) -> anyhow::Result<(Mesh, ExitCode)> {
+    let begin = Instant::now();
+    let voice = Voice::new(args.output.output);
+    require_programs()?;
+    let lab = Lab::build(&story::layout())?;
+    let seconds = begin.elapsed().as_secs_f64();
+    voice.head(&format!("Four regions and an internet between them, built in {seconds:.1} s"))?;
+    voice.table(&regions(lab.plan()))?;
+    if let Latency::Unavailable { reason } = lab.latency() {
+        voice.say(&format!(" latency: not available, {reason}"))?;
+    }
+
+    let mut mesh = Mesh::start(lab, args.gateways)?;
+    let nodes = mesh.wait()?;
+    let seconds = begin.elapsed().as_secs_f64();
+    voice.head(&format!(
+        "A `wireloom up` on each node, gateways {}, {seconds:.1} s",
+        args.gateways
+    ))?;
+    voice.table(&roles(&nodes))?;
+    for node in &nodes {
+        for problem in &node.problems {
+            let name = node.node.as_ref().map_or("-", |name| name.as_str());
+            voice.say(&format!(" {name} says: {}: {}", problem.subject, problem.message))?;
+        }
+    }
+
+    let pairs = reach::pairs(&mesh.lab, &nodes);
+    voice.head("Round trips in ms, the best of node to node and pod to pod, IPv4 and IPv6")?;
+    let trials = reach::try_all(&mesh.lab, pairs)?;
+    voice.table(&matrix(mesh.lab.plan(), &trials))?;
+    let unreachable: Vec<Pair> = trials
+        .iter()
+        .filter(|trial| trial.round_trip.is_none())
+        .map(|trial| trial.pair.clone())
+        .collect();
+    let (pairs, reachable) = (trials.len(), trials.len() - unreachable.len());
+    voice.verdict(pairs == reachable, &format!("{reachable} of {pairs} pairs reachable"))?;
+    for pair in unreachable.iter().take(NAMED) {
+        voice.say(&format!("   not reached: {pair}"))?;
+    }
+    if unreachable.len() > NAMED {
+        voice.say(&format!("   and {} more", unreachable.len() - NAMED))?;
+    }
+
+    let throughput = throughputs(&mesh.lab, &nodes, args.seconds, &voice)?;
+    let graph = match draw(&mesh) {
+        Ok(path) => {
+            voice.say(&format!("\nThe graph of the mesh: {}", path.display()))?;
+            Some(path)
+        }
+        Err(error) => {
+            voice.say(&format!("\nThe graph of the mesh could not be drawn: {error:#}"))?;
+            None
+        }
+    };
+    let seconds = (begin.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+    let nodes = nodes.len();
+    let report = Report { nodes, pairs, reachable, unreachable, throughput, seconds, graph };
+    match args.output.output {
+        Output::Json => output::json(&report)?,
+        Output::Text => voice.say(&format!("Done in {seconds:.1} s."))?,
+    }
+    let code = if reachable == pairs { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    Ok((mesh, code))
+}
+
+/// Adds to the story.
+pub(super) fn tell(args: &ShowArgs, text: &str) -> anyhow::Result<()> {
+    Voice::new(args.output.output).say(text)
+}
+
+/// Names all programs that are missing at once, so that one visit to the package manager is enough.
+fn require_programs() -> anyhow::Result<()> {
+    let missing = Program::missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut packages: Vec<&str> = missing.iter().map(|program| program.package()).collect();
+    packages.dedup();
+    let names: Vec<&str> = missing.iter().map(|program| program.name()).collect();
+    bail!(
+        "the demo needs {}, which this machine lacks: apt-get install {}",
+        names.join(" and "),
+        packages.join(" ")
+    )
+}
+
+fn regions(plan: &Plan) -> Table {
+    let mut table = output::table(&["REGION", "NODE", "PRIVATE", "PUBLIC", "POD"]);
+    for region in &plan.regions {
+        for (place, host) in region.hosts.iter().enumerate() {
+            let public = match (region.uplink, host.public) {
+                (Uplink::Public, Some([v4, _])) => v4.address().to_string(),
+                _ => "behind NAT".to_owned(),
+            };
+            let pod = host.pod.as_ref().map(|pod| pod.address[0].address().to_string());
+            table.add_row([
+                if place == 0 { region.name.clone() } else { String::new() },
+                host.name.clone(),
+                host.private[0].address().to_string(),
+                public,
+                pod.unwrap_or_default(),
+            ]);
+        }
+    }
+    table
+}
+
+fn roles(nodes: &[Status]) -> Table {
+    let mut table = output::table(&["NODE", "LOCATION", "ROLE", "OVERLAY"]);
+    for node in nodes {
+        let role = match &node.home {
+            _ if node.gateway => "gateway".to_owned(),
+            Some(home) => format!("home {home}"),
+            None => "-".to_owned(),
+        };
+        let addresses: Vec<String> =
+            node.overlay_addresses.iter().map(ToString::to_string).collect();
+        table.add_row([
+            node.node.as_ref().map_or_else(String::new, ToString::to_string),
+            node.location.as_ref().map_or_else(String::new, ToString::to_string),
+            role,
+            addresses.join(" "),
+        ]);
+    }
+    table
+}
+
+fn matrix(plan: &Plan, trials: &[Trial]) -> Table {
+    let names: Vec<&str> = plan.hosts().map(|host| host.name.as_str()).collect();
+    let mut table = output::table(&[&["FROM \\ TO"], &names[..]].concat());
+    for from in &names {
+        let cells = names.iter().map(|to| reach::cell(trials, from, to));
+        table.add_row(std::iter::once((*from).to_owned()).chain(cells));
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// One stream from the first node of each region to the first of the next.
+fn throughputs(
+    lab: &Lab,
+    nodes: &[Status],
+    seconds: u32,
+    voice: &Voice,
+) -> anyhow::Result<Vec<Throughput>> {
+    if seconds == 0 {
+        return Ok(Vec::new());
+    }
+    if Program::Iperf3.path().is_none() {
+        let package = Program::Iperf3.package();
+        voice.head(&format!("Throughput: skipped, for want of iperf3 (package {package})"))?;
+        return Ok(Vec::new());
+    }
+    voice.head(&format!("Throughput between regions, one TCP stream for {seconds} s each"))?;
+    let firsts: Vec<&str> = lab
+        .plan()
+        .regions
+        .iter()
+        .filter_map(|region| Some(region.hosts.first()?.name.as_str()))
+        .collect();
+    let mut found = Vec::new();
+    for (from, to) in firsts.iter().zip(firsts.iter().cycle().skip(1)) {
+        let address = reach::overlay_address(nodes, to, Family::V4)
+            .with_context(|| format!("{to} has no IPv4 address in the overlay"))?;
+        match measure::throughput(lab.host(from)?, lab.host(to)?, address, seconds) {
+            Ok(rate) => {
+                let gbit = (rate / 1e7).round() / 100.0;
+                voice.say(&format!(" {from} to {to}  {gbit:.2} Gbit/s"))?;
+                found.push(Throughput { from: (*from).to_owned(), to: (*to).to_owned(), gbit });
+            }
+            Err(error) => voice.say(&format!(" {from} to {to}  {error}"))?,
+        }
+    }
+    Ok(found)
+}
+
+/// Draws the mesh into a file that stays.
+fn draw(mesh: &Mesh) -> anyhow::Result<PathBuf> {
+    let snapshot = wireloom_file::parse(&mesh.file, Path::new("mesh.toml"))?;
+    let svg = Graph::of(&Topology::of(&snapshot)).svg();
+    let path = std::env::temp_dir().join(format!("wireloom-demo-{}.svg", std::process::id()));
+    // Never through a link that somebody else laid there.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+    file.write_all(svg.as_bytes())?;
+    Ok(path)
+}
+
+/// Where the story goes: to standard output, or to standard error when a program reads the output.
+struct Voice {
+    output: Output,
+    colour: bool,
+}
+
+impl Voice {
+    fn new(output: Output) -> Self {
+        let terminal = match output {
+            Output::Json => io::stderr().is_terminal(),
+            Output::Text => io::stdout().is_terminal(),
+        };
+        Self { output, colour: terminal && std::env::var_os("NO_COLOR").is_none() }
+    }
+
+    fn say(&self, text: &str) -> anyhow::Result<()> {
+        match self.output {
+            Output::Text => output::line(text),
+            Output::Json => {
+                // The story is a courtesy here; nobody may listen.
+                let _ = writeln!(io::stderr(), "{text}");
+                Ok(())
+            }
+        }
+    }
+
+    fn head(&self, text: &str) -> anyhow::Result<()> {
+        self.say(&format!("\n{}", self.painted("1", text)))
+    }
+
+    fn verdict(&self, good: bool, text: &str) -> anyhow::Result<()> {
+        self.say(&format!(" {}", self.painted(if good { "32" } else { "31" }, text)))
+    }
+
+    fn table(&self, table: &Table) -> anyhow::Result<()> {
+        let trimmed: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+        self.say(&trimmed.join("\n"))
+    }
+
+    fn painted(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
