@@ -393,11 +393,9 @@ fn packets(steps: &[Step]) -> Vec<Vec<u8>> {
 
 /// A flow as a receiver would see it, of bytes that may be spoilt.
 fn flow_of(packet: &[u8]) -> Vec<u8> {
-    match packet[0] >> 4 {
-        4 => [&packet[9..10], &packet[12..24]].concat(),
-        6 => [&packet[6..7], &packet[8..44]].concat(),
-        _ => Vec::new(),
-    }
+    let (protocol, ends) = if packet[0] >> 4 == 4 { (9, 12..24) } else { (6, 8..44) };
+    let ends = &packet[ends.start..ends.end.min(packet.len())];
+    [&[packet[0] >> 4, packet[protocol]], ends].concat()
 }
 
 proptest! {
