@@ -72,7 +72,7 @@ impl Host {
     /// Feeds a script to a program's standard input and waits for its success.
     pub(crate) fn feed(&self, program: Program, args: &[&str], script: &str) -> Result<(), Error> {
         let path = program.path().ok_or(Error::Missing(program))?;
-        let io_error = |source| self.io_error("keep a script in memory", source);
+        let io_error = |source| Error::io(self.name(), "keep a script in memory", source);
         let mut file = memory("script").map_err(io_error)?;
         file.write_all(script.as_bytes()).and_then(|()| file.rewind()).map_err(io_error)?;
         self.launch(path.as_os_str(), args, file.into())?.success(Duration::from_secs(20))?;
@@ -86,7 +86,7 @@ impl Host {
         stdin: Stdio,
     ) -> Result<Child, Error> {
         let setpriv = Program::Setpriv.path().ok_or(Error::Missing(Program::Setpriv))?;
-        let io_error = |source| self.io_error("start a program", source);
+        let io_error = |source| Error::io(self.name(), "start a program", source);
         let (stdout, stderr) =
             memory("stdout").and_then(|out| Ok((out, memory("stderr")?))).map_err(io_error)?;
         let copy = |file: &File| file.try_clone().map(Stdio::from).map_err(io_error);
@@ -104,10 +104,6 @@ impl Host {
         // The death signal follows the thread that started the program, which is the host's.
         let process = self.run(move || command.spawn())?.map_err(io_error)?;
         Ok(Child { host: self.name().to_owned(), command: shown, process, stdout, stderr })
-    }
-
-    fn io_error(&self, action: &'static str, source: io::Error) -> Error {
-        Error::Io { host: self.name().to_owned(), action, source }
     }
 }
 
@@ -139,7 +135,7 @@ impl Child {
             bytes.truncate(read);
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
-        let io_error = |source| self.io_error("read what it wrote", source);
+        let io_error = |source| Error::io(&self.host, "read what it wrote", source);
         Ok((read(&self.stdout).map_err(io_error)?, read(&self.stderr).map_err(io_error)?))
     }
 
@@ -188,18 +184,14 @@ impl Child {
     pub fn stop(mut self, limit: Duration) -> Result<Output, Error> {
         if !self.has_ended()? {
             kill_process(Pid::from_child(&self.process), Signal::TERM)
-                .map_err(|errno| self.io_error("stop a program", errno.into()))?;
+                .map_err(|errno| Error::io(&self.host, "stop a program", errno.into()))?;
         }
         self.wait(limit)
     }
 
     fn ended_within(&mut self, limit: Duration) -> Result<Option<ExitStatus>, Error> {
         wait_for(&mut self.process, limit)
-            .map_err(|source| self.io_error("wait for a program", source))
-    }
-
-    fn io_error(&self, action: &'static str, source: io::Error) -> Error {
-        Error::Io { host: self.host.clone(), action, source }
+            .map_err(|source| Error::io(&self.host, "wait for a program", source))
     }
 }
 

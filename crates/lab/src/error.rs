@@ -35,7 +35,7 @@ pub enum Error {
         /// The host that it concerns.
         host: String,
         /// What was tried.
-        action: &'static str,
+        action: String,
         /// The system's answer.
         source: io::Error,
     },
@@ -52,7 +52,7 @@ pub enum Error {
         name: String,
     },
     /// The caller may not make namespaces.
-    #[error("a lab needs root: making network namespaces is not permitted")]
+    #[error("a lab needs root (CAP_SYS_ADMIN): making network namespaces is not permitted here")]
     Privilege,
     /// A program took too long and was killed.
     #[error("{host}: {command} was killed after {seconds} s")]
@@ -74,4 +74,10 @@ pub enum Error {
         /// What the program said.
         reason: String,
     },
+}
+
+impl Error {
+    pub(crate) fn io(host: &str, action: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { host: host.to_owned(), action: action.into(), source }
+    }
 }

@@ -45,12 +45,7 @@ impl Host {
     ///
     /// [`Error::Privilege`] without root, and whatever the system says to the new namespaces.
     pub fn start(name: &str) -> Result<Self, Error> {
-        let io_error = |action| {
-            move |source| match io::Error::kind(&source) {
-                io::ErrorKind::PermissionDenied => Error::Privilege,
-                _ => Error::Io { host: name.to_owned(), action, source },
-            }
-        };
+        let io_error = |action| move |source| Error::io(name, action, source);
         let (tasks, inbox) = mpsc::channel::<Task>();
         let (ready, entered) = mpsc::sync_channel(1);
         let body = move || {
@@ -71,7 +66,10 @@ impl Host {
         let thread_id = entered
             .recv()
             .map_err(|_| Error::Gone { host: name.to_owned() })?
-            .map_err(io_error("make its namespaces"))?;
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::PermissionDenied => Error::Privilege,
+                _ => Error::io(name, "make its namespaces", source),
+            })?;
         Ok(Self { name: name.to_owned(), thread_id, tasks: Some(tasks), thread: Some(thread) })
     }
 
@@ -119,15 +117,12 @@ impl Host {
     /// Whatever the system says to the write.
     pub fn write(&self, path: impl Into<PathBuf>, text: impl Into<String>) -> Result<(), Error> {
         let (path, text) = (path.into(), text.into());
+        let action = format!("write {}", path.display());
         self.run(move || {
             path.parent().map_or(Ok(()), fs::create_dir_all)?;
             fs::write(path, text)
         })?
-        .map_err(|source| Error::Io {
-            host: self.name.clone(),
-            action: "write a file",
-            source,
-        })
+        .map_err(|source| Error::io(&self.name, action, source))
     }
 }
 
