@@ -91,6 +91,13 @@ pub(crate) fn proves(message: &[u8], cookie: &Mac) -> bool {
     mac(cookie, &[body, mac1]).ct_eq(mac2).into()
 }
 
+/// Writes the second MAC that a sender makes of its cookie.
+#[cfg(test)]
+pub(crate) fn prove(message: &mut [u8], cookie: &Mac) {
+    let (body, mac2) = message.split_at_mut(message.len() - MAC_BYTES);
+    mac2.copy_from_slice(&mac(cookie, &[body]));
+}
+
 /// A handshake message's body and its two MACs.
 fn split(message: &[u8]) -> Option<(&[u8], [&Mac; 2])> {
     let (rest, mac2) = message.split_last_chunk()?;

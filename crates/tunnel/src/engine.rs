@@ -24,7 +24,7 @@ use boringtun::x25519;
 use wireloom_model::{PresharedKey, PrivateKey, PublicKey};
 
 use crate::drops::DropReason;
-use crate::message::{DATA_OVERHEAD, INITIATION_BYTES, sender_index};
+use crate::message::{DATA_OVERHEAD, INITIATION_BYTES, Message, sender_index};
 use crate::moment::Moment;
 use crate::timers::{REJECT_AFTER_TIME, REKEY_TIMEOUT};
 
@@ -77,7 +77,7 @@ impl Identity {
 }
 
 /// What is known of a session in the ring.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Session {
     /// Our index of it.
     index: u32,
@@ -272,11 +272,12 @@ impl Engine {
         self.sending(now)?;
         debug_assert!(buffer.len() >= packet.len() + DATA_OVERHEAD, "no room to seal");
         let session = self.sessions[self.current?].as_mut()?;
-        session.sealed += 1;
-        match self.tunn.encapsulate(packet, buffer) {
-            TunnResult::WriteToNetwork(message) => Some(message.len()),
-            _ => None,
-        }
+        let TunnResult::WriteToNetwork(message) = self.tunn.encapsulate(packet, buffer) else {
+            return None;
+        };
+        let Some(Message::Data { counter, .. }) = Message::parse(message) else { return None };
+        session.sealed = counter + 1;
+        Some(message.len())
     }
 
     /// Opens a data message into the buffer, which must be as long as the message without its header.
@@ -372,7 +373,6 @@ fn reason(error: &WireGuardError, otherwise: DropReason) -> DropReason {
         | WireGuardError::InvalidCounter
         | WireGuardError::WrongTai64nTimestamp => DropReason::Replay,
         WireGuardError::NoCurrentSession | WireGuardError::WrongIndex => DropReason::UnknownSession,
-        WireGuardError::InvalidAeadTag => otherwise,
         _ => otherwise,
     }
 }

@@ -1,0 +1,164 @@
+//! Which peer a packet may go to and come from, and where the peer is.
+
+use super::*;
+
+#[test]
+fn a_source_is_let_in_only_by_the_longest_match_over_all_peers() {
+    let mut world = World::new(3);
+    // Host 2 owns one address inside host 1's prefix.
+    let narrow = SetPeer { allowed_ips: [cidr("10.0.1.7/32")].into(), ..world.peer(2) };
+    world.set_peer(0, narrow);
+    world.say(1, "10.0.1.8", "10.0.0.1");
+    assert_eq!(world.take_delivered(0).len(), 1);
+    world.say(1, "10.0.1.7", "10.0.0.1");
+    world.say(1, "10.0.2.1", "10.0.0.1");
+    world.say(1, "192.0.2.200", "10.0.0.1");
+    world.say(1, "fd00:2::1", "fd00:0::1");
+    assert_eq!(world.take_delivered(0).len(), 0);
+    assert_eq!(world.drops(0, DropReason::WrongSource), 4);
+    world.say(2, "10.0.1.7", "10.0.0.1");
+    assert_eq!(world.take_delivered(0).len(), 1);
+}
+
+#[test]
+fn packets_of_several_peers_mix_in_a_batch_and_keep_their_order() {
+    let mut world = World::new(4);
+    let to = |host: u8, payload| packet("10.0.0.1", &format!("10.0.{host}.1"), payload);
+    let batch = [to(1, 1), to(2, 2), to(3, 3), to(1, 4), to(2, 5), to(1, 6)];
+    for _ in 0..2 {
+        world.seal(0, &batch);
+        world.run();
+        assert_eq!(world.take_delivered(1), [to(1, 1), to(1, 4), to(1, 6)]);
+        assert_eq!(world.take_delivered(2), [to(2, 2), to(2, 5)]);
+        assert_eq!(world.take_delivered(3), [to(3, 3)]);
+    }
+}
+
+#[test]
+fn several_peers_mix_in_a_received_batch() {
+    let mut world = World::new(3);
+    world.say(1, "10.0.1.1", "10.0.0.1");
+    world.say(2, "10.0.2.1", "10.0.0.1");
+    world.take_delivered(0);
+    world.seal(1, &[packet("10.0.1.1", "10.0.0.1", 30), packet("10.0.1.1", "10.0.0.1", 30)]);
+    world.seal(2, &[packet("10.0.2.1", "10.0.0.1", 30)]);
+    let sent = world.intercept();
+    let received: Vec<_> = [&sent[0], &sent[2], &sent[1]]
+        .iter()
+        .map(|datagram| Received {
+            path: Path { remote: datagram.from, local: None },
+            ecn: Ecn::NotEct,
+            segment: datagram.bytes.len(),
+            bytes: &datagram.bytes,
+        })
+        .collect();
+    let mut arena = Arena::default();
+    world.hosts[0].device.open(world.now, &received, &mut arena, &mut Outbox::default());
+    let sources: Vec<_> =
+        arena.packets().iter().map(|place| arena.bytes()[place.start + 14]).collect();
+    assert_eq!(sources, [1, 2, 1]);
+}
+
+#[test]
+fn what_cannot_be_sent_is_told() {
+    let mut world = World::new(2);
+    let stranger = PrivateKey::from_random([77; 32]).public_key();
+    let nowhere = SetPeer { allowed_ips: [cidr("10.9.0.0/16")].into(), ..SetPeer::new(stranger) };
+    world.set_peer(0, nowhere);
+    let cut = packet("10.0.0.1", "10.0.1.1", 10)[..30].to_vec();
+    let batch = [
+        packet("10.0.0.1", "10.0.1.1", 10),
+        packet("10.0.0.1", "10.200.0.1", 10),
+        packet("10.0.0.1", "10.9.0.1", 10),
+        cut,
+        vec![0x45],
+    ];
+    world.seal(0, &batch);
+    let mut refused: Vec<_> = world.hosts[0]
+        .sealer
+        .refused()
+        .iter()
+        .map(|refusal| (refusal.frame, refusal.reason))
+        .collect();
+    refused.sort_unstable();
+    assert_eq!(
+        refused,
+        [
+            (1, DropReason::NoPeer),
+            (2, DropReason::NoEndpoint),
+            (3, DropReason::BadPacket),
+            (4, DropReason::BadPacket)
+        ]
+    );
+    let _ = world.hosts[0]
+        .device
+        .set(world.now, &SetDevice { private_key: Some(None), ..SetDevice::default() });
+    world.seal(0, &batch[..1]);
+    let refusal = Refusal { frame: 0, reason: DropReason::NoKey };
+    assert_eq!(world.hosts[0].sealer.refused(), [refusal]);
+}
+
+#[test]
+fn the_endpoint_moves_with_the_first_data_message_from_elsewhere() {
+    let mut world = World::pair();
+    let elsewhere = SocketAddr::from(([198, 51, 100, 9], 40_000));
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    let before = world.intercept().remove(0);
+    world.hosts[0].address = elsewhere;
+    world.say(0, "10.0.0.1", "10.0.1.1");
+    let status = |world: &World| world.hosts[1].peer_status(world.now, &world.hosts[0].public());
+    assert_eq!(status(&world).endpoint, Some(elsewhere));
+    world.say(1, "10.0.1.1", "10.0.0.1");
+    assert_eq!(world.take_delivered(0).len(), 1);
+    // An older message that arrives late is let in, and moves nothing.
+    world.deliver(&before);
+    assert_eq!(world.take_delivered(1).len(), 2);
+    assert_eq!(status(&world).endpoint, Some(elsewhere));
+}
+
+#[test]
+fn our_own_address_follows_the_peers_view_of_it() {
+    let mut world = World::pair();
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    let sent = world.intercept().remove(0);
+    let local = wireloom_packet::Local { address: "203.0.113.5".parse().unwrap(), interface: 3 };
+    let received = Received {
+        path: Path { remote: sent.from, local: Some(local) },
+        ecn: Ecn::NotEct,
+        segment: sent.bytes.len(),
+        bytes: &sent.bytes,
+    };
+    let mut outbox = Outbox::default();
+    world.hosts[1].device.open(world.now, &[received], &mut Arena::default(), &mut outbox);
+    let reply = packet("10.0.1.1", "10.0.0.1", 1);
+    let frame = Frame { header: VnetHeader::default(), packet: &reply };
+    let Host { device, sealer, .. } = &mut world.hosts[1];
+    device.seal(world.now, &[frame], sealer, &mut outbox);
+    let locals: Vec<_> = outbox.transmits().map(|(transmit, _)| transmit.path.local).collect();
+    assert_eq!(locals, [Some(local)]);
+}
+
+#[test]
+fn a_repeated_initiation_moves_nothing() {
+    let mut world = World::new(2);
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    let mut initiation = world.wire[0].clone();
+    world.run();
+    initiation.from = SocketAddr::from(([203, 0, 113, 66], 6));
+    world.deliver(&initiation);
+    assert_eq!(world.drops(1, DropReason::Replay), 1);
+    // Not even when the preshared key, and with it the record of what was seen, is new.
+    let set = SetPeer {
+        preshared_key: Some(Some(wireloom_model::PresharedKey::from_bytes([9; 32]))),
+        ..world.peer(0)
+    };
+    world.set_peer(1, set);
+    world.deliver(&initiation);
+    let answers = world.intercept();
+    assert_eq!(answers.iter().map(kind).collect::<Vec<_>>(), [2]);
+    assert_eq!(answers[0].to, initiation.from);
+    let status = world.hosts[1].peer_status(world.now, &world.hosts[0].public());
+    assert_eq!(status.endpoint, Some(world.hosts[0].address));
+    world.say(1, "10.0.1.1", "10.0.0.1");
+    assert_eq!(world.take_delivered(0).len(), 1);
+}

@@ -1,0 +1,224 @@
+//! What happens when nothing or not enough happens.
+
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+
+fn keepalive(world: &World, of: usize, interval: u16) -> SetPeer {
+    SetPeer { persistent_keepalive: Some(interval), ..world.peer(of) }
+}
+
+#[test]
+fn an_idle_device_has_no_timer() {
+    let mut world = World::new(2);
+    assert_eq!(world.next_timer(), None);
+    world.say(0, "10.0.0.1", "10.0.1.1");
+    assert!(world.next_timer().is_some());
+    world.pass(seconds(600));
+    assert_eq!(world.next_timer(), None);
+    // One keepalive answered the data, and that was all.
+    let status = world.hosts[1].peer_status(world.now, &world.hosts[0].public());
+    assert_eq!(status.tx_bytes, 92 + 32);
+    assert_eq!(world.initiations, 1);
+}
+
+#[test]
+fn data_is_answered_within_ten_seconds() {
+    let mut world = World::pair();
+    let mut sent = Vec::new();
+    world.pass_with(seconds(9), |datagram| {
+        sent.push(datagram.from);
+        true
+    });
+    assert_eq!(sent, []);
+    world.pass_with(seconds(2), |datagram| {
+        sent.push(datagram.from);
+        true
+    });
+    assert_eq!(sent, [world.hosts[1].address]);
+}
+
+#[test]
+fn silence_after_data_starts_a_handshake() {
+    let mut world = World::pair();
+    world.pass(seconds(20));
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    world.run_with(|_| false);
+    world.pass_with(seconds(14), |_| false);
+    assert_eq!(world.initiations, 1);
+    world.pass_with(seconds(2), |_| false);
+    assert_eq!(world.initiations, 2);
+}
+
+#[test]
+fn a_handshake_is_repeated_with_jitter_and_given_up_after_90_seconds() {
+    let mut world = World::new(2);
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    let mut times = vec![world.now];
+    world.run_with(|_| false);
+    for _ in 0..120 * 50 {
+        let before = world.initiations;
+        world.pass_with(Duration::from_millis(20), |_| false);
+        if world.initiations > before {
+            times.push(world.now);
+        }
+    }
+    let gaps: Vec<_> = times.windows(2).map(|pair| pair[1].since(pair[0])).collect();
+    assert!((16..=18).contains(&gaps.len()), "{gaps:?}");
+    for gap in &gaps {
+        assert!((seconds(5)..=Duration::from_millis(5_360)).contains(gap), "{gap:?}");
+    }
+    assert!(gaps.iter().any(|gap| *gap > Duration::from_millis(5_050)), "no jitter: {gaps:?}");
+    assert_eq!(world.drops(0, DropReason::Unsent), 1);
+    // The next packet begins anew.
+    world.say(0, "10.0.0.1", "10.0.1.1");
+    assert_eq!(world.take_delivered(1).len(), 1);
+}
+
+#[test]
+fn a_steady_stream_renews_its_keys_every_two_minutes_without_loss() {
+    let mut world = World::new(2);
+    for second in 0..3_600 {
+        world.say(0, "10.0.0.1", "10.0.1.1");
+        if second % 3 == 0 {
+            world.say(1, "10.0.1.1", "10.0.0.1");
+        }
+        world.pass(seconds(1));
+    }
+    assert_eq!(world.take_delivered(1).len(), 3_600);
+    assert_eq!(world.take_delivered(0).len(), 1_200);
+    assert!((29..=31).contains(&world.initiations), "{} initiations", world.initiations);
+}
+
+#[test]
+fn an_hour_of_loss_has_no_gap_and_no_storm() {
+    let mut world = World::new(2);
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    let mut passes = move |_: &Datagram| random.next_u32() % 10 != 0;
+    let mut last = world.now;
+    for _ in 0..36_000 {
+        for (from, source, destination) in
+            [(0, "10.0.0.1", "10.0.1.1"), (1, "10.0.1.1", "10.0.0.1")]
+        {
+            world.seal(from, &[packet(source, destination, 10)]);
+        }
+        world.run_with(&mut passes);
+        world.pass_with(Duration::from_millis(100), &mut passes);
+        if !world.take_delivered(1).is_empty() && !world.take_delivered(0).is_empty() {
+            last = world.now;
+        }
+        assert!(world.now.since(last) <= seconds(5), "a gap at {:?}", world.now);
+    }
+    // One a period and side, and the repetitions of those that were lost.
+    assert!(world.initiations <= 60 + 20, "{} initiations", world.initiations);
+}
+
+#[test]
+fn keys_older_than_180_seconds_are_not_used() {
+    let mut world = World::pair();
+    world.pass(seconds(20));
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    let late = world.intercept();
+    world.pass_with(seconds(160), |_| false);
+    late.iter().for_each(|datagram| world.deliver(datagram));
+    assert_eq!(world.take_delivered(1).len(), 0);
+    assert_eq!(world.drops(1, DropReason::Expired), 1);
+    world.seal(1, &[packet("10.0.1.1", "10.0.0.1", 10)]);
+    assert_eq!(world.wire.iter().map(kind).collect::<Vec<_>>(), [1]);
+    world.run();
+    assert_eq!(world.take_delivered(0).len(), 1);
+}
+
+#[test]
+fn keepalives_are_sent_at_once_when_switched_on_and_then_by_the_interval() {
+    let mut world = World::pair();
+    world.pass(seconds(30));
+    let set = keepalive(&world, 1, 25);
+    world.set_peer(0, set.clone());
+    assert_eq!(world.next_timer(), Some((world.now, 0)));
+    let mut times = Vec::new();
+    for _ in 0..80 {
+        let mut sent = 0;
+        world.pass_with(seconds(1), |_| {
+            sent += 1;
+            true
+        });
+        times.extend(std::iter::repeat_n(world.now.since(START).as_secs(), sent));
+    }
+    assert_eq!(times, [31, 55, 80, 105]);
+    // The same again changes nothing, zero switches off.
+    let next = world.next_timer();
+    world.set_peer(0, set);
+    assert_eq!(world.next_timer(), next);
+    let off = keepalive(&world, 1, 0);
+    world.set_peer(0, off);
+    world.pass(seconds(600));
+    assert_eq!(world.next_timer(), None);
+}
+
+#[test]
+fn two_ends_with_keepalives_do_not_fight() {
+    let mut world = World::new(2);
+    for (host, other) in [(0, 1), (1, 0)] {
+        let set = keepalive(&world, other, 25);
+        world.set_peer(host, set);
+    }
+    world.pass(seconds(1));
+    let first = world.initiations;
+    assert!((1..=2).contains(&first));
+    world.pass(seconds(3_600));
+    let later = world.initiations - first;
+    // One end renews. Its keepalives come every 25 s, so every fifth is the first after two minutes.
+    assert!((24..=30).contains(&later), "{later} initiations");
+    let now = world.now;
+    let age = now.since_boot()
+        - world.hosts[0].peer_status(now, &world.hosts[1].public()).last_handshake.unwrap();
+    assert!(age < seconds(180), "{age:?}");
+}
+
+#[test]
+fn keepalives_come_back_by_themselves_after_an_outage() {
+    let mut world = World::new(2);
+    for (host, other) in [(0, 1), (1, 0)] {
+        let set = keepalive(&world, other, 10);
+        world.set_peer(host, set);
+    }
+    world.pass(seconds(60));
+    world.pass_with(seconds(3_600), |_| false);
+    let before = world.initiations;
+    world.pass(seconds(8));
+    let back = world.initiations - before;
+    assert!((1..=2).contains(&back), "{back} initiations");
+    let now = world.now;
+    let status = world.hosts[0].peer_status(now, &world.hosts[1].public());
+    assert!(now.since_boot() - status.last_handshake.unwrap() < seconds(8));
+}
+
+#[test]
+fn the_first_packet_after_a_long_suspend_starts_a_handshake() {
+    let mut world = World::pair();
+    // The clock jumps; no timer ran meanwhile.
+    world.now = world.now + seconds(600);
+    world.hosts[0].device.resumed(world.now);
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    assert_eq!(world.wire.iter().map(kind).collect::<Vec<_>>(), [1]);
+    world.run();
+    assert_eq!(world.take_delivered(1).len(), 1);
+}
+
+#[test]
+fn a_short_suspend_keeps_the_session_and_calls_at_once_where_it_matters() {
+    let mut world = World::pair();
+    let set = keepalive(&world, 1, 25);
+    world.set_peer(0, set);
+    world.pass(seconds(1));
+    world.now = world.now + seconds(60);
+    world.hosts[0].device.resumed(world.now);
+    world.say(0, "10.0.0.1", "10.0.1.1");
+    assert_eq!((world.take_delivered(1).len(), world.initiations), (1, 1));
+    assert!(world.hosts[0].device.poll_timeout().unwrap() <= world.now);
+    let mut outbox = Outbox::default();
+    world.hosts[0].device.handle_timeout(world.now, &mut outbox);
+    world.post(0, &outbox);
+    assert_eq!(world.initiations, 2);
+}
