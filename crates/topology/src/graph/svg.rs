@@ -23,8 +23,9 @@ const MANY: usize = 60;
 const STYLE: &str = "\
 svg{font:12px system-ui,sans-serif;background:#fff}\
 text{fill:#1b2733;text-anchor:middle}\
-.title{font-size:14px;font-weight:600}\
+.title{font-size:14px;font-weight:600;stroke:#f1f5f9;stroke-width:5;paint-order:stroke}\
 .small{font-size:10px;fill:#51606e}\
+.legend{text-anchor:start}\
 .box{fill:#f1f5f9;stroke:#b6c2cf}\
 .node{fill:#fff;stroke:#7c8b9a}\
 .gateway{stroke:#0b6e99;stroke-width:2.5}\
@@ -37,7 +38,7 @@ line{stroke:#0b6e99;stroke-width:1.5}\
 .broken{stroke:#c0392b;stroke-dasharray:2 4}\
 @media(prefers-color-scheme:dark){\
 svg{background:#11181f}text{fill:#dfe7ee}.small{fill:#9fb0bf}\
-.box{fill:#1a242e;stroke:#3b4a58}.node{fill:#22303c}.peer{fill:#33291a}}";
+.title{stroke:#1a242e}.box{fill:#1a242e;stroke:#3b4a58}.node{fill:#22303c}.peer{fill:#33291a}}";
 
 /// A box by its middle and its size.
 #[derive(Debug, Clone, Copy)]
@@ -51,10 +52,8 @@ struct Frame {
 pub(super) fn draw(graph: &Graph) -> String {
     let plan = Layout::of(graph);
     let mut svg = Svg::default();
-    for (segment, frame) in graph.segments.iter().zip(&plan.segments) {
+    for frame in &plan.segments {
         svg.rect("box", frame, 10.0);
-        let title = Frame { y: frame.y - frame.height / 2.0 + 18.0, ..*frame };
-        svg.text("title", &title, segment.segment.as_str(), fits(frame.width));
     }
     let faint = if graph.tunnels.len() > MANY { "tunnel faint" } else { "tunnel" };
     for tunnel in &graph.tunnels {
@@ -65,6 +64,10 @@ pub(super) fn draw(graph: &Graph) -> String {
         for anchor in &peer.anchors {
             svg.line("anchor", Some(frame), plan.nodes.get(anchor));
         }
+    }
+    for (segment, frame) in graph.segments.iter().zip(&plan.segments) {
+        let title = Frame { y: frame.y - frame.height / 2.0 + 20.0, ..*frame };
+        svg.text("title", &title, segment.segment.as_str(), fits(frame.width));
     }
     let nodes = || graph.segments.iter().flat_map(|segment| &segment.nodes);
     for node in nodes().filter(|node| !node.gateway) {
@@ -86,7 +89,8 @@ pub(super) fn draw(graph: &Graph) -> String {
         svg.label(frame, peer.name.as_str(), below.as_deref());
         svg.close("g");
     }
-    svg.document(&plan)
+    svg.legend(&plan.around);
+    svg.document(&plan.around)
 }
 
 fn class_of(node: &GraphNode) -> String {
@@ -106,20 +110,20 @@ fn fits(width: f64) -> usize {
     (width / NODE.0 * FITS as f64) as usize
 }
 
-/// Where everything stands, around a middle at (0, 0).
+/// Where everything stands; the ring's middle is at (0, 0).
 struct Layout<'a> {
     segments: Vec<Frame>,
     nodes: BTreeMap<&'a NodeName, Frame>,
     peers: Vec<Frame>,
-    half_width: f64,
-    half_height: f64,
+    /// What holds all of it, with room for the legend below.
+    around: Frame,
 }
 
 impl<'a> Layout<'a> {
     fn of(graph: &'a Graph) -> Self {
         let sizes: Vec<(f64, f64)> = graph.segments.iter().map(size).collect();
         let diagonals: Vec<f64> = sizes.iter().map(|(w, h)| w.hypot(*h) + GAP).collect();
-        let (inner, middles) = ring(&diagonals, 0.0);
+        let (inner, middles) = ring(&diagonals, 0.0, 0.0);
         let segments: Vec<Frame> = sizes
             .iter()
             .zip(middles)
@@ -131,16 +135,28 @@ impl<'a> Layout<'a> {
         }
         let widest = diagonals.iter().copied().fold(0.0, f64::max);
         let spans = vec![NODE.0 + GAP; graph.peers.len()];
-        let (_, middles) = ring(&spans, inner + widest / 2.0 + NODE.0 / 2.0 + GAP);
+        // Peers look through the gaps between segments, not over their middles.
+        let turn = TAU / 2.0 / diagonals.len().max(2) as f64;
+        let (_, middles) = ring(&spans, inner + (widest + NODE.0) / 2.0 + GAP, turn);
         let peers: Vec<Frame> = middles
             .into_iter()
             .map(|(x, y)| Frame { x, y, width: NODE.0, height: NODE.1 })
             .collect();
-        let all = || segments.iter().chain(&peers);
-        let half_width = all().map(|f| f.x.abs() + f.width / 2.0).fold(NODE.0, f64::max) + GAP;
-        let half_height = all().map(|f| f.y.abs() + f.height / 2.0).fold(NODE.1, f64::max) + GAP;
-        Self { segments, nodes, peers, half_width, half_height }
+        let around = around(segments.iter().chain(&peers));
+        Self { segments, nodes, peers, around }
     }
+}
+
+fn around<'a>(frames: impl Iterator<Item = &'a Frame>) -> Frame {
+    let (mut left, mut right, mut top, mut bottom) = (-NODE.0, NODE.0, 0.0f64, 0.0f64);
+    for Frame { x, y, width, height } in frames {
+        left = left.min(x - width / 2.0);
+        right = right.max(x + width / 2.0);
+        top = top.min(y - height / 2.0);
+        bottom = bottom.max(y + height / 2.0);
+    }
+    let (width, height) = (right - left + 2.0 * GAP, bottom - top + 2.0 * GAP + TITLE);
+    Frame { x: (left + right) / 2.0, y: (top + bottom + TITLE) / 2.0, width, height }
 }
 
 /// The columns and rows of a segment's grid: wider than high, as boxes of text are not.
@@ -155,15 +171,15 @@ fn size(segment: &GraphSegment) -> (f64, f64) {
     (along(columns, NODE.0), along(rows, NODE.1) + TITLE)
 }
 
-/// Puts circles of these diameters on a ring of at least this radius, the first at the top. Returns the radius and the
-/// middles. An arc as long as a circle's share of the whole ring keeps neighbours apart when the radius is a quarter of
+/// Puts circles of these diameters on a ring of at least this radius, the first at the top, turned by so much. Returns
+/// the radius and the middles. An arc as long as a circle's share of the whole ring keeps neighbours apart when the radius is a quarter of
 /// the sum, since `sin x >= 2x/pi` up to a right angle.
-fn ring(diameters: &[f64], least: f64) -> (f64, Vec<(f64, f64)>) {
+fn ring(diameters: &[f64], least: f64, turn: f64) -> (f64, Vec<(f64, f64)>) {
     let sum: f64 = diameters.iter().sum();
     let radius = if diameters.len() > 1 { (sum / 4.0).max(least) } else { least };
     let mut before = -diameters.first().map_or(0.0, |first| first / 2.0);
     let middles = diameters.iter().map(|diameter| {
-        let angle = TAU * (before + diameter / 2.0) / sum - FRAC_PI_2;
+        let angle = TAU * (before + diameter / 2.0) / sum - FRAC_PI_2 + turn;
         before += diameter;
         (radius * angle.cos(), radius * angle.sin())
     });
@@ -246,14 +262,26 @@ impl Svg {
         }
     }
 
-    fn document(self, layout: &Layout<'_>) -> String {
-        let [x, y] = pixels([layout.half_width, layout.half_height]);
-        let (width, height) = (2 * x, 2 * y);
+    /// What the lines mean, at the bottom.
+    fn legend(&mut self, around: &Frame) {
+        let y = around.y + around.height / 2.0 - GAP;
+        let lines = [("tunnel", "tunnel"), ("home", "home gateway"), ("anchor", "peer")];
+        for (at, (class, meaning)) in lines.into_iter().enumerate() {
+            let x = around.x + (at as f64 - 1.0) * 120.0;
+            let point = |x: f64| Frame { x, y: y - 4.0, width: 0.0, height: 0.0 };
+            self.line(class, Some(&point(x - 54.0)), Some(&point(x - 34.0)));
+            self.text("small legend", &Frame { x: x - 26.0, y, ..*around }, meaning, FITS);
+        }
+    }
+
+    fn document(self, around: &Frame) -> String {
+        let (left, top) = (around.x - around.width / 2.0, around.y - around.height / 2.0);
+        let [x, y, width, height] = pixels([left, top, around.width, around.height]);
         let mut out = String::with_capacity(self.out.len() + STYLE.len() + 256);
         // Writing to a String can't fail.
         let _ = writeln!(
             out,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"-{x} -{y} {width} {height}\" width=\"{width}\" height=\"{height}\">"
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"{x} {y} {width} {height}\" width=\"{width}\" height=\"{height}\">"
         );
         let _ = writeln!(out, "<style>{STYLE}</style>");
         out.push_str(&self.out);

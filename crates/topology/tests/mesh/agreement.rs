@@ -149,8 +149,7 @@ impl World {
             let attached = |machine: &Machine| {
                 machine.facts.internal_addresses.iter().any(|a| a.network().contains(address))
             };
-            listers.iter().any(|m| there(m))
-                || self.nodes.values().any(|m| there(&m) && attached(m))
+            listers.iter().any(there) || self.nodes.values().any(|m| there(&m) && attached(m))
         };
         let carried = listers.iter().any(|lister| {
             let (name, at) = (&lister.facts.name, &owner.facts.name);

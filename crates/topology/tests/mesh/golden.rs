@@ -60,7 +60,7 @@ pub(crate) fn demo() -> Snapshot {
 
 fn show_peers(out: &mut String, peers: &[TunnelPeer]) {
     for peer in peers {
-        let endpoint = peer.endpoint.as_ref().map_or("-".to_owned(), ToString::to_string);
+        let endpoint = peer.endpoint.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
         let keepalive = peer.persistent_keepalive.map_or(0, NonZeroU16::get);
         writeln!(out, "{:?} endpoint {endpoint} keepalive {keepalive}", peer.name).unwrap();
         for prefix in &peer.allowed_ips {
@@ -76,8 +76,9 @@ fn show(plan: &Plan) -> String {
     writeln!(out, "addresses {:?}", plan.addresses).unwrap();
     show_peers(&mut out, &plan.tunnel_peers);
     for (prefix, hop) in &plan.routes {
-        let hop_text = hop.gateway.map_or("device".to_owned(), |gateway| gateway.to_string());
-        let source = hop.source.map_or("-".to_owned(), |source| source.to_string());
+        let hop_text =
+            hop.gateway.map_or_else(|| "device".to_owned(), |gateway| gateway.to_string());
+        let source = hop.source.map_or_else(|| "-".to_owned(), |source| source.to_string());
         writeln!(out, "{prefix} by {hop_text} from {source}").unwrap();
     }
     writeln!(out, "{:?}", plan.publishes).unwrap();
