@@ -7,8 +7,10 @@
 //!
 //! Floor 2: imports `wireloom-packet` only; no async runtime, no netlink.
 
+pub mod alarm;
 pub mod buffer;
 pub mod clock;
+pub mod inherited;
 pub mod memory;
 pub mod seam;
 pub mod signal;
@@ -17,8 +19,9 @@ mod sys;
 pub mod tun;
 pub mod udp;
 
+pub use alarm::Alarm;
 pub use buffer::{FrameBuffer, ReceiveBuffer};
-pub use seam::{Binding, SendReport, TunRead, TunWrite, UdpBind, UdpReceive, UdpSend};
+pub use seam::{Binding, SendReport, TunDevice, TunRead, TunWrite, UdpBind, UdpReceive, UdpSend};
 pub use signal::{Signal, Wake};
-pub use tun::{Tun, TunConfig, TunError};
+pub use tun::{Tun, TunConfig, TunError, UnfinishedPackets};
 pub use udp::{BindError, UdpBinder};

@@ -12,11 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use wireloom_packet::vnet::VNET_HEADER_BYTES;
-use wireloom_packet::{Ecn, Frame, Local, Outbox, Path, Segments, VnetHeader};
+use wireloom_packet::{Ecn, Frame, Local, MergeOffloads, Outbox, Path, Segments, VnetHeader};
 
 use crate::buffer::{FrameBuffer, ReceiveBuffer, TURN_DATAGRAMS};
-use crate::seam::{Binding, SendReport, TunRead, TunWrite, UdpBind, UdpReceive, UdpSend};
+use crate::seam::{
+    Binding, SendReport, TunDevice, TunRead, TunWrite, UdpBind, UdpReceive, UdpSend,
+};
 use crate::signal::{Signal, Wake};
+use crate::tun::{DEFAULT_MTU, UnfinishedPackets};
 use crate::udp::BindError;
 
 /// A queue that can be waited for.
@@ -76,6 +79,7 @@ struct Device {
     to_tunnel: Pipe<Option<Vec<u8>>>,
     to_host: Pipe<Vec<u8>>,
     never: Signal,
+    switches: Mutex<(UnfinishedPackets, MergeOffloads)>,
 }
 
 /// Makes a TUN device in memory.
@@ -84,8 +88,14 @@ struct Device {
 ///
 /// If the process has no file descriptor left.
 pub fn tun() -> io::Result<(MemoryTun, MemoryHost)> {
-    let device = Device { to_tunnel: Pipe::new()?, to_host: Pipe::new()?, never: Signal::new()? };
-    let device = Arc::new(device);
+    let reads = UnfinishedPackets { checksum: true, tcp: true, udp: true };
+    let writes = MergeOffloads { tcp4: true, tcp6: true, udp: true };
+    let device = Arc::new(Device {
+        to_tunnel: Pipe::new()?,
+        to_host: Pipe::new()?,
+        never: Signal::new()?,
+        switches: Mutex::new((reads, writes)),
+    });
     Ok((MemoryTun(Arc::clone(&device)), MemoryHost(device)))
 }
 
@@ -111,7 +121,40 @@ impl MemoryHost {
     }
 }
 
-impl TunRead for MemoryTun {
+impl TunDevice for MemoryTun {
+    fn reader(&self) -> Box<dyn TunRead> {
+        Box::new(MemoryReader(Arc::clone(&self.0)))
+    }
+
+    fn mtu(&self) -> io::Result<u32> {
+        Ok(DEFAULT_MTU)
+    }
+
+    fn reads(&self) -> UnfinishedPackets {
+        lock(&self.0.switches).0
+    }
+
+    fn set_reads(&self, wanted: UnfinishedPackets) {
+        lock(&self.0.switches).0 = wanted;
+    }
+
+    fn writes(&self) -> MergeOffloads {
+        lock(&self.0.switches).1
+    }
+
+    fn set_writes(&self, offloads: MergeOffloads) {
+        lock(&self.0.switches).1 = offloads;
+    }
+
+    fn refused(&self) -> u64 {
+        0
+    }
+}
+
+#[derive(Debug)]
+struct MemoryReader(Arc<Device>);
+
+impl TunRead for MemoryReader {
     fn read(&mut self, frames: &mut FrameBuffer, stop: &Signal) -> io::Result<Wake> {
         frames.clear();
         let Some(mut next) = self.0.to_tunnel.wait(stop, None)? else { return Ok(Wake::Stopped) };
@@ -277,12 +320,13 @@ mod tests {
 
     #[test]
     fn packets_pass_both_ways_through_the_device() {
-        let (mut tun, host) = tun().unwrap();
+        let (tun, host) = tun().unwrap();
+        let mut reader = tun.reader();
         let stop = Signal::new().unwrap();
         let mut frames = FrameBuffer::new();
         host.send(&[0x45; 20]);
         host.send(&[0x60; 40]);
-        assert_eq!(tun.read(&mut frames, &stop).unwrap(), Wake::Ready);
+        assert_eq!(reader.read(&mut frames, &stop).unwrap(), Wake::Ready);
         frames.with(|frames| {
             assert_eq!(frames.iter().map(|f| f.packet.len()).collect::<Vec<_>>(), [20, 40]);
         });
@@ -290,10 +334,10 @@ mod tests {
         tun.write(&VnetHeader::default(), &[0..10, 10..20], &packet).unwrap();
         assert_eq!(host.receive(PATIENCE), Some(packet));
         host.delete();
-        let error = tun.read(&mut frames, &stop).unwrap_err();
+        let error = reader.read(&mut frames, &stop).unwrap_err();
         assert!(crate::tun::is_gone(&error), "{error}");
         stop.raise();
-        assert_eq!(tun.read(&mut frames, &stop).unwrap(), Wake::Stopped);
+        assert_eq!(reader.read(&mut frames, &stop).unwrap(), Wake::Stopped);
     }
 
     #[test]

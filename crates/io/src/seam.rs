@@ -6,11 +6,40 @@ use std::ops::{AddAssign, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
-use wireloom_packet::{Outbox, VnetHeader};
+use wireloom_packet::{MergeOffloads, Outbox, VnetHeader};
 
 use crate::buffer::{FrameBuffer, ReceiveBuffer};
 use crate::signal::{Signal, Wake};
+use crate::tun::UnfinishedPackets;
 use crate::udp::BindError;
+
+/// A TUN device: both sides, and what can be switched on it.
+pub trait TunDevice: TunWrite {
+    /// The side that hands out frames. There should be one: each frame goes to one reader only.
+    fn reader(&self) -> Box<dyn TunRead>;
+
+    /// The device's MTU in bytes.
+    ///
+    /// # Errors
+    ///
+    /// If the device is gone.
+    fn mtu(&self) -> io::Result<u32>;
+
+    /// The super-packets that the device hands out.
+    fn reads(&self) -> UnfinishedPackets;
+
+    /// Asks the device to hand out these super-packets from now on; [`reads`](Self::reads) says what it takes of that.
+    fn set_reads(&self, wanted: UnfinishedPackets);
+
+    /// The super-packets that may be written to the device.
+    fn writes(&self) -> MergeOffloads;
+
+    /// Says which super-packets may be written from now on.
+    fn set_writes(&self, offloads: MergeOffloads);
+
+    /// The super-packets that the device refused and that were written as packets.
+    fn refused(&self) -> u64;
+}
 
 /// The side of a TUN device that hands out what the host sends into the tunnel.
 pub trait TunRead: Send {

@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_uint, c_void};
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::ptr;
 
 use crate::udp::address::SocketName;
@@ -261,6 +261,15 @@ fn interface_ioctl(
     // SAFETY: all operations passed here take an `ifreq`, which is valid and borrowed during the call; the only pointer
     // in one (`ifru_data`, SIOCETHTOOL) is to a structure of the size that its command asks for.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), operation, request) })
+}
+
+/// A new descriptor for what the descriptor with this number is open for (fcntl(2), `F_DUPFD_CLOEXEC`).
+pub(crate) fn duplicate(number: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes integers only; on a number that is not open it fails.
+    let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
+    check(fd)?;
+    // SAFETY: the descriptor was made by the call above, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn check(result: c_int) -> io::Result<()> {

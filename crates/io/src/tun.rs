@@ -8,25 +8,21 @@
 //! super-packet that the kernel refuses is written again as packets, and that kind of super-packet is switched off.
 
 mod holder;
+mod read;
 mod write;
 
 use std::io;
-use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use socket2::{Domain, Socket, Type};
 use wireloom_packet::MergeOffloads;
 use wireloom_packet::vnet::VNET_HEADER_BYTES;
 
-use crate::buffer::FrameBuffer;
-use crate::seam::TunRead;
-use crate::signal::{Signal, Wake};
+use crate::seam::{TunDevice, TunRead};
 use crate::sys::{self, InterfaceName};
-
-pub use write::TunWriter;
 
 /// The packets that wait for the reader at most: what a burst of small datagrams needs; latency under load stays as it
 /// is with the kernel's 500, since the reader empties the queue in batches.
@@ -53,8 +49,8 @@ pub struct Tun {
     name: InterfaceName,
     /// A socket of the device's network namespace, to ask for its MTU from any thread.
     namespace: Socket,
-    reads: UnfinishedPackets,
-    switches: Arc<WriteSwitches>,
+    reads: Mutex<UnfinishedPackets>,
+    writes: WriteSwitches,
 }
 
 /// The super-packets that a device hands out.
@@ -69,7 +65,7 @@ pub struct UnfinishedPackets {
 }
 
 /// The super-packets that are written to a device, switched at run time by hand or by a refusal.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct WriteSwitches {
     tcp4: AtomicBool,
     tcp6: AtomicBool,
@@ -195,28 +191,16 @@ impl Tun {
     fn set_up(fd: OwnedFd, name: InterfaceName, namespace: Socket) -> Result<Self, TunError> {
         sys::tun_set_header_bytes(fd.as_fd(), VNET_HEADER_BYTES)
             .map_err(|source| failed(&sys::text(&name), "set its header's length", source))?;
-        let on = || AtomicBool::new(true);
-        let switches =
-            WriteSwitches { tcp4: on(), tcp6: on(), udp: on(), refused: AtomicU64::new(0) };
-        let (fd, switches) = (Arc::new(fd), Arc::new(switches));
-        let mut tun = Self { fd, name, namespace, reads: UnfinishedPackets::default(), switches };
+        let (fd, reads) = (Arc::new(fd), Mutex::default());
+        let tun = Self { fd, name, namespace, reads, writes: WriteSwitches::default() };
         tun.set_reads(UnfinishedPackets { checksum: true, tcp: true, udp: true });
+        tun.set_writes(MergeOffloads { tcp4: true, tcp6: true, udp: true });
         Ok(tun)
     }
 
     /// The device's name.
     pub fn name(&self) -> String {
         sys::text(&self.name)
-    }
-
-    /// The device's MTU, in bytes.
-    ///
-    /// # Errors
-    ///
-    /// If the device is gone.
-    pub fn mtu(&self) -> Result<u32, TunError> {
-        sys::interface_mtu(self.namespace.as_fd(), &self.name)
-            .map_err(|source| failed(&self.name(), "read its MTU", source))
     }
 
     /// Sets the device's MTU, in bytes.
@@ -228,51 +212,50 @@ impl Tun {
         sys::set_interface_mtu(self.namespace.as_fd(), &self.name, mtu)
             .map_err(|source| failed(&self.name(), "set its MTU", source))
     }
+}
 
-    /// Asks the kernel for these super-packets from now on and returns what it takes of them.
-    pub fn set_reads(&mut self, wanted: UnfinishedPackets) -> UnfinishedPackets {
+impl TunDevice for Tun {
+    fn reader(&self) -> Box<dyn TunRead> {
+        Box::new(read::TunReader::new(Arc::clone(&self.fd)))
+    }
+
+    fn mtu(&self) -> io::Result<u32> {
+        sys::interface_mtu(self.namespace.as_fd(), &self.name)
+    }
+
+    fn reads(&self) -> UnfinishedPackets {
+        *self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_reads(&self, wanted: UnfinishedPackets) {
         let narrower = [
             wanted,
             UnfinishedPackets { udp: false, ..wanted },
             UnfinishedPackets { udp: false, tcp: false, ..wanted },
         ];
-        self.reads = narrower
+        let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        *reads = narrower
             .into_iter()
             .find(|reads| sys::tun_set_offload(self.fd.as_fd(), reads.features()).is_ok())
             .unwrap_or_default();
-        self.reads
     }
 
-    /// The super-packets that the kernel hands out.
-    pub const fn reads(&self) -> UnfinishedPackets {
-        self.reads
+    fn writes(&self) -> MergeOffloads {
+        MergeOffloads {
+            tcp4: self.writes.tcp4.load(Ordering::Relaxed),
+            tcp6: self.writes.tcp6.load(Ordering::Relaxed),
+            udp: self.writes.udp.load(Ordering::Relaxed),
+        }
     }
 
-    /// The super-packets that the device takes.
-    pub fn writes(&self) -> MergeOffloads {
-        self.switches.offloads()
+    fn set_writes(&self, offloads: MergeOffloads) {
+        self.writes.tcp4.store(offloads.tcp4, Ordering::Relaxed);
+        self.writes.tcp6.store(offloads.tcp6, Ordering::Relaxed);
+        self.writes.udp.store(offloads.udp, Ordering::Relaxed);
     }
 
-    /// Says which super-packets may be written from now on.
-    pub fn set_writes(&self, offloads: MergeOffloads) {
-        self.switches.tcp4.store(offloads.tcp4, Ordering::Relaxed);
-        self.switches.tcp6.store(offloads.tcp6, Ordering::Relaxed);
-        self.switches.udp.store(offloads.udp, Ordering::Relaxed);
-    }
-
-    /// The super-packets that the kernel refused and that were written as packets.
-    pub fn refused(&self) -> u64 {
-        self.switches.refused.load(Ordering::Relaxed)
-    }
-
-    /// The reading side. There should be one: each frame goes to one reader only.
-    pub fn reader(&self) -> TunReader {
-        TunReader { fd: Arc::clone(&self.fd) }
-    }
-
-    /// The writing side.
-    pub fn writer(&self) -> TunWriter {
-        TunWriter::new(Arc::clone(&self.fd), Arc::clone(&self.switches))
+    fn refused(&self) -> u64 {
+        self.writes.refused.load(Ordering::Relaxed)
     }
 }
 
@@ -295,44 +278,6 @@ impl UnfinishedPackets {
             }
         }
         features
-    }
-}
-
-impl WriteSwitches {
-    fn offloads(&self) -> MergeOffloads {
-        MergeOffloads {
-            tcp4: self.tcp4.load(Ordering::Relaxed),
-            tcp6: self.tcp6.load(Ordering::Relaxed),
-            udp: self.udp.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// The side of a device that hands out frames.
-#[derive(Debug)]
-pub struct TunReader {
-    fd: Arc<OwnedFd>,
-}
-
-impl TunRead for TunReader {
-    fn read(&mut self, frames: &mut FrameBuffer, stop: &Signal) -> io::Result<Wake> {
-        frames.clear();
-        loop {
-            while let Some(slot) = frames.slot() {
-                match rustix::io::readv(&*self.fd, &mut [IoSliceMut::new(slot)]) {
-                    Ok(length) => frames.commit(length),
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(rustix::io::Errno::AGAIN) => break,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            if !frames.is_empty() {
-                return Ok(Wake::Ready);
-            }
-            if stop.or_readable(&*self.fd, None)? == Wake::Stopped {
-                return Ok(Wake::Stopped);
-            }
-        }
     }
 }
 

@@ -3,31 +3,19 @@
 use std::io;
 use std::io::IoSlice;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use wireloom_packet::{Frame, GsoKind, Segments, VnetHeader};
 
-use super::WriteSwitches;
+use super::Tun;
 use crate::seam::TunWrite;
 
-/// The parts of a frame that are written without being copied together first: a 64 KiB super-packet of MTU 1420 has
-/// 48, one of small datagrams more.
-const PARTS: usize = 128;
+/// The most parts of a frame whose list is kept small: a 64 KiB super-packet of MTU 1420 has 48.
+const FEW_PARTS: usize = 64;
+/// The most parts of a frame: those of a super-packet of small datagrams.
+const MANY_PARTS: usize = 512;
 
-/// The side of a device that takes frames.
-#[derive(Debug)]
-pub struct TunWriter {
-    fd: Arc<OwnedFd>,
-    switches: Arc<WriteSwitches>,
-}
-
-impl TunWriter {
-    pub(super) const fn new(fd: Arc<OwnedFd>, switches: Arc<WriteSwitches>) -> Self {
-        Self { fd, switches }
-    }
-
+impl Tun {
     /// One system call: a TUN device takes a frame whole or not at all.
     fn write_slices(&self, slices: &[IoSlice<'_>]) -> io::Result<()> {
         loop {
@@ -36,6 +24,25 @@ impl TunWriter {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Writes a frame from its parts, with no copy of ours; `N` is one more than the most of them.
+    fn write_parts<const N: usize>(
+        &self,
+        header: &VnetHeader,
+        parts: &[Range<usize>],
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let head = header.encode();
+        let mut slices = [IoSlice::new(&[]); N];
+        slices[0] = IoSlice::new(&head);
+        for (slice, part) in slices[1..].iter_mut().zip(parts) {
+            *slice = IoSlice::new(place(part, bytes));
+        }
+        match slices.get(..=parts.len()) {
+            Some(slices) => self.write_slices(slices),
+            None => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 
@@ -58,11 +65,11 @@ impl TunWriter {
             }
         }
         if taken {
-            self.switches.refused.fetch_add(1, Ordering::Relaxed);
+            self.writes.refused.fetch_add(1, Ordering::Relaxed);
             let switch = match frame.header.gso {
-                GsoKind::Tcp4 => &self.switches.tcp4,
-                GsoKind::Tcp6 => &self.switches.tcp6,
-                _ => &self.switches.udp,
+                GsoKind::Tcp4 => &self.writes.tcp4,
+                GsoKind::Tcp6 => &self.writes.tcp6,
+                _ => &self.writes.udp,
             };
             switch.store(false, Ordering::Relaxed);
         }
@@ -70,29 +77,25 @@ impl TunWriter {
     }
 }
 
-impl TunWrite for TunWriter {
+impl TunWrite for Tun {
     fn write(&self, header: &VnetHeader, parts: &[Range<usize>], bytes: &[u8]) -> io::Result<()> {
-        let place = |part: &Range<usize>| bytes.get(part.clone()).unwrap_or_default();
-        let head = header.encode();
-        let result = if parts.len() < PARTS {
-            let mut slices = [IoSlice::new(&[]); PARTS];
-            slices[0] = IoSlice::new(&head);
-            for (slice, part) in slices[1..].iter_mut().zip(parts) {
-                *slice = IoSlice::new(place(part));
-            }
-            self.write_slices(&slices[..=parts.len()])
-        } else {
-            let packet: Vec<u8> = parts.iter().flat_map(place).copied().collect();
-            self.write_packet(header, &packet)
+        let result = match parts.len() {
+            0..=FEW_PARTS => self.write_parts::<{ FEW_PARTS + 1 }>(header, parts, bytes),
+            _ => self.write_parts::<{ MANY_PARTS + 1 }>(header, parts, bytes),
         };
         match result {
             Err(refusal) if header.gso != GsoKind::None && is_refused_batch(&refusal) => {
-                let packet: Vec<u8> = parts.iter().flat_map(place).copied().collect();
+                let packet: Vec<u8> =
+                    parts.iter().flat_map(|part| place(part, bytes)).copied().collect();
                 self.write_split(&Frame { header: *header, packet: &packet }, refusal)
             }
             result => result,
         }
     }
+}
+
+fn place<'a>(part: &Range<usize>, bytes: &'a [u8]) -> &'a [u8] {
+    bytes.get(part.clone()).unwrap_or_default()
 }
 
 /// Whether the device may take the same packets one by one.
