@@ -82,6 +82,14 @@ pub enum ChangeError {
         /// What the kernel said.
         refusal: Refusal,
     },
+    /// Its place is taken, but the list of routes does not show by whom: the kernel leaves some out while others change.
+    #[error(
+        "cannot {change} yet: its place is taken, and the kernel does not tell by whom; try again"
+    )]
+    Unclear {
+        /// What was asked.
+        change: Change,
+    },
 }
 
 /// What the kernel says when it refuses a request.

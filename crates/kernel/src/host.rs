@@ -43,7 +43,9 @@ impl Host {
     /// What of ours is there: those of the links `ours` that exist with their addresses, and every route of our
     /// [protocol](ROUTE_PROTOCOL) in any table. IPv6 link-local addresses are the kernel's and left out.
     ///
-    /// Lists that changed while they were read are read anew, so what is missing here is missing in the kernel.
+    /// Lists that the kernel says have changed while it told them are read anew. It does not always say so, so
+    /// something may be missing here that is there. That does no harm: what is missing is made again by a request that
+    /// keeps what is there, and only what was seen is ever deleted.
     pub async fn observe(&self, ours: &[InterfaceName]) -> Result<KernelState, HostError> {
         let links = self.links().await?;
         let name_of = |index| named(Some(index), &links);
@@ -127,19 +129,17 @@ impl Host {
         let routes = self.heard_routes(None).await?;
         let (mut asked, mut requests) = (Vec::new(), Vec::new());
         for (key, route) in taken {
-            let foreign = routes.iter().find(|heard| heard.key == **key && !heard.is_ours());
-            if let Some(heard) = foreign {
-                report.failed.push(ChangeError::Foreign {
-                    change: Change::AddRoute((*key).clone(), (*route).clone()),
-                    protocol: heard.protocol,
-                    link: links
-                        .values()
-                        .find(|link| Some(link.index) == heard.link)
-                        .map(|link| link.name.clone()),
-                });
+            let change = Change::AddRoute((*key).clone(), (*route).clone());
+            let mut holders = routes.iter().filter(|heard| heard.key == **key).peekable();
+            if holders.peek().is_none() {
+                report.failed.push(ChangeError::Unclear { change });
+            } else if let Some(heard) = holders.find(|heard| !heard.is_ours()) {
+                let link = links.values().find(|link| Some(link.index) == heard.link);
+                let link = link.map(|link| link.name.clone());
+                report.failed.push(ChangeError::Foreign { change, protocol: heard.protocol, link });
             } else {
                 let link = route.link.as_ref().and_then(|name| links.get(name));
-                asked.push(Change::ReplaceRoute((*key).clone(), (*route).clone()));
+                asked.push(change);
                 requests.push(message::replace_route(key, route, link.map(|link| link.index)));
             }
         }

@@ -1,7 +1,7 @@
 //! A network namespace for each test, which goes with the test's thread.
 
 use std::future::Future;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use std::{fs, io::Write, thread};
 
@@ -52,13 +52,31 @@ pub(crate) fn ip(arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Starts `ip` on these lines, each a command.
-pub(crate) fn ip_batch(lines: &str) -> std::process::Child {
-    let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let lines = lines.to_owned();
-    thread::spawn(move || stdin.write_all(lines.as_bytes()));
-    child
+/// A process that adds and deletes things 4,000 times.
+pub(crate) struct Churn(Child);
+
+impl Churn {
+    /// `ip KIND add PREFIX:N SUFFIX`, and `delete` likewise.
+    pub(crate) fn begin(kind: &str, prefix: &str, suffix: &str) -> Self {
+        let lines: String = (0..4_000)
+            .map(|n| {
+                let verb = if n % 2 == 0 { "add" } else { "delete" };
+                format!("{kind} {verb} {prefix}:{:x}{suffix}\n", n / 2 % 1000)
+            })
+            .collect();
+        let mut child =
+            Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        thread::spawn(move || stdin.write_all(lines.as_bytes()));
+        Self(child)
+    }
+
+    /// Whether it still runs. Asserts that all went well if not.
+    pub(crate) fn goes_on(&mut self) -> bool {
+        let status = self.0.try_wait().unwrap();
+        assert!(status.is_none_or(|status| status.success()), "{status:?}");
+        status.is_none()
+    }
 }
 
 /// Every route and address of the namespace, as `ip` tells them.
