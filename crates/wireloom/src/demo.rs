@@ -29,7 +29,7 @@ pub(crate) struct DemoArgs {
     keep: bool,
 }
 
-/// What a demo shows.
+// What a demo shows. No doc comment: clap would print it as the command's own.
 #[derive(Debug, Clone, Args)]
 struct ShowArgs {
     /// How many gateways each location has: a number from 1, or all.
