@@ -46,7 +46,7 @@ impl Report {
                 let ratios = theirs
                     .iter()
                     .filter(|(_, value)| **value != 0.0)
-                    .filter_map(|(name, value)| Some((*name, ours.get(name)? / value)));
+                    .filter_map(|(name, value)| Some((*name, rounded(ours.get(name)? / value))));
                 (*subject, ratios.collect())
             })
             .collect();
@@ -101,7 +101,12 @@ fn values(rounds: &[Figures], name: &str) -> Vec<f64> {
 fn median(ascending: &[f64]) -> Option<f64> {
     let upper = ascending.get(ascending.len() / 2)?;
     let lower = ascending.get((ascending.len() - 1) / 2)?;
-    Some(f64::midpoint(*lower, *upper))
+    Some(rounded(f64::midpoint(*lower, *upper)))
+}
+
+/// To thousandths: no figure here is good to more.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
 }
 
 fn cell(ascending: &[f64]) -> Option<String> {
