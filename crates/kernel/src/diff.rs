@@ -15,9 +15,10 @@ pub(crate) const DEFAULT_METRIC_V6: u32 = 1024;
 pub enum Change {
     /// An address is put on a link.
     AddAddress(Address),
-    /// A route is made where there is none of ours. It never displaces a foreign route with the same key.
+    /// A route is made where there is none of ours. It never displaces a foreign route with the same key. A gateway
+    /// given with a link is taken to be on that link, whatever the link's addresses (`onlink`, ip-route(8)).
     AddRoute(RouteKey, Route),
-    /// An address is taken off a link.
+    /// An address is taken off a link. With a link's last IPv4 address the kernel drops all IPv4 routes out of it.
     DeleteAddress(Address),
     /// A route of ours is taken away.
     DeleteRoute(RouteKey),

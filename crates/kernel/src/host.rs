@@ -78,7 +78,8 @@ impl Host {
     /// Makes the changes in order and goes on after one that fails.
     ///
     /// What is there already or gone already is no failure. A route that is not ours is never displaced. An error is
-    /// returned only if the kernel cannot be talked to.
+    /// returned only if the kernel cannot be talked to. A link that loses an IPv4 address gets the setting
+    /// `promote_secondaries`, which is looked up in the calling thread's network namespace.
     pub async fn apply(&self, changes: &[Change]) -> Result<ApplyReport, HostError> {
         let mut report = ApplyReport::default();
         if changes.is_empty() {

@@ -1,4 +1,7 @@
-//! The rtnetlink connection (rtnetlink(7), RFC 3549): one request at a time, whole lists or none.
+//! The rtnetlink connection (rtnetlink(7), RFC 3549): one exchange at a time, whole lists or none.
+//!
+//! Built on what the `rtnetlink` crate is built on rather than on that: its handles do not show whether a list was
+//! interrupted, and send requests one by one.
 
 use std::sync::Arc;
 use std::time::Duration;
