@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071): sums over bytes, pseudo-headers, updates in place, and the check of a whole packet.
 
-use crate::ip::{IpPacket, IpVersion, TCP, UDP};
+use crate::ip::{IpPacket, IpVersion, TCP, UDP, word};
 
 /// A one's complement sum that is still being added to. The order of its parts does not matter, but each part that
 /// does not come last has an even number of bytes.
@@ -96,7 +96,7 @@ pub const fn updated(checksum: u16, old: u16, new: u16) -> u16 {
 }
 
 /// Whether the TCP or UDP checksum of a packet is right. `false` for other protocols, fragments, transport headers that
-/// are cut short, and UDP without a checksum: nobody can vouch for those.
+/// are cut short, UDP of another length than the packet's, and UDP without a checksum: nobody can vouch for those.
 pub fn is_right(packet: &IpPacket<'_>) -> bool {
     if packet.is_fragment() {
         return false;
@@ -104,7 +104,11 @@ pub fn is_right(packet: &IpPacket<'_>) -> bool {
     let payload = packet.payload();
     let checked = match packet.protocol() {
         TCP => payload.len() >= 20,
-        UDP => payload.len() >= 8 && payload[6..8] != [0, 0],
+        UDP => {
+            payload.len() >= 8
+                && usize::from(word(payload, 4)) == payload.len()
+                && word(payload, 6) != 0
+        }
         _ => false,
     };
     checked
@@ -123,6 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::samples::{Sample, bytes};
 
     fn naive(bytes: &[u8]) -> u16 {
         let mut sum = 0_u32;
@@ -147,6 +152,27 @@ mod tests {
     #[test]
     fn the_largest_packet_of_ones_does_not_overflow() {
         assert_eq!(Sum::of(&[0xff; 65_535]).partial(), naive(&[0xff; 65_535]));
+    }
+
+    #[test]
+    fn only_a_whole_packet_with_a_checksum_is_right() {
+        for sample in Sample::both() {
+            let is_right = |packet: &[u8]| is_right(&IpPacket::parse(packet).unwrap());
+            let t = if sample.v6 { 40 } else { 20 };
+            let udp = sample.udp(&bytes(9));
+            assert!(is_right(&udp) && is_right(&sample.tcp(1, 0x10, &[], &bytes(9))));
+            for at in [t, t + 4, t + 6, t + 16] {
+                let mut spoilt = udp.clone();
+                spoilt[at] ^= 1;
+                assert!(!is_right(&spoilt), "byte {at}");
+            }
+            let mut without = udp.clone();
+            without[t + 6..t + 8].fill(0);
+            assert!(!is_right(&without));
+            let mut other = udp;
+            other[if sample.v6 { 6 } else { 9 }] = 47;
+            assert!(!is_right(&other));
+        }
     }
 
     proptest! {

@@ -95,10 +95,8 @@ fn udp(
     unmerged_udp_ports: &[u16],
 ) -> Option<Segment> {
     let transport = packet.payload();
-    let whole = offloads.udp
-        && transport.len() > 8
-        && usize::from(word(transport, 4)) == transport.len()
-        && !unmerged_udp_ports.contains(&word(transport, 2));
+    let whole =
+        offloads.udp && transport.len() > 8 && !unmerged_udp_ports.contains(&word(transport, 2));
     if whole { Segment::new(GsoKind::Udp, packet, 8) } else { None }
 }
 
