@@ -6,5 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod packet;
+mod tunnel;
 
 pub use packet::{packet_merge, packet_split};
+pub use tunnel::{tunnel_datagram, tunnel_uapi};
