@@ -1,4 +1,153 @@
 //! Scenarios that need more than one crate, and the rules of the house.
 //!
-//! Owns nothing but its files under `tests/`, each named after what it proves. Imports any crate it likes: nobody
-//! imports this one.
+//! Owns nothing but its files under `tests/`, each named after what it proves, and the rig that they share: two hosts
+//! on one wire. Imports any crate it likes: nobody imports this one.
+
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test's helper: its failure is the test's failure"
+)]
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use wireloom_lab::{Child, Host};
+use wireloom_testkit::wireloom_binary;
+
+/// How long anything may take that is expected to happen soon.
+pub const SOON: Duration = Duration::from_secs(15);
+
+/// Two hosts on one wire: a has 192.0.2.1 and 2001:db8::1, b has 192.0.2.2 and 2001:db8::2.
+pub struct Pair {
+    /// The host that most tests work on.
+    pub a: Host,
+    /// The host at the other end.
+    pub b: Host,
+}
+
+impl Pair {
+    /// Starts both.
+    pub fn start() -> Self {
+        let (a, b) = (Host::start("a").unwrap(), Host::start("b").unwrap());
+        let net = b.namespace(wireloom_lab::host::Namespace::Network);
+        ok(&a, &format!("ip link add eth0 type veth peer name eth0 netns {}", net.display()));
+        for (host, last) in [(&a, 1), (&b, 2)] {
+            ok(host, "ip link set lo up");
+            ok(host, &format!("ip address add 192.0.2.{last}/24 dev eth0"));
+            ok(host, &format!("ip address add 2001:db8::{last}/64 dev eth0 nodad"));
+            ok(host, "ip link set eth0 up");
+        }
+        Self { a, b }
+    }
+}
+
+/// Runs a command line, split at blanks, and returns what it printed.
+///
+/// # Panics
+///
+/// If it fails, with what it wrote.
+pub fn ok(host: &Host, line: &str) -> String {
+    let output = run(host, line);
+    assert!(output.status.success(), "{}: {line}: {}{}", host.name(), output.stdout, output.stderr);
+    output.stdout
+}
+
+/// Runs a command line, split at blanks, to its end. `wireloom` is the program under test.
+///
+/// # Panics
+///
+/// If it can't be started or does not end.
+pub fn run(host: &Host, line: &str) -> wireloom_lab::Output {
+    let mut words = line.split_ascii_whitespace();
+    let program = words.next().expect("a command line has a program");
+    if program == "wireloom" {
+        return host.exec(wireloom_binary(), words, Duration::from_secs(60)).unwrap();
+    }
+    host.exec(program, words, Duration::from_secs(60)).unwrap()
+}
+
+/// Starts `wireloom` with these arguments, in front.
+pub fn wireloom(host: &Host, line: &str) -> Child {
+    host.spawn(wireloom_binary(), line.split_ascii_whitespace()).unwrap()
+}
+
+/// Waits until something holds.
+///
+/// # Panics
+///
+/// If it does not within [`SOON`].
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Asks an address for an echo until it answers.
+///
+/// # Panics
+///
+/// If it does not within [`SOON`].
+pub fn ping(from: &Host, to: &str) {
+    let answer = wireloom_lab::measure::ping(from, address(to), Instant::now() + SOON).unwrap();
+    assert!(answer.is_some(), "{} gets no echo from {to}", from.name());
+}
+
+/// Asks an address for an echo once, and says whether it answered within a second.
+pub fn answers(from: &Host, to: &str) -> bool {
+    wireloom_lab::measure::ping(from, address(to), Instant::now()).unwrap().is_some()
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A key pair for WireGuard, made by the program under test.
+pub struct Keys {
+    /// The private key.
+    pub private: String,
+    /// The public key.
+    pub public: String,
+}
+
+impl Keys {
+    /// Makes a new pair.
+    pub fn new() -> Self {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+        let private = Command::new(wireloom_binary()).arg("keygen").output().unwrap().stdout;
+        let mut pubkey = Command::new(wireloom_binary())
+            .arg("pubkey")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        pubkey.stdin.take().expect("stdin is piped").write_all(&private).unwrap();
+        let public = pubkey.wait_with_output().unwrap().stdout;
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
+        Self { private: text(private), public: text(public) }
+    }
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Everything about a host's network that a program could leave behind.
+pub fn network_state(host: &Host) -> String {
+    [
+        "ip -j link",
+        "ip -j address",
+        "ip -j route show table all",
+        "ip -j -6 route show table all",
+        "ip -j rule",
+        "ip -j -6 rule",
+        "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding",
+    ]
+    .map(|line| ok(host, line))
+    .join("\n")
+}

@@ -1,2 +1,32 @@
 //! One binary: every command of Wireloom.
-fn main() {}
+//!
+//! Floor 4: joins the agent, the data plane, the registries and the lab, and talks to people. Each command is a module
+//! with its arguments and a `run`.
+
+mod background;
+mod check;
+mod cli;
+mod completion;
+mod demo;
+mod device;
+mod down;
+mod graph;
+mod keys;
+mod logging;
+mod output;
+mod signals;
+mod status;
+mod tunnel;
+mod up;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("wireloom: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

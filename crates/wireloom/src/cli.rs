@@ -1,0 +1,132 @@
+//! The command line as a whole.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::logging::LogFormat;
+use crate::{check, completion, demo, down, graph, keys, logging, status, tunnel, up};
+
+/// One network out of machines in any cloud or cupboard: a userspace WireGuard mesh.
+#[derive(Debug, Parser)]
+#[command(name = "wireloom", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// What is logged to standard error: error, warn, info, debug, or a filter such as `wireloom_agent=debug`.
+    #[arg(
+        long,
+        global = true,
+        env = "WIRELOOM_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub(crate) log: String,
+    /// How log lines look.
+    #[arg(long, global = true, env = "WIRELOOM_LOG_FORMAT", value_enum, default_value_t)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a userspace WireGuard device that wg and wg-quick drive.
+    Tunnel(tunnel::TunnelArgs),
+    /// Join the mesh that a file describes, and stay in it until stopped.
+    Up(up::UpArgs),
+    /// Leave the mesh: stop the agent of this machine, which cleans up after itself.
+    Down(down::DownArgs),
+    /// Print a new private key.
+    Keygen,
+    /// Read a private key from standard input and print its public key.
+    Pubkey,
+    /// Show what this node does and sees.
+    Status(status::StatusArgs),
+    /// Draw the mesh.
+    Graph(graph::GraphArgs),
+    /// Check a mesh file and say everything that is wrong with it.
+    Check(check::CheckArgs),
+    /// Build a mesh of four regions on this machine, in network namespaces, and show that it works.
+    Demo(demo::DemoArgs),
+    /// Print the completion script of a shell.
+    Completion(completion::CompletionArgs),
+}
+
+pub(crate) fn run() -> anyhow::Result<ExitCode> {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let quick = std::env::var_os("WG_QUICK_USERSPACE_IMPLEMENTATION");
+    let cli = Cli::parse_from(as_tunnel(arguments, quick.as_deref()));
+    logging::start(&cli.global)?;
+    match cli.command {
+        Command::Tunnel(args) => tunnel::run(args),
+        Command::Up(args) => up::run(args),
+        Command::Down(args) => down::run(&args),
+        Command::Keygen => keys::keygen(),
+        Command::Pubkey => keys::pubkey(),
+        Command::Status(args) => status::run(&args),
+        Command::Graph(args) => graph::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Demo(args) => demo::run(args),
+        Command::Completion(args) => completion::run(&args),
+    }
+}
+
+/// wg-quick runs its userspace implementation as `PROGRAM INTERFACE`, with no room for a subcommand. So `tunnel` is
+/// put in when this program was named to wg-quick, or is called by a link named `wireloom-tunnel`.
+fn as_tunnel(mut arguments: Vec<OsString>, quick: Option<&OsStr>) -> Vec<OsString> {
+    let program = arguments.first().map(Path::new).and_then(Path::file_name);
+    let by_link = program == Some(OsStr::new("wireloom-tunnel"));
+    let by_quick = arguments.len() == 2
+        && program.is_some()
+        && quick.map(Path::new).and_then(Path::file_name) == program
+        && !is_own_word(&arguments[1]);
+    if by_link || by_quick {
+        arguments.insert(1, OsString::from("tunnel"));
+    }
+    arguments
+}
+
+fn is_own_word(argument: &OsStr) -> bool {
+    use clap::CommandFactory as _;
+    let option = argument.to_string_lossy().starts_with('-');
+    option || Cli::command().get_subcommands().any(|command| argument == command.get_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn as_tunnel_text(arguments: &[&str], quick: Option<&str>) -> String {
+        let arguments = arguments.iter().map(OsString::from).collect();
+        as_tunnel(arguments, quick.map(OsStr::new)).join(OsStr::new(" ")).into_string().unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wg_quick_gets_a_tunnel() {
+        assert_eq!(as_tunnel_text(&["wireloom-tunnel", "wg0"], None), "wireloom-tunnel tunnel wg0");
+        assert_eq!(
+            as_tunnel_text(&["wireloom-tunnel", "-f", "wg0"], None),
+            "wireloom-tunnel tunnel -f wg0"
+        );
+        assert_eq!(
+            as_tunnel_text(&["/usr/bin/wireloom", "wg0"], Some("wireloom")),
+            "/usr/bin/wireloom tunnel wg0"
+        );
+        assert_eq!(as_tunnel_text(&["wireloom", "wg0"], None), "wireloom wg0");
+        assert_eq!(as_tunnel_text(&["wireloom", "status"], Some("wireloom")), "wireloom status");
+        assert_eq!(as_tunnel_text(&["wireloom", "wg0"], Some("wireguard-go")), "wireloom wg0");
+    }
+}

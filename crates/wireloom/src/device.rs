@@ -1,0 +1,142 @@
+//! The data plane in this process, as the agent and the tunnel command use it.
+
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use wireloom_agent::device::{DeviceError, OpenDevice, PathReport, TunnelDevice};
+use wireloom_dataplane::{Config, Dataplane, Ended, Offloads, UapiSocket};
+use wireloom_io::tun::DEFAULT_MTU;
+use wireloom_io::{Tun, TunConfig, UdpBinder, inherited};
+use wireloom_model::InterfaceName;
+use wireloom_tunnel::uapi::{DeviceStatus, SetDevice};
+
+use crate::keys;
+
+/// A device that runs in this process, with its UAPI socket. Dropping it stops it and removes both.
+pub(crate) struct LocalDevice {
+    /// Before the data plane, so that nobody asks a device that has stopped.
+    _socket: UapiSocket,
+    dataplane: Arc<Dataplane>,
+}
+
+/// Where a device's parts come from.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    pub(crate) interface: InterfaceName,
+    pub(crate) uapi_directory: PathBuf,
+    /// A descriptor of a TUN device that somebody else made.
+    pub(crate) tun: Option<i32>,
+    /// A descriptor of a socket that somebody else listens with.
+    pub(crate) uapi: Option<i32>,
+}
+
+impl LocalDevice {
+    /// Makes the device in the network namespace of the calling thread, or takes over what was handed down.
+    pub(crate) fn open(parts: &Parts) -> anyhow::Result<Self> {
+        let tun = match parts.tun {
+            Some(number) => Tun::adopt(
+                inherited::descriptor(number)
+                    .with_context(|| format!("TUN descriptor {number}"))?,
+            )?,
+            None => {
+                Tun::create(&TunConfig { name: parts.interface.to_string(), mtu: DEFAULT_MTU })?
+            }
+        };
+        let config = Config {
+            seed: keys::random_bytes()?,
+            listen_port: 0,
+            fwmark: 0,
+            offloads: Offloads::ALL,
+        };
+        let dataplane = Arc::new(Dataplane::start(Arc::new(tun), UdpBinder, config)?);
+        let socket = match parts.uapi {
+            Some(number) => {
+                let descriptor = inherited::descriptor(number)
+                    .with_context(|| format!("UAPI socket descriptor {number}"))?;
+                UapiSocket::serve(UnixListener::from(descriptor), Arc::clone(&dataplane))
+                    .with_context(|| format!("UAPI socket descriptor {number}"))?
+            }
+            None => {
+                let (directory, interface) = (&parts.uapi_directory, parts.interface.as_str());
+                UapiSocket::bind(directory, interface, Arc::clone(&dataplane))?
+            }
+        };
+        Ok(Self { _socket: socket, dataplane })
+    }
+
+    /// The data plane itself.
+    pub(crate) fn dataplane(&self) -> Arc<Dataplane> {
+        Arc::clone(&self.dataplane)
+    }
+}
+
+impl Drop for LocalDevice {
+    fn drop(&mut self) {
+        self.dataplane.stop();
+    }
+}
+
+impl TunnelDevice for LocalDevice {
+    fn set(&self, request: &SetDevice) -> Result<(), DeviceError> {
+        self.dataplane.set(request).map_err(|error| DeviceError::Refused(error.to_string()))
+    }
+
+    fn status(&self) -> Result<DeviceStatus, DeviceError> {
+        Ok(self.dataplane.status())
+    }
+
+    fn path(&self) -> PathReport {
+        let device_drops = self.dataplane.drops();
+        let counters = self.dataplane.counters();
+        let counted = counters.iter().filter(|(counter, _)| counter.is_drop());
+        PathReport {
+            offloads: self
+                .dataplane
+                .offloads()
+                .iter()
+                .map(|(name, on)| (name.to_owned(), on))
+                .collect(),
+            drops: device_drops
+                .iter()
+                .map(|(reason, count)| (reason.label(), count))
+                .chain(counted.map(|(counter, count)| (counter.label(), count)))
+                .filter(|(_, count)| *count > 0)
+                .map(|(label, count)| (label.to_owned(), count))
+                .collect(),
+        }
+    }
+}
+
+/// Makes [`LocalDevice`]s for the agent.
+pub(crate) struct DataplaneOpener(Parts);
+
+impl DataplaneOpener {
+    pub(crate) const fn new(interface: InterfaceName, uapi_directory: PathBuf) -> Self {
+        Self(Parts { interface, uapi_directory, tun: None, uapi: None })
+    }
+}
+
+impl OpenDevice for DataplaneOpener {
+    fn open(
+        &mut self,
+        ended: mpsc::UnboundedSender<String>,
+    ) -> Result<Arc<dyn TunnelDevice>, DeviceError> {
+        let failed = |error: anyhow::Error| DeviceError::Open(format!("{error:#}"));
+        let device = LocalDevice::open(&self.0).map_err(failed)?;
+        let dataplane = device.dataplane();
+        let watch = move || {
+            let reason = dataplane.wait();
+            if !matches!(reason, Ended::Stopped) {
+                // Fails only if the agent has ended itself.
+                let _ = ended.send(reason.to_string());
+            }
+        };
+        let thread = thread::Builder::new().name("wl-watch".to_owned()).spawn(watch);
+        thread.context("start a thread").map_err(failed)?;
+        Ok(Arc::new(device))
+    }
+}

@@ -1,0 +1,54 @@
+//! `wireloom graph`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use wireloom_agent::control::{GraphFormat, Request};
+use wireloom_agent::graph;
+
+use crate::down::AgentArgs;
+use crate::output::{self, Output, OutputArg};
+
+#[derive(Debug, Args)]
+pub(crate) struct GraphArgs {
+    #[command(flatten)]
+    agent: AgentArgs,
+    /// Draw the mesh of this file instead of that of a running agent.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The form of the graph.
+    #[arg(short, long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    output: OutputArg,
+}
+
+/// The forms of a graph.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Graphviz's language.
+    #[default]
+    Dot,
+    /// Its data; the same as `--output json`.
+    Json,
+    /// Mermaid's language.
+    Mermaid,
+    /// A picture.
+    Svg,
+}
+
+pub(crate) fn run(args: &GraphArgs) -> anyhow::Result<ExitCode> {
+    let format = match (args.output.output, args.format) {
+        (Output::Json, _) | (_, Format::Json) => GraphFormat::Json,
+        (_, Format::Dot) => GraphFormat::Dot,
+        (_, Format::Mermaid) => GraphFormat::Mermaid,
+        (_, Format::Svg) => GraphFormat::Svg,
+    };
+    let text = match &args.config {
+        Some(file) => graph::text(&wireloom_file::load(file)?, format),
+        None => args.agent.ask::<String>(Request::Graph { format })?,
+    };
+    output::line(text.trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}

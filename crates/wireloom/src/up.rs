@@ -1,0 +1,91 @@
+//! `wireloom up`: a standalone node of the mesh that a file describes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use wireloom_agent::{Config, Identity, control};
+use wireloom_dataplane::uapi_socket;
+use wireloom_file::{FileRegistry, key};
+use wireloom_model::{InterfaceName, NodeName};
+
+use crate::background::{self, Background, Role};
+use crate::device::DataplaneOpener;
+use crate::{keys, signals};
+
+/// The tunnel device of a node that names none.
+pub(crate) const DEFAULT_INTERFACE: &str = "wl0";
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// The mesh file; see docs/mesh-file.md.
+    #[arg(
+        short,
+        long,
+        env = "WIRELOOM_CONFIG",
+        default_value = "/etc/wireloom/mesh.toml",
+        value_name = "FILE"
+    )]
+    config: PathBuf,
+    /// Which node of the mesh this machine is. Without it, the one with this machine's public key.
+    #[arg(long, env = "WIRELOOM_NODE", value_name = "NAME")]
+    node: Option<NodeName>,
+    /// The file with this machine's private key, made if it is missing.
+    #[arg(
+        long,
+        env = "WIRELOOM_KEY",
+        default_value = "/var/lib/wireloom/key",
+        value_name = "FILE"
+    )]
+    key: PathBuf,
+    /// The tunnel device to make.
+    #[arg(long, env = "WIRELOOM_INTERFACE", default_value = DEFAULT_INTERFACE, value_name = "NAME")]
+    interface: InterfaceName,
+    /// Where the agent has its socket.
+    #[arg(long, env = "WIRELOOM_RUN_DIR", default_value = control::RUN_DIRECTORY, value_name = "DIR")]
+    run_dir: PathBuf,
+    /// Return once the node is in the mesh, and stay there in the background.
+    #[arg(short, long)]
+    detach: bool,
+}
+
+pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
+    // What is wrong with the file is said here, before anything is made or changed.
+    let snapshot = wireloom_file::load(&args.config)?;
+    let random = keys::random_bytes()?;
+    let private_key = key::load_or_create(&args.key, || random)?;
+    let public_key = private_key.public_key();
+    if !snapshot.nodes.iter().any(|node| node.key == public_key) {
+        tracing::warn!(file = %args.config.display(), %public_key, "no node of the mesh has this machine's public key yet");
+    }
+    let background = match background::split(!args.detach)? {
+        Role::Called(code) => return Ok(code),
+        Role::Front => None,
+        Role::Stays(background) => Some(background),
+    };
+    let config = Config {
+        identity: args.node.map_or(Identity::Key, Identity::Name),
+        private_key,
+        control: control::socket_path(&args.run_dir, &args.interface),
+        interface: args.interface.clone(),
+    };
+    let opener = DataplaneOpener::new(args.interface, uapi_socket::DIRECTORY.into());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("agent")
+        .enable_all()
+        .build()
+        .context("start the agent's threads")?;
+    let ready = || {
+        if let Some(Err(error)) = background.map(Background::ready) {
+            tracing::warn!("{error:#}");
+        }
+    };
+    runtime.block_on(async {
+        let stop = signals::stop()?;
+        let registry = FileRegistry::open(&args.config);
+        wireloom_agent::run(config, registry, opener, ready, stop).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}

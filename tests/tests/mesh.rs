@@ -1,0 +1,337 @@
+//! `wireloom up`: a node that follows a mesh file, whatever happens to the file, the device and the kernel.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use wireloom_lab::{Child, Host};
+use wireloom_testkit::need;
+use wireloom_tests::{Keys, Pair, SOON, eventually, network_state, ok, ping, run, wireloom};
+
+/// A mesh of two machines that are a location each, with its files in a folder of its own.
+struct Mesh {
+    pair: Pair,
+    keys: [Keys; 2],
+    folder: tempfile::TempDir,
+}
+
+const OVERLAY: [[&str; 2]; 2] = [["10.4.0.1", "fd04::1"], ["10.4.0.2", "fd04::2"]];
+
+impl Mesh {
+    fn new() -> Self {
+        let mesh = Self {
+            pair: Pair::start(),
+            keys: [Keys::new(), Keys::new()],
+            folder: tempfile::tempdir().unwrap(),
+        };
+        for (name, keys) in ["a", "b"].into_iter().zip(&mesh.keys) {
+            let file = mesh.folder.path().join(name);
+            fs::write(&file, &keys.private).unwrap();
+            ok(&mesh.pair.a, &format!("chmod 600 {}", file.display()));
+        }
+        mesh.write(&mesh.text("", ""));
+        mesh
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("mesh.toml")
+    }
+
+    /// The mesh file, with more lines for the entries of a and b.
+    fn text(&self, more_a: &str, more_b: &str) -> String {
+        let mut text = "[mesh]\noverlay = [\"10.4.0.0/24\", \"fd04::/64\"]\n".to_owned();
+        for (number, more) in [more_a, more_b].into_iter().enumerate() {
+            text += &format!(
+                "[[node]]\nname = \"{}\"\npublic-key = \"{}\"\noverlay-addresses = {:?}\n{more}\n",
+                ["a", "b"][number],
+                self.keys[number].public,
+                OVERLAY[number],
+            );
+            if !more.contains("endpoint") {
+                text += &format!("endpoint = \"192.0.2.{}:51820\"\n", number + 1);
+            }
+        }
+        text
+    }
+
+    fn write(&self, text: &str) {
+        let beside = self.folder.path().join("new");
+        fs::write(&beside, text).unwrap();
+        fs::rename(beside, self.path()).unwrap();
+    }
+
+    fn up(&self, name: &str) -> Child {
+        let host = self.host(name);
+        let key = self.folder.path().join(name);
+        let child =
+            wireloom(host, &format!("up -c {} --key {}", self.path().display(), key.display()));
+        eventually("the node is in the mesh", || {
+            let (_, log) = child.written().unwrap();
+            run(host, "wireloom status -o json").status.success() && status(host)["node"] == name
+                || log.contains("error")
+        });
+        child
+    }
+
+    fn host(&self, name: &str) -> &Host {
+        if name == "a" { &self.pair.a } else { &self.pair.b }
+    }
+}
+
+fn status(host: &Host) -> Value {
+    serde_json::from_str(&ok(host, "wireloom status -o json")).unwrap()
+}
+
+fn problems(host: &Host) -> String {
+    status(host)["problems"].to_string()
+}
+
+fn routes(host: &Host) -> String {
+    ok(host, "ip route show dev wl0") + &ok(host, "ip -6 route show dev wl0")
+}
+
+macro_rules! need_all {
+    () => {
+        need!(root);
+        need!(device "/dev/net/tun");
+        need!(program "ping");
+        need!(program "wg");
+    };
+}
+
+#[test]
+fn a_mesh_of_two_comes_up_and_leaves_nothing() {
+    need_all!();
+    let mesh = Mesh::new();
+    let before = network_state(&mesh.pair.a);
+    let (a, _b) = (mesh.up("a"), mesh.up("b"));
+    for there in OVERLAY[1] {
+        ping(&mesh.pair.a, there);
+    }
+    for there in OVERLAY[0] {
+        ping(&mesh.pair.b, there);
+    }
+    let status = status(&mesh.pair.a);
+    assert_eq!(status["peers"][0]["name"], "b");
+    assert_eq!(status["peers"][0]["state"], "connected");
+    assert_eq!(status["problems"], serde_json::json!([]));
+    assert_eq!(status["gateway"], true);
+    let text = ok(&mesh.pair.a, "wireloom status");
+    assert!(text.contains("connected") && text.contains("10.4.0.2"), "{text}");
+    for (format, sign) in [("dot", "digraph"), ("mermaid", "graph"), ("svg", "<svg"), ("json", "{")]
+    {
+        let graph = ok(&mesh.pair.a, &format!("wireloom graph --format {format}"));
+        assert!(graph.contains(sign) || graph.contains("flowchart"), "{format}: {graph}");
+    }
+    ok(&mesh.pair.a, "wireloom down");
+    assert!(a.wait(SOON).unwrap().status.success());
+    assert_eq!(network_state(&mesh.pair.a), before);
+}
+
+#[test]
+fn a_changed_file_is_followed_and_sessions_stay() {
+    need_all!();
+    let mesh = Mesh::new();
+    let _nodes = (mesh.up("a"), mesh.up("b"));
+    ping(&mesh.pair.a, OVERLAY[1][0]);
+    let handshakes = || ok(&mesh.pair.a, "wg show wl0 latest-handshakes");
+    let before = handshakes();
+    mesh.write(&mesh.text("", "prefixes = [\"10.77.0.0/24\", \"fd77::/64\"]"));
+    eventually("the new prefixes have routes", || {
+        let routes = routes(&mesh.pair.a);
+        routes.contains("10.77.0.0/24") && routes.contains("fd77::/64")
+    });
+    assert!(ok(&mesh.pair.a, "wg show wl0 allowed-ips").contains("10.77.0.0/24"));
+    assert_eq!(handshakes(), before);
+    mesh.write(&mesh.text("", ""));
+    eventually("and lose them", || !routes(&mesh.pair.a).contains("77::"));
+    assert_eq!(handshakes(), before);
+}
+
+#[test]
+fn a_bad_file_keeps_the_last_good_mesh_and_says_where() {
+    need_all!();
+    let mesh = Mesh::new();
+    let _nodes = (mesh.up("a"), mesh.up("b"));
+    ping(&mesh.pair.a, OVERLAY[1][0]);
+    mesh.write("[[node]\nname = ");
+    eventually("status says line 1", || {
+        status(&mesh.pair.a)["stale"].as_str().is_some_and(|reason| reason.contains("line 1"))
+    });
+    ping(&mesh.pair.a, OVERLAY[1][0]);
+
+    let good = mesh.text("", "");
+    let bad = good.replace("192.0.2.2:51820", "192.0.2.2:70000");
+    let line = bad.lines().position(|line| line.contains("70000")).unwrap() + 1;
+    mesh.write(&bad);
+    eventually("status names the bad entry and its line", || {
+        let status = status(&mesh.pair.a);
+        let problems = status["problems"].to_string();
+        status["stale"].is_null()
+            && problems.contains("70000")
+            && problems.contains(&format!("line {line}"))
+    });
+    ping(&mesh.pair.a, OVERLAY[1][0]);
+
+    fs::remove_file(mesh.path()).unwrap();
+    eventually("status says that the file is gone", || !status(&mesh.pair.a)["stale"].is_null());
+    ping(&mesh.pair.a, OVERLAY[1][0]);
+    mesh.write(&good);
+    eventually("all is well again", || {
+        let status = status(&mesh.pair.a);
+        status["stale"].is_null() && status["problems"] == serde_json::json!([])
+    });
+}
+
+#[test]
+fn what_others_take_away_comes_back() {
+    need_all!();
+    let mesh = Mesh::new();
+    let _nodes = (mesh.up("a"), mesh.up("b"));
+    ping(&mesh.pair.a, OVERLAY[1][0]);
+    let wanted = routes(&mesh.pair.a);
+
+    ok(&mesh.pair.a, "ip route flush dev wl0");
+    eventually("flushed routes come back", || routes(&mesh.pair.a) == wanted);
+    ok(&mesh.pair.a, "ip address del 10.4.0.1/32 dev wl0");
+    eventually("a deleted address comes back", || {
+        ok(&mesh.pair.a, "ip address show dev wl0").contains("10.4.0.1/32")
+    });
+    ok(&mesh.pair.a, "ip link set wl0 down");
+    eventually("the link goes up again", || routes(&mesh.pair.a) == wanted);
+    ping(&mesh.pair.a, OVERLAY[1][1]);
+
+    ok(&mesh.pair.a, "ip link delete wl0");
+    eventually("a deleted device comes back", || {
+        run(&mesh.pair.a, "ip link show wl0").status.success() && routes(&mesh.pair.a) == wanted
+    });
+    for there in OVERLAY[1] {
+        ping(&mesh.pair.a, there);
+    }
+}
+
+#[test]
+fn foreign_routes_and_addresses_survive_everything() {
+    need_all!();
+    let mesh = Mesh::new();
+    ok(&mesh.pair.a, "ip route add 198.51.100.0/24 via 192.0.2.2");
+    ok(&mesh.pair.a, "ip route add 198.51.100.0/24 via 192.0.2.2 table 99 proto 200");
+    ok(&mesh.pair.a, "ip rule add from 198.51.100.9 table 99");
+    let before = network_state(&mesh.pair.a);
+    let a = mesh.up("a");
+    assert!(a.stop(SOON).unwrap().status.success());
+    assert_eq!(network_state(&mesh.pair.a), before);
+}
+
+#[test]
+fn a_killed_agent_is_followed_by_one_that_cleans_up() {
+    need_all!();
+    let mesh = Mesh::new();
+    let before = network_state(&mesh.pair.a);
+    mesh.write(&mesh.text("", "prefixes = [\"10.77.0.0/24\"]"));
+    drop(mesh.up("a")); // SIGKILL
+    mesh.write(&mesh.text("", ""));
+    let a = mesh.up("a");
+    assert!(!routes(&mesh.pair.a).contains("10.77.0.0/24"));
+    assert!(a.stop(SOON).unwrap().status.success());
+    let forwarding = |state: &str| {
+        state.replace("forwarding = 1", "forwarding = 0").replace("forward = 1", "forward = 0")
+    };
+    assert_eq!(forwarding(&network_state(&mesh.pair.a)), forwarding(&before));
+}
+
+#[test]
+fn a_second_agent_is_refused() {
+    need_all!();
+    let mesh = Mesh::new();
+    let _a = mesh.up("a");
+    let second = run(
+        &mesh.pair.a,
+        &format!(
+            "wireloom up -c {} --key {}",
+            mesh.path().display(),
+            mesh.folder.path().join("a").display()
+        ),
+    );
+    assert!(!second.status.success());
+    assert!(second.stderr.contains("runs already"), "{}", second.stderr);
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_owner_and_taken_when_free() {
+    need_all!();
+    let mesh = Mesh::new();
+    let holder = mesh.pair.a.run(|| std::net::UdpSocket::bind("0.0.0.0:51820").unwrap()).unwrap();
+    let _nodes = (mesh.up("a"), mesh.up("b"));
+    let pid = std::process::id().to_string();
+    eventually("status names the port and who holds it", || {
+        let problems = problems(&mesh.pair.a);
+        problems.contains("51820") && problems.contains(&pid)
+    });
+    drop(holder);
+    ping(&mesh.pair.b, OVERLAY[0][0]);
+    assert_eq!(problems(&mesh.pair.a), "[]");
+}
+
+#[test]
+fn an_overlay_that_overlaps_a_local_route_is_named() {
+    need_all!();
+    let mesh = Mesh::new();
+    ok(&mesh.pair.a, "ip route add 10.4.0.0/25 via 192.0.2.2");
+    let _nodes = (mesh.up("a"), mesh.up("b"));
+    eventually("status names both", || {
+        let problems = problems(&mesh.pair.a);
+        problems.contains("10.4.0.0/24") && problems.contains("10.4.0.0/25")
+    });
+    // The other family works.
+    ping(&mesh.pair.a, OVERLAY[1][1]);
+    assert!(ok(&mesh.pair.a, "ip route show 10.4.0.0/25").contains("via 192.0.2.2"));
+}
+
+#[test]
+fn a_name_that_does_not_resolve_takes_nobody_else_down() {
+    need_all!();
+    let mesh = Mesh::new();
+    mesh.write(&mesh.text("", "endpoint = \"gone.invalid:51820\""));
+    let _nodes = (mesh.up("a"), mesh.up("b"));
+    eventually("status names it", || problems(&mesh.pair.a).contains("gone.invalid"));
+    // b can dial a, and a answers where b is.
+    ping(&mesh.pair.b, OVERLAY[0][0]);
+    ping(&mesh.pair.a, OVERLAY[1][1]);
+}
+
+#[test]
+fn a_machine_that_is_not_in_the_mesh_says_how_to_get_in() {
+    need_all!();
+    let mesh = Mesh::new();
+    let stranger = Keys::new();
+    let file = mesh.folder.path().join("stranger");
+    fs::write(&file, &stranger.private).unwrap();
+    ok(&mesh.pair.a, &format!("chmod 600 {}", file.display()));
+    let _up = wireloom(
+        &mesh.pair.a,
+        &format!("up -c {} --key {}", mesh.path().display(), file.display()),
+    );
+    eventually("status shows the key to add", || {
+        let status = run(&mesh.pair.a, "wireloom status -o json");
+        status.status.success()
+            && status.stdout.contains("not in the mesh")
+            && status.stdout.contains(&stranger.public)
+    });
+    mesh.write(&mesh.text("", "").replace(&mesh.keys[0].public, &stranger.public));
+    eventually("and once it is added, the machine joins", || status(&mesh.pair.a)["node"] == "a");
+}
+
+#[test]
+fn detached_it_returns_when_the_node_is_in_the_mesh() {
+    need_all!();
+    let mesh = Mesh::new();
+    let key = mesh.folder.path().join("a");
+    ok(
+        &mesh.pair.a,
+        &format!("wireloom up --detach -c {} --key {}", mesh.path().display(), key.display()),
+    );
+    assert_eq!(status(&mesh.pair.a)["node"], "a");
+    ok(&mesh.pair.a, "wireloom down");
+    eventually("it is gone", || !run(&mesh.pair.a, "wireloom status").status.success());
+}
