@@ -250,6 +250,30 @@ fn a_packet_whose_ports_are_out_of_sight_closes_all_between_its_addresses() {
     }
 }
 
+/// It may have been one of any flow; the tunnel lets none through, but the merger does not count on that.
+#[test]
+fn a_packet_that_lies_about_its_length_closes_all() {
+    for flow in Sample::both() {
+        let mut packets = flow.datagrams(&[100, 100, 100]);
+        packets[1][if flow.v6 { 4 } else { 2 }] ^= 1;
+        packets[2] = Sample { id: flow.id.wrapping_add(1), ..flow }.udp(&bytes(100));
+        assert_eq!(run_lengths(&packets), [1, 1, 1]);
+    }
+}
+
+/// The kernel takes a run with CWR only with an offload of its own.
+#[test]
+fn a_reduced_window_never_merges() {
+    for flow in Sample::both() {
+        let mut packets = flow.stream(&[100, 100]);
+        for packet in &mut packets {
+            packet[if flow.v6 { 53 } else { 33 }] |= CWR;
+            complete(packet);
+        }
+        assert_eq!(run_lengths(&packets), [1, 1]);
+    }
+}
+
 /// A tunnel's ports, whose receiver in the kernel handles super-packets badly (fault D20).
 #[test]
 fn datagrams_to_an_overlays_port_never_merge() {
