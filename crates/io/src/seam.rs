@@ -96,8 +96,7 @@ pub trait UdpSend: Send + Sync {
 
 /// The network as the data plane sees it: a place to bind sockets.
 pub trait UdpBind: Send + Sync {
-    /// Binds one socket a family to the port; 0 lets the kernel choose. The sockets belong to the network namespace of
-    /// the calling thread.
+    /// Binds one socket a family to the port; 0 lets the kernel choose.
     ///
     /// # Errors
     ///

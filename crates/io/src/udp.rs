@@ -10,14 +10,17 @@ mod probe;
 mod receive;
 mod send;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::seam::{Binding, UdpBind, UdpReceive};
@@ -36,6 +39,8 @@ pub(crate) const UDP_GRO: i32 = 104;
 pub const SOCKET_BUFFER_BYTES: usize = 7 * 1024 * 1024;
 /// How long a send waits for room in the queue before it gives a datagram up.
 pub const SEND_PATIENCE: Duration = Duration::from_millis(100);
+/// The network namespace of the thread that looks.
+const THREAD_NAMESPACE: &str = "/proc/thread-self/ns/net";
 /// How often a port that the kernel chose for one family is tried for the other.
 const PORT_ATTEMPTS: usize = 16;
 
@@ -69,9 +74,12 @@ pub enum BindError {
     },
 }
 
-/// The kernel's sockets, in the network namespace of the thread that binds.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct UdpBinder;
+/// The kernel's sockets, in one network namespace.
+#[derive(Debug)]
+pub struct UdpBinder {
+    /// `None` where nobody says: then it is the namespace of the thread that binds.
+    namespace: Option<File>,
+}
 
 /// One socket, shared by who sends and who receives.
 #[derive(Debug)]
@@ -83,27 +91,63 @@ pub(crate) struct UdpSocket {
     gro: AtomicBool,
 }
 
+impl UdpBinder {
+    /// Binds in the network namespace of the calling thread, whichever thread asks for it later.
+    pub fn new() -> Self {
+        Self { namespace: File::open(THREAD_NAMESPACE).ok() }
+    }
+
+    /// The namespace's file, if the calling thread is in another one.
+    fn elsewhere(&self) -> Option<&File> {
+        let namespace = self.namespace.as_ref()?;
+        let (ours, here) = (namespace.metadata().ok()?, fs::metadata(THREAD_NAMESPACE).ok()?);
+        ((ours.dev(), ours.ino()) != (here.dev(), here.ino())).then_some(namespace)
+    }
+}
+
+impl Default for UdpBinder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl UdpBind for UdpBinder {
     fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError> {
-        let proven = probe();
-        let (v4, v6) = bind_both(port, proven)?;
-        let port = v4.as_ref().or(v6.as_ref()).map_or(Ok(port), |socket| socket.port());
-        let port = port.map_err(|source| BindError::System { port: 0, deed: "port", source })?;
-        let receivers = [&v4, &v6]
-            .into_iter()
-            .flatten()
-            .map(|socket| Box::new(UdpReceiver::new(Arc::clone(socket))) as Box<dyn UdpReceive>)
-            .collect();
-        let sender = UdpSender::new(v4, v6, proven);
-        if mark != 0 {
-            crate::seam::UdpSend::set_mark(&sender, mark).map_err(|source| BindError::System {
-                port,
-                deed: "firewall mark",
-                source,
+        let Some(namespace) = self.elsewhere() else { return bind_here(port, mark) };
+        let there = || {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), network).map_err(|errno| {
+                BindError::System { port, deed: "enter its namespace", source: errno.into() }
             })?;
-        }
-        Ok(Binding { port, sender: Arc::new(sender), receivers })
+            bind_here(port, mark)
+        };
+        // A thread that goes into another namespace does not come back.
+        thread::scope(|scope| match scope.spawn(there).join() {
+            Ok(bound) => bound,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
     }
+}
+
+fn bind_here(port: u16, mark: u32) -> Result<Binding, BindError> {
+    let proven = probe();
+    let (v4, v6) = bind_both(port, proven)?;
+    let port = v4.as_ref().or(v6.as_ref()).map_or(Ok(port), |socket| socket.port());
+    let port = port.map_err(|source| BindError::System { port: 0, deed: "port", source })?;
+    let receivers = [&v4, &v6]
+        .into_iter()
+        .flatten()
+        .map(|socket| Box::new(UdpReceiver::new(Arc::clone(socket))) as Box<dyn UdpReceive>)
+        .collect();
+    let sender = UdpSender::new(v4, v6, proven);
+    if mark != 0 {
+        crate::seam::UdpSend::set_mark(&sender, mark).map_err(|source| BindError::System {
+            port,
+            deed: "firewall mark",
+            source,
+        })?;
+    }
+    Ok(Binding { port, sender: Arc::new(sender), receivers })
 }
 
 type Sockets = (Option<Arc<UdpSocket>>, Option<Arc<UdpSocket>>);

@@ -52,7 +52,7 @@ fn read_packets(tun: &Tun, count: usize) -> (Vec<Vec<u8>>, usize) {
 /// Sends one batch of datagrams to port 9 with UDP GSO, so that the device hands out a super-packet.
 fn send_batch(address: SocketAddr, size: usize, count: usize) {
     use crate::seam::{UdpBind, UdpSend};
-    let binding = crate::udp::UdpBinder.bind(0, 0).unwrap();
+    let binding = crate::udp::UdpBinder::new().bind(0, 0).unwrap();
     let mut outbox = wireloom_packet::Outbox::default();
     let path = wireloom_packet::Path { remote: address, local: None };
     (0..count).for_each(|n| outbox.push(&vec![n as u8; size], &path, wireloom_packet::Ecn::NotEct));

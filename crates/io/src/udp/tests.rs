@@ -73,8 +73,8 @@ fn batches_cross_both_families_whole_with_their_source_and_ecn() {
     in_new_network(|| {
         ip("link set lo up");
         assert_eq!(probe(), UdpOffloads { gso: true, gro: true });
-        let from = UdpBinder.bind(0, 0).unwrap();
-        let mut to = UdpBinder.bind(0, 0).unwrap();
+        let from = UdpBinder::new().bind(0, 0).unwrap();
+        let mut to = UdpBinder::new().bind(0, 0).unwrap();
         assert_eq!(from.sender.offloads(), (true, true));
         for (number, loopback) in ["127.0.0.1", "::1"].into_iter().enumerate() {
             let address: IpAddr = loopback.parse().unwrap();
@@ -99,8 +99,8 @@ fn without_offloads_the_same_datagrams_arrive_one_by_one() {
     need!(program "ip");
     in_new_network(|| {
         ip("link set lo up");
-        let from = UdpBinder.bind(0, 0).unwrap();
-        let mut to = UdpBinder.bind(0, 0).unwrap();
+        let from = UdpBinder::new().bind(0, 0).unwrap();
+        let mut to = UdpBinder::new().bind(0, 0).unwrap();
         from.sender.set_offloads(false, false);
         to.sender.set_offloads(false, false);
         assert_eq!(from.sender.offloads(), (false, false));
@@ -118,8 +118,8 @@ fn segments_above_the_mtu_go_out_one_by_one_and_none_is_lost() {
     need!(program "ip");
     in_new_network(|| {
         ip("link set lo up mtu 1400");
-        let from = UdpBinder.bind(0, 0).unwrap();
-        let mut to = UdpBinder.bind(0, 0).unwrap();
+        let from = UdpBinder::new().bind(0, 0).unwrap();
+        let mut to = UdpBinder::new().bind(0, 0).unwrap();
         for (number, loopback) in ["127.0.0.1", "::1"].into_iter().enumerate() {
             let remote = (loopback.parse::<IpAddr>().unwrap(), to.port).into();
             let batch = outbox(remote, None, &[1452; 20], Ecn::NotEct);
@@ -143,8 +143,8 @@ fn what_cannot_go_out_is_counted_and_does_not_hold_up_the_rest() {
     need!(program "ip");
     in_new_network(|| {
         ip("link set lo up");
-        let from = UdpBinder.bind(0, 0).unwrap();
-        let mut to = UdpBinder.bind(0, 0).unwrap();
+        let from = UdpBinder::new().bind(0, 0).unwrap();
+        let mut to = UdpBinder::new().bind(0, 0).unwrap();
         let good: SocketAddr = ([127, 0, 0, 1], to.port).into();
         let bad: SocketAddr = ([192, 0, 2, 1], 1).into();
         let mut mixed = Outbox::default();
@@ -170,8 +170,8 @@ fn a_source_address_sticks_until_it_is_gone() {
         for address in ["192.0.2.7/32", "2001:db8::7/128", "2001:db8::1/128"] {
             ip(&format!("address add {address} dev lo"));
         }
-        let from = UdpBinder.bind(0, 0).unwrap();
-        let mut to = UdpBinder.bind(0, 0).unwrap();
+        let from = UdpBinder::new().bind(0, 0).unwrap();
+        let mut to = UdpBinder::new().bind(0, 0).unwrap();
         for (number, remote, source, prefix) in
             [(0, "127.0.0.1", "192.0.2.7", 32), (1, "2001:db8::1", "2001:db8::7", 128)]
         {
@@ -195,13 +195,13 @@ fn a_source_address_sticks_until_it_is_gone() {
 fn a_port_in_use_is_named() {
     need!(root);
     in_new_network(|| {
-        let first = UdpBinder.bind(0, 0).unwrap();
-        let error = UdpBinder.bind(first.port, 0).err().unwrap();
+        let first = UdpBinder::new().bind(0, 0).unwrap();
+        let error = UdpBinder::new().bind(first.port, 0).err().unwrap();
         assert!(matches!(error, BindError::PortInUse { .. }));
         assert!(error.to_string().contains(&first.port.to_string()), "{error}");
         let port = first.port;
         drop(first);
-        assert_eq!(UdpBinder.bind(port, 0x77).unwrap().port, port, "with a mark");
+        assert_eq!(UdpBinder::new().bind(port, 0x77).unwrap().port, port, "with a mark");
     });
 }
 
@@ -215,7 +215,7 @@ fn without_loopback_the_kernels_word_counts() {
 fn stopping_wakes_a_blocked_receiver() {
     need!(root);
     in_new_network(|| {
-        let mut binding = UdpBinder.bind(0, 0).unwrap();
+        let mut binding = UdpBinder::new().bind(0, 0).unwrap();
         let stop = Signal::new().unwrap();
         thread::scope(|scope| {
             let waiting =
@@ -226,4 +226,17 @@ fn stopping_wakes_a_blocked_receiver() {
             assert!(raised.elapsed() < Duration::from_millis(100));
         });
     });
+}
+
+#[test]
+fn sockets_are_bound_where_the_binder_was_made() {
+    need!(root);
+    let (binder, held) = in_new_network(|| {
+        let binder = UdpBinder::new();
+        let held = binder.bind(0, 0).unwrap();
+        (binder, held)
+    });
+    let again = binder.bind(held.port, 0).err();
+    assert!(matches!(again, Some(BindError::PortInUse { .. })), "{again:?}");
+    in_new_network(|| assert!(UdpBinder::new().bind(held.port, 0).is_ok()));
 }

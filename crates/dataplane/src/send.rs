@@ -1,0 +1,54 @@
+//! The thread that carries packets from the TUN device to the network.
+
+use std::time::Duration;
+
+use wireloom_io::{FrameBuffer, TunRead, Wake};
+use wireloom_packet::Outbox;
+use wireloom_tunnel::{Moment, Sealer};
+
+use crate::counters::{Counter, Counters};
+use crate::refusal::Refuser;
+use crate::shared::Shared;
+
+/// The outbox's first room: a turn's packets with what sealing adds to each.
+const OUTBOX_BYTES: usize = 256 * 1024;
+/// How often the device's MTU is read: it may be changed under us, and packets are padded up to it at most.
+const MTU_EVERY: Duration = Duration::from_secs(1);
+
+/// Reads, seals and sends until told to stop.
+pub(crate) fn run(shared: &Shared, mut tun: Box<dyn TunRead>) {
+    let mut frames = FrameBuffer::new();
+    let mut sealer = Sealer::default();
+    let mut outbox = Outbox::with_capacity(OUTBOX_BYTES);
+    let mut refuser = Refuser::default();
+    let mut mtu_read: Option<Moment> = None;
+    loop {
+        match tun.read(&mut frames, &shared.stop) {
+            Ok(Wake::Stopped) => return,
+            Ok(_) => {}
+            Err(error) => return shared.end_by_tun("reading the TUN device", &error),
+        }
+        let now = shared.now();
+        if mtu_read.is_none_or(|at| now.since(at) >= MTU_EVERY) {
+            mtu_read = Some(now);
+            read_mtu(shared);
+        }
+        let mut counts = Counters::default();
+        counts.add(Counter::FramesRead, frames.len() as u64);
+        counts.add(Counter::DroppedUnreadable, frames.unreadable());
+        frames.with(|frames| {
+            shared.device.seal(now, frames, &mut sealer, &mut outbox);
+            refuser.answer(now, frames, sealer.refused(), &*shared.tun, &mut counts);
+        });
+        shared.flush(now, &mut outbox, &mut counts);
+        shared.sent.add(&counts);
+        shared.arm();
+    }
+}
+
+/// A device that is gone is noticed by the next read.
+fn read_mtu(shared: &Shared) {
+    if let Ok(mtu) = shared.tun.mtu() {
+        shared.device.set_mtu(u16::try_from(mtu).unwrap_or(u16::MAX));
+    }
+}
