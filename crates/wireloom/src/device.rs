@@ -52,7 +52,7 @@ impl LocalDevice {
             fwmark: 0,
             offloads: Offloads::ALL,
         };
-        let dataplane = Arc::new(Dataplane::start(Arc::new(tun), UdpBinder, config)?);
+        let dataplane = Arc::new(Dataplane::start(Arc::new(tun), UdpBinder::new(), config)?);
         let socket = match parts.uapi {
             Some(number) => {
                 let descriptor = inherited::descriptor(number)
