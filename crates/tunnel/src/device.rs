@@ -67,7 +67,7 @@ struct Own {
 }
 
 /// The memory that a sending thread keeps between batches, and the frames of the last batch that went nowhere.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Sealer {
     /// The peer of each frame that has one.
     order: Vec<(Slot, usize)>,
@@ -259,6 +259,14 @@ impl Device {
         outbox: &mut Outbox,
     ) -> Result<&'a Peer, DropReason> {
         let own = table.own.as_ref().ok_or(DropReason::NoKey)?;
+        let known = match message {
+            Message::Initiation { .. } => None,
+            Message::Response { receiver, .. }
+            | Message::CookieReply { receiver }
+            | Message::Data { receiver, .. } => {
+                Some(table.by_index.get(&(receiver >> 8)).ok_or(DropReason::UnknownSession)?)
+            }
+        };
         if let Message::Initiation { sender } | Message::Response { sender, .. } = message {
             if !own.macs.is_for_us(datagram) {
                 return Err(DropReason::BadMac);
@@ -273,15 +281,11 @@ impl Device {
                 Admission::Drop => return Err(DropReason::UnderLoad),
             }
         }
-        let slot = match message {
-            Message::Initiation { .. } => {
+        let slot = match known {
+            Some(slot) => slot,
+            None => {
                 let key = own.identity.initiator(datagram).ok_or(DropReason::BadHandshake)?;
                 table.by_key.get(&key).ok_or(DropReason::UnknownPeer)?
-            }
-            Message::Response { receiver, .. }
-            | Message::CookieReply { receiver }
-            | Message::Data { receiver, .. } => {
-                table.by_index.get(&(receiver >> 8)).ok_or(DropReason::UnknownSession)?
             }
         };
         table.peer(*slot).ok_or(DropReason::UnknownPeer)
@@ -320,8 +324,7 @@ impl Device {
         let table = self.table.load();
         for peer in table.peers.iter().flatten() {
             let mut turn = peer.turn(now);
-            turn.state.timers.start_afresh();
-            turn.state.call(now);
+            turn.state.doubt(now);
             self.arm(turn.park());
         }
     }

@@ -54,6 +54,8 @@ pub(crate) struct State {
     pub(crate) rx_bytes: u64,
     /// Whether our public key is higher than the peer's.
     pub(crate) is_higher: bool,
+    /// Whether the session is in doubt: the next packet starts a handshake.
+    is_doubtful: bool,
     staged: VecDeque<Vec<u8>>,
     random: ChaCha8Rng,
 }
@@ -86,6 +88,7 @@ impl Peer {
             tx_bytes: 0,
             rx_bytes: 0,
             is_higher: false,
+            is_doubtful: false,
             staged: VecDeque::new(),
             random,
         };
@@ -147,6 +150,22 @@ impl State {
         if self.sending(now).is_none() {
             self.timers.start_afresh();
             self.call(now);
+        }
+    }
+
+    /// Doubts the session, as after a suspend: it is renewed at once if somebody waits for it, or else on the next packet.
+    pub(crate) fn doubt(&mut self, now: Moment) {
+        self.is_doubtful = true;
+        self.timers.start_afresh();
+        self.call(now);
+    }
+
+    /// A handshake is complete; if it is the last that we have begun, none is pending.
+    fn established(&mut self, now: Moment, is_last: bool) {
+        self.last_handshake = Some(now);
+        self.is_doubtful = false;
+        if is_last {
+            self.timers.handshake_complete();
         }
     }
 
@@ -266,7 +285,7 @@ impl Turn<'_> {
         let Some(sending) = self.state.sending(self.now) else { return false };
         let age = self.now.since(sending.began);
         let stagger = if self.state.is_higher { STAGGER } else { Duration::ZERO };
-        (self.sent.any && sending.is_worn)
+        (self.sent.any && (sending.is_worn || self.state.is_doubtful))
             || (self.sent.any && sending.initiator && age >= REKEY_AFTER_TIME + stagger)
             || (self.received.any && sending.initiator && age >= REKEY_ON_RECEIVE)
     }

@@ -61,8 +61,6 @@ pub(crate) struct Timers {
     handshake: Option<Moment>,
     /// When data that came in must be answered.
     keepalive: Option<Moment>,
-    /// Whether more data came in since then.
-    keepalive_again: bool,
     persistent: Option<Moment>,
     forget: Option<Moment>,
 }
@@ -136,7 +134,6 @@ impl Timers {
         self.last_initiation = None;
         self.handshake = None;
         self.keepalive = None;
-        self.keepalive_again = false;
     }
 
     /// Something authenticated was sent.
@@ -158,7 +155,6 @@ impl Timers {
 
     /// Data was received: it must be answered.
     pub(crate) fn data_received(&mut self, now: Moment) {
-        self.keepalive_again = self.keepalive.is_some();
         self.keepalive.get_or_insert(now + KEEPALIVE_TIMEOUT);
     }
 
@@ -184,10 +180,7 @@ impl Timers {
                 self.forget.get_or_insert(now + FORGET_TIME);
             }
             Due::Handshake => self.handshake = None,
-            Due::Keepalive => {
-                self.keepalive = self.keepalive_again.then(|| now + KEEPALIVE_TIMEOUT);
-                self.keepalive_again = false;
-            }
+            Due::Keepalive => self.keepalive = None,
             Due::PersistentKeepalive => self.persistent = Some(now + self.interval),
             // The initiation that follows sets the next one; if there is none, this does.
             Due::Retry => {

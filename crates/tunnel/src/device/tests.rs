@@ -14,6 +14,7 @@ mod config;
 mod load;
 mod routing;
 mod sessions;
+mod threads;
 mod time;
 
 /// A datagram on the wire.

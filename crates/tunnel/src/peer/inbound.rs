@@ -75,10 +75,7 @@ impl Turn<'_> {
         self.state.path = Some(*path);
         self.state.timers.session_began(now);
         self.count(response.len(), length);
-        if is_last {
-            self.state.timers.handshake_complete();
-        }
-        self.state.last_handshake = Some(now);
+        self.state.established(now, is_last);
         self.flush(outbox);
         Ok(())
     }
@@ -137,8 +134,7 @@ impl Turn<'_> {
             self.state.path = Some(*path);
         }
         if opened.confirms {
-            self.state.last_handshake = Some(self.now);
-            self.state.timers.handshake_complete();
+            self.state.established(self.now, true);
             self.flush(outbox);
         }
     }

@@ -207,18 +207,30 @@ fn the_first_packet_after_a_long_suspend_starts_a_handshake() {
 }
 
 #[test]
-fn a_short_suspend_keeps_the_session_and_calls_at_once_where_it_matters() {
+fn a_short_suspend_keeps_the_session_and_renews_it_with_the_next_packet() {
+    let mut world = World::pair();
+    world.pass(seconds(11));
+    world.now = world.now + seconds(60);
+    world.hosts[0].device.resumed(world.now);
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    assert_eq!(world.wire.iter().map(kind).collect::<Vec<_>>(), [4, 1]);
+    world.run();
+    assert_eq!(world.take_delivered(1).len(), 1);
+    // Once is enough.
+    world.pass(seconds(6));
+    world.say(0, "10.0.0.1", "10.0.1.1");
+    assert_eq!(world.initiations, 2);
+}
+
+#[test]
+fn a_peer_that_is_kept_alive_is_called_at_once_after_a_suspend() {
     let mut world = World::pair();
     let set = keepalive(&world, 1, 25);
     world.set_peer(0, set);
-    world.pass(seconds(1));
-    world.now = world.now + seconds(60);
+    world.pass(seconds(12));
+    world.now = world.now + seconds(5);
     world.hosts[0].device.resumed(world.now);
-    world.say(0, "10.0.0.1", "10.0.1.1");
-    assert_eq!((world.take_delivered(1).len(), world.initiations), (1, 1));
     assert!(world.hosts[0].device.poll_timeout().unwrap() <= world.now);
-    let mut outbox = Outbox::default();
-    world.hosts[0].device.handle_timeout(world.now, &mut outbox);
-    world.post(0, &outbox);
+    world.pass(Duration::ZERO);
     assert_eq!(world.initiations, 2);
 }

@@ -1,0 +1,84 @@
+//! Threads that share a device.
+
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+
+#[test]
+fn a_device_may_be_shared() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Device>();
+}
+
+/// One thread seals, one opens, and a third changes everything else meanwhile.
+#[test]
+fn sealing_opening_and_configuring_do_not_disturb_each_other() {
+    const BATCHES: usize = 200;
+    let mut world = World::pair();
+    let now = world.now;
+    let third = PrivateKey::from_random([90; 32]).public_key();
+    let [client, server] = &mut world.hosts[..] else { panic!("two hosts") };
+    let (client_key, from) = (client.public(), client.address);
+    let (client_device, sealer) = (&client.device, &mut client.sealer);
+    let server_device = &server.device;
+    let (sender, receiver) = mpsc::channel::<Vec<Vec<u8>>>();
+    let sizes: Vec<usize> = thread::scope(|scope| {
+        scope.spawn(move || {
+            for batch in 0..BATCHES {
+                let packets: Vec<_> =
+                    (0..16).map(|i| packet("10.0.0.1", "10.0.1.1", batch * 4 + i)).collect();
+                let frames: Vec<_> = packets
+                    .iter()
+                    .map(|packet| Frame { header: VnetHeader::default(), packet })
+                    .collect();
+                let mut outbox = Outbox::default();
+                client_device.seal(now, &frames, sealer, &mut outbox);
+                let datagrams = outbox
+                    .transmits()
+                    .flat_map(|(transmit, bytes)| bytes.chunks(transmit.segment))
+                    .map(<[u8]>::to_vec)
+                    .collect();
+                sender.send(datagrams).unwrap();
+            }
+        });
+        let configure = scope.spawn(|| {
+            for round in 0..200u16 {
+                for device in [client_device, server_device] {
+                    let peer = SetPeer {
+                        endpoint: Some(SocketAddr::from(([203, 0, 113, 1], round + 1))),
+                        persistent_keepalive: Some(round % 3),
+                        allowed_ips: [cidr("10.99.0.0/16")].into(),
+                        remove: round % 2 == 1,
+                        ..SetPeer::new(third)
+                    };
+                    let set = SetDevice { peers: vec![peer], ..SetDevice::default() };
+                    let _ = device.set(now, &set);
+                    device.handle_timeout(now, &mut Outbox::default());
+                    assert!(!device.status(now, now.since_boot()).peers.is_empty());
+                }
+            }
+        });
+        let mut sizes = Vec::new();
+        for datagrams in receiver {
+            let received: Vec<_> = datagrams
+                .iter()
+                .map(|bytes| Received {
+                    path: Path { remote: from, local: None },
+                    ecn: Ecn::NotEct,
+                    segment: bytes.len(),
+                    bytes,
+                })
+                .collect();
+            let mut arena = Arena::default();
+            server_device.open(now, &received, &mut arena, &mut Outbox::default());
+            sizes.extend(arena.packets().iter().map(|place| place.len() - 28));
+        }
+        configure.join().unwrap();
+        sizes
+    });
+    let sent: Vec<usize> =
+        (0..BATCHES).flat_map(|batch| (0..16).map(move |i| batch * 4 + i)).collect();
+    assert_eq!(sizes, sent);
+    assert_eq!(server.peer_status(now, &client_key).endpoint, Some(from));
+}
