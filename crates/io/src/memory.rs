@@ -234,7 +234,7 @@ impl UdpBind for MemoryUdp {
             0 => (FIRST_FREE_PORT..=u16::MAX).find(free),
             port => Some(port).filter(free),
         }
-        .ok_or(BindError::PortInUse { port, family })?;
+        .ok_or(BindError::PortInUse { port, family, holder: None })?;
         let local = SocketAddr::new(self.address, port);
         bound.insert(local, Arc::clone(&pipe));
         let (network, gso, mark) = (self.network.clone(), true.into(), mark.into());

@@ -53,14 +53,17 @@ pub enum BindError {
     NoFamily,
     /// Another socket has the port.
     #[error(
-        "UDP port {port} is in use ({family}): stop what listens there (`ss -lunp sport = :{port}`) \
-         or choose another listen port; 0 takes a free one"
+        "UDP port {port} is in use by {} ({family}): stop what listens there (`ss -lunp sport = :{port}`) \
+         or choose another listen port; 0 takes a free one",
+        .holder.as_deref().unwrap_or("another socket")
     )]
     PortInUse {
         /// The port.
         port: u16,
         /// `IPv4` or `IPv6`.
         family: &'static str,
+        /// Who holds it, once somebody who can tell has looked.
+        holder: Option<String>,
     },
     /// A call failed that should not.
     #[error("a UDP socket for port {port}: {deed}: {source}")]
@@ -192,7 +195,7 @@ impl UdpSocket {
         match socket.bind(&any.into()) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let family = if is_v4 { "IPv4" } else { "IPv6" };
-                return Err(BindError::PortInUse { port, family });
+                return Err(BindError::PortInUse { port, family, holder: None });
             }
             // With IPv6 disabled by sysctl there may be sockets and no address.
             Err(error) if !is_v4 && error.kind() == io::ErrorKind::AddrNotAvailable => {

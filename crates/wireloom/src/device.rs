@@ -10,11 +10,27 @@ use tokio::sync::mpsc;
 use wireloom_agent::device::{DeviceError, OpenDevice, PathReport, TunnelDevice};
 use wireloom_dataplane::{Config, Dataplane, Ended, Offloads, UapiSocket};
 use wireloom_io::tun::DEFAULT_MTU;
-use wireloom_io::{Tun, TunConfig, UdpBinder, inherited};
-use wireloom_model::InterfaceName;
+use wireloom_io::{BindError, Binding, Tun, TunConfig, UdpBind, UdpBinder, inherited};
+use wireloom_kernel::port_owner;
+use wireloom_model::{Family, InterfaceName};
 use wireloom_tunnel::uapi::{DeviceStatus, SetDevice};
 
 use crate::keys;
+
+/// The kernel's sockets, with a port's holder named when it is taken.
+struct NamingBinder;
+
+impl UdpBind for NamingBinder {
+    fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError> {
+        UdpBinder.bind(port, mark).map_err(|mut error| {
+            if let BindError::PortInUse { port, family, holder } = &mut error {
+                let family = if *family == "IPv4" { Family::V4 } else { Family::V6 };
+                *holder = port_owner(*port, family).map(|owner| owner.to_string());
+            }
+            error
+        })
+    }
+}
 
 /// A device that runs in this process, with its UAPI socket. Dropping it stops it and removes both.
 pub(crate) struct LocalDevice {
