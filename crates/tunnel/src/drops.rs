@@ -20,22 +20,22 @@ pub enum DropReason {
     Congested,
     /// A data message for a session older than 180 s or with a counter beyond the limit.
     Expired,
-    /// A packet for a peer while the device has no private key.
-    NoKey,
     /// A packet for a peer whose endpoint is not known.
     NoEndpoint,
+    /// A packet for a peer while the device has no private key.
+    NoKey,
     /// A packet for an address that is in no peer's allowed IPs.
     NoPeer,
     /// A message that was received before, or is too old to tell.
     Replay,
-    /// A packet that waited for a session until newer ones took its place, or until the handshake was given up.
-    Unsent,
     /// A handshake message above the load that the device accepts.
     UnderLoad,
     /// An initiation from a key that is no peer's.
     UnknownPeer,
     /// A message for a session that is not here.
     UnknownSession,
+    /// A packet that waited for a session until newer ones took its place, or until the handshake was given up.
+    Unsent,
     /// A packet whose source address is not in the allowed IPs of the peer that sent it.
     WrongSource,
 }
@@ -50,14 +50,14 @@ impl DropReason {
         Self::BadTag,
         Self::Congested,
         Self::Expired,
-        Self::NoKey,
         Self::NoEndpoint,
+        Self::NoKey,
         Self::NoPeer,
         Self::Replay,
-        Self::Unsent,
         Self::UnderLoad,
         Self::UnknownPeer,
         Self::UnknownSession,
+        Self::Unsent,
         Self::WrongSource,
     ];
 
@@ -71,14 +71,14 @@ impl DropReason {
             Self::BadTag => "bad_tag",
             Self::Congested => "congested",
             Self::Expired => "expired",
-            Self::NoKey => "no_key",
             Self::NoEndpoint => "no_endpoint",
+            Self::NoKey => "no_key",
             Self::NoPeer => "no_peer",
             Self::Replay => "replay",
-            Self::Unsent => "unsent",
             Self::UnderLoad => "under_load",
             Self::UnknownPeer => "unknown_peer",
             Self::UnknownSession => "unknown_session",
+            Self::Unsent => "unsent",
             Self::WrongSource => "wrong_source",
         }
     }
@@ -147,6 +147,7 @@ mod tests {
             assert_eq!(drops.read().iter().map(|(_, count)| count).sum::<u64>(), 2);
         }
         let mut labels: Vec<_> = DropReason::ALL.iter().map(|reason| reason.label()).collect();
+        assert!(labels.is_sorted(), "{labels:?}");
         labels.dedup();
         assert_eq!(labels.len(), DropReason::ALL.len());
     }

@@ -31,12 +31,12 @@ pub enum ErrorKind {
     /// The line does not read `key=value`.
     #[error("is no line of the form key=value")]
     Line,
-    /// The value of a secret does not parse.
-    #[error("needs 64 hexadecimal digits")]
-    Secret,
     /// The text ended too early.
     #[error("is missing")]
     Missing,
+    /// The value of a secret does not parse.
+    #[error("needs 64 hexadecimal digits")]
+    Secret,
     /// The value does not parse.
     #[error("cannot be {value:?}; it needs {needs}")]
     Value {
@@ -117,23 +117,18 @@ impl DeviceStatus {
     }
 }
 
-/// Reads the answer to `set=1`; error numbers of either sign are understood.
-pub(crate) fn set_response(text: &str) -> Result<(), ResponseError> {
-    let mut lines = Lines::new(text);
-    match lines.next()? {
-        Some(line @ Line { key: "errno", .. }) => match line.errno()? {
-            0 => Ok(()),
-            number => Err(ResponseError::Errno(number)),
-        },
-        Some(line) => Err(line.error(ErrorKind::Key).into()),
-        None => Err(lines.missing("errno").into()),
-    }
-}
-
 impl SetDevice {
     /// Reads the answer to this request; error numbers of either sign are understood.
     pub fn parse_response(text: &str) -> Result<(), ResponseError> {
-        set_response(text)
+        let mut lines = Lines::new(text);
+        match lines.next()? {
+            Some(line @ Line { key: "errno", .. }) => match line.errno()? {
+                0 => Ok(()),
+                number => Err(ResponseError::Errno(number)),
+            },
+            Some(line) => Err(line.error(ErrorKind::Key).into()),
+            None => Err(lines.missing("errno").into()),
+        }
     }
 }
 

@@ -116,3 +116,21 @@ fn what_is_not_for_us_is_dropped_before_it_costs_anything() {
     assert_eq!(world.drops(1, DropReason::BadMessage), 1);
     assert!(world.wire.is_empty());
 }
+
+#[test]
+fn responses_that_nobody_awaits_do_not_use_up_the_budget() {
+    let mut world = World::new(2);
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 5)]);
+    let initiation = world.intercept().remove(0);
+    world.deliver(&initiation);
+    let response = world.intercept().remove(0);
+    let mut stray = response.clone();
+    stray.bytes[9] ^= 1;
+    for _ in 0..2_000 {
+        world.deliver(&stray);
+    }
+    assert_eq!(world.drops(0, DropReason::UnknownSession), 2_000);
+    world.deliver(&response);
+    world.run();
+    assert_eq!(world.take_delivered(1).len(), 1);
+}

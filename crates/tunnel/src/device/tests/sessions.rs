@@ -142,6 +142,15 @@ fn congestion_marks_cross_the_tunnel() {
     let delivered = world.take_delivered(1);
     assert_eq!(delivered.iter().map(|packet| packet[1]).collect::<Vec<_>>(), [0b11]);
     assert_eq!(world.drops(1, DropReason::Congested), 1);
+    // In IPv6 the bits stand across two bytes.
+    let mut six = packet("fd00:0::1", "fd00:1::1", 10);
+    six[1] = 0b01 << 4;
+    world.seal(0, &[six]);
+    let mut sent = world.intercept().remove(0);
+    assert_eq!(sent.ecn, Ecn::Ect1);
+    sent.ecn = Ecn::Ce;
+    world.deliver(&sent);
+    assert_eq!(world.take_delivered(1)[0][1], 0b11 << 4);
 }
 
 #[test]
@@ -269,5 +278,21 @@ proptest! {
         world.run();
         world.deliver(&real);
         prop_assert_eq!(world.take_delivered(1).len(), 1);
+    }
+
+    #[test]
+    fn every_packet_is_delivered_once_in_any_order(order in proptest::collection::vec(0usize..40, 0..120)) {
+        let mut world = World::pair();
+        let packets: Vec<_> = (0..40).map(|i| packet("10.0.0.1", "10.0.1.1", i)).collect();
+        world.seal(0, &packets);
+        let sent = world.intercept();
+        let mut first = Vec::new();
+        for place in order {
+            world.deliver(&sent[place]);
+            if !first.contains(&packets[place]) {
+                first.push(packets[place].clone());
+            }
+        }
+        prop_assert_eq!(world.take_delivered(1), first);
     }
 }
