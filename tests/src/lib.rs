@@ -9,6 +9,7 @@
     reason = "a test's helper: its failure is the test's failure"
 )]
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,11 @@ impl Pair {
             ok(host, &format!("ip address add 192.0.2.{last}/24 dev eth0"));
             ok(host, &format!("ip address add 2001:db8::{last}/64 dev eth0 nodad"));
             ok(host, "ip link set eth0 up");
+        }
+        for host in [&a, &b] {
+            eventually("the link-local address is proven", || {
+                !ok(host, "ip address show dev eth0").contains("tentative")
+            });
         }
         Self { a, b }
     }
@@ -137,17 +143,45 @@ impl Default for Keys {
     }
 }
 
-/// Everything about a host's network that a program could leave behind.
-pub fn network_state(host: &Host) -> String {
-    [
-        "ip -j link",
-        "ip -j address",
-        "ip -j route show table all",
-        "ip -j -6 route show table all",
-        "ip -j rule",
-        "ip -j -6 rule",
-        "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding",
-    ]
-    .map(|line| ok(host, line))
-    .join("\n")
+/// Everything about a host's network that a program could leave behind, a line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkState(BTreeSet<String>);
+
+impl NetworkState {
+    /// The state as it is now.
+    pub fn of(host: &Host) -> Self {
+        let lists = [
+            "ip -o -d link",
+            "ip -o address",
+            "ip -o route show table all",
+            "ip -o -6 route show table all",
+            "ip -o rule",
+            "ip -o -6 rule",
+            "sysctl -ar ^net[.]ipv[46][.]conf[.](all|eth0)[.]|^net.ipv4.ip_forward",
+        ];
+        Self(
+            lists
+                .iter()
+                .flat_map(|list| ok(host, list).lines().map(str::to_owned).collect::<Vec<_>>())
+                .collect(),
+        )
+    }
+
+    /// The same without lines that contain one of these.
+    #[must_use]
+    pub fn without(mut self, words: &[&str]) -> Self {
+        self.0.retain(|line| !words.iter().any(|word| line.contains(word)));
+        self
+    }
+
+    /// Fails with the lines that only one of the two has.
+    ///
+    /// # Panics
+    ///
+    /// If there is such a line.
+    pub fn assert_same(&self, before: &Self) {
+        let lost: Vec<_> = before.0.difference(&self.0).collect();
+        let new: Vec<_> = self.0.difference(&before.0).collect();
+        assert!(lost.is_empty() && new.is_empty(), "lost: {lost:#?}\nnew: {new:#?}");
+    }
 }
