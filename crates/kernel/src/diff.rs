@@ -59,7 +59,7 @@ impl fmt::Display for Change {
             Self::DeleteAddress(a) => write!(f, "take {} off {}", a.address, a.link),
             Self::DeleteRoute(key) => write!(f, "delete {}", ShownRoute(key, None)),
             Self::ReplaceRoute(key, route) => write!(f, "replace {}", ShownRoute(key, Some(route))),
-            Self::SetLink(name, Link { mtu, up }) => {
+            Self::SetLink(name, Link { mtu, up, .. }) => {
                 write!(f, "set {name} {} with MTU {mtu}", if *up { "up" } else { "down" })
             }
         }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use wireloom_model::kernel::{Address, KernelState, Link, ROUTE_PROTOCOL, Route, RouteKey};
+use wireloom_model::kernel::{
+    Address, KernelState, Link, LinkKind, ROUTE_PROTOCOL, Route, RouteKey,
+};
 use wireloom_model::{Family, InterfaceName};
 
 use crate::diff::Change;
@@ -70,9 +72,9 @@ impl Host {
         let links = links
             .into_iter()
             .filter(|link| ours.contains(&link.name))
-            .map(|HostLink { name, mtu, up, .. }| (name, Link { mtu, up }))
+            .map(|HostLink { name, mtu, up, .. }| (name, Link { mtu, up, kind: LinkKind::Held }))
             .collect();
-        Ok(KernelState { links, addresses, routes })
+        Ok(KernelState { links, addresses, routes, ..KernelState::default() })
     }
 
     /// Makes the changes in order and goes on after one that fails.

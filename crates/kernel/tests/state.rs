@@ -183,7 +183,7 @@ fn what_fails_is_named_and_the_rest_is_made() {
         let on_eth0 = wireloom_model::kernel::Route { link: Some(eth0), ..by("192.0.2.9") };
         let missing: wireloom_model::InterfaceName = "wl9".parse().unwrap();
         let changes = [
-            Change::SetLink(missing.clone(), Link { mtu: 1420, up: true }),
+            Change::SetLink(missing.clone(), Link::held(1420)),
             Change::AddRoute(key("10.6.0.0/16"), by("203.0.113.9")),
             Change::AddRoute(key("10.7.0.0/16"), on_eth0),
             Change::AddAddress(address("fd04::1/128")),

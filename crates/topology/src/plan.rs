@@ -125,9 +125,10 @@ impl Plan {
             (RouteKey::main(destination), route)
         };
         KernelState {
-            links: BTreeMap::from([(interface.clone(), Link { mtu, up: true })]),
+            links: BTreeMap::from([(interface.clone(), Link::held(mtu))]),
             addresses: self.addresses.iter().map(address).collect(),
             routes: self.routes.iter().map(route).collect(),
+            ..KernelState::default()
         }
     }
 }

@@ -10,7 +10,8 @@ fn name() -> impl Strategy<Value = InterfaceName> {
 }
 
 fn link() -> impl Strategy<Value = Link> {
-    (prop_oneof![Just(1280), Just(1420)], any::<bool>()).prop_map(|(mtu, up)| Link { mtu, up })
+    (prop_oneof![Just(1280), Just(1420)], any::<bool>())
+        .prop_map(|(mtu, up)| Link { up, ..Link::held(mtu) })
 }
 
 /// Few hosts and lengths, so that resized and secondary addresses come up often.
@@ -56,6 +57,7 @@ fn state() -> impl Strategy<Value = KernelState> {
             links,
             addresses,
             routes: routes.into_iter().collect(),
+            ..KernelState::default()
         },
     )
 }

@@ -116,7 +116,7 @@ pub(crate) fn address(text: &str) -> Address {
 pub(crate) fn mesh() -> KernelState {
     let on_wl0 = |gateway: &str| Route { link: Some(wl0()), ..by(gateway) };
     KernelState {
-        links: [(wl0(), Link { mtu: 1420, up: true })].into(),
+        links: [(wl0(), Link::held(1420))].into(),
         addresses: [address("10.4.0.1/32"), address("fd04::1/128")].into(),
         routes: [
             (key("10.5.0.0/16"), out_of_wl0(Some("10.4.0.1"))),
@@ -131,6 +131,7 @@ pub(crate) fn mesh() -> KernelState {
             (RouteKey { table: 200, ..key("::/0") }, out_of_wl0(None)),
         ]
         .into(),
+        ..KernelState::default()
     }
 }
 

@@ -1,0 +1,53 @@
+//! The nftables table as what it is for rather than as rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::cidr::Cidr;
+use crate::name::InterfaceName;
+
+/// The one nftables table of ours, `inet wireloom`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Nft {
+    /// The prefixes in each set. One that another of the set covers counts for nothing.
+    pub sets: BTreeMap<NftSet, BTreeSet<Cidr>>,
+    /// Whether packets from [`Pods`](NftSet::Pods) and [`Peers`](NftSet::Peers), and those to
+    /// [`Site`](NftSet::Site), leave with an address of this host as source, unless they go to
+    /// [`Mesh`](NftSet::Mesh), [`Services`](NftSet::Services) or `Peers`.
+    pub masquerade: bool,
+    /// Links of ours: TCP connections through them agree on segments that fit (RFC 4459, section 3.2), both ways.
+    pub clamp: BTreeSet<InterfaceName>,
+}
+
+/// What a set of prefixes stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NftSet {
+    /// All that the mesh leads to.
+    Mesh,
+    /// The addresses of peers outside the mesh.
+    Peers,
+    /// This node's pods.
+    Pods,
+    /// The cluster's services.
+    Services,
+    /// Extra prefixes that this node's location reaches, whose hosts know no way back to the mesh.
+    Site,
+}
+
+impl NftSet {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [Self::Mesh, Self::Peers, Self::Pods, Self::Services, Self::Site];
+
+    /// Its name in the table, without the family.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mesh => "mesh",
+            Self::Peers => "peers",
+            Self::Pods => "pods",
+            Self::Services => "services",
+            Self::Site => "site",
+        }
+    }
+}
