@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p wireloom-benches --bench plan`
 
+#![expect(clippy::expect_used, reason = "the mesh is made here, and is as it is made")]
+
 use std::hint::black_box;
 use std::num::{NonZeroU16, NonZeroU32};
 

@@ -73,30 +73,32 @@ fn duty(members: &[Member<'_>], extra: &Extra, place: &Place) -> Duty {
         let parts = [prefix.as_bytes(), node.name.as_str().as_bytes()];
         Score::new(node.gateway.weight, purpose, &parts)
     };
-    let usable = usable(members, &place.gateways[extra.segment]);
     let lists = |at: &usize| extra.listers.contains(at);
-    let mut candidates: Vec<usize> = usable.iter().copied().filter(lists).collect();
-    let mut behind = extra.listers.clone();
-    if candidates.is_empty() {
-        let family = extra.prefix.family();
-        let hops = |at: usize| members[place.homes[at]].next_hop(&members[at], family).is_some();
-        if behind.iter().any(|&at| hops(at)) {
-            behind.retain(|&at| hops(at));
-        }
-        candidates = behind.iter().map(|&at| place.homes[at]).collect();
-        candidates.sort_unstable();
-        candidates.dedup();
+    let mut owners = usable(members, &place.gateways[extra.segment]);
+    owners.retain(lists);
+    let mut carriers = Vec::new();
+    if owners.is_empty() {
+        carriers = reachable(members, extra, place);
+        owners = carriers.iter().map(|&at| place.homes[at]).collect();
     }
-    let owner = best(&candidates, |at| {
+    let owner = best(&owners, |at| {
         let node = members[at].node;
         (node.healthy, node.held.owns.contains(&extra.prefix), score(at, Purpose::Owner))
     });
     if lists(&owner) {
         return Duty { owner, carrier: owner };
     }
-    behind.retain(|&at| place.homes[at] == owner);
-    let carrier = best(&behind, |at| (members[at].node.healthy, score(at, Purpose::Carrier)));
+    carriers.retain(|&at| place.homes[at] == owner);
+    let carrier = best(&carriers, |at| (members[at].node.healthy, score(at, Purpose::Carrier)));
     Duty { owner, carrier }
+}
+
+/// Those who list a prefix and to whom their home has a next hop of its family; all of them if nobody is.
+fn reachable(members: &[Member<'_>], extra: &Extra, place: &Place) -> Vec<usize> {
+    let family = extra.prefix.family();
+    let hops = |at: &usize| members[place.homes[*at]].next_hop(&members[*at], family).is_some();
+    let some: Vec<usize> = extra.listers.iter().copied().filter(hops).collect();
+    if some.is_empty() { extra.listers.clone() } else { some }
 }
 
 /// The candidate with the greatest key; of equal ones the first. There is always a candidate: every segment has a

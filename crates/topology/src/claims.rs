@@ -157,7 +157,8 @@ fn settle(mut claims: Vec<Claim>, carry_internal: bool) -> (Vec<Claim>, Vec<(Cla
     let mut rest = claims.as_slice();
     while let [first, ..] = rest {
         // Prefixes overlap only by nesting, and the wider sorts first: all that overlaps this one follows it directly.
-        let inside = rest.partition_point(|claim| first.prefix.covers(&claim.prefix));
+        // It is rarely more than this one, so looking at each is quickest.
+        let inside = rest.iter().take_while(|claim| first.prefix.covers(&claim.prefix)).count();
         let (cluster, after) = rest.split_at(inside);
         match cluster {
             [alone] => kept.push(*alone),

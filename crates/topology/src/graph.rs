@@ -4,6 +4,8 @@
 mod dot;
 mod mermaid;
 mod svg;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 

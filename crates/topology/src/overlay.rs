@@ -216,3 +216,66 @@ fn to_number(address: IpAddr) -> u128 {
         IpAddr::V6(v6) => v6.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wireloom_model::PublicKey;
+
+    use super::*;
+
+    fn node(name: &str, since: u64) -> Node {
+        let key = PublicKey::from_bytes([1; 32]);
+        let mut node = Node::new(name.parse().unwrap(), key, "here".parse().unwrap());
+        node.since = since;
+        node
+    }
+
+    fn give(range: &str, nodes: &[Node]) -> (Vec<Option<IpAddr>>, Vec<Problem>) {
+        let nodes: Vec<&Node> = nodes.iter().collect();
+        let mut by_age: Vec<usize> = (0..nodes.len()).collect();
+        by_age.sort_by_key(|&at| (nodes[at].since, at));
+        let mut problems = Vec::new();
+        (Pool::of(range.parse().unwrap()).give(&nodes, &by_age, &mut problems), problems)
+    }
+
+    #[test]
+    fn every_host_address_is_given_once_and_then_there_is_a_problem() {
+        for (range, hosts) in [("10.4.0.0/29", 6), ("fd44::/125", 7)] {
+            let nodes: Vec<Node> = (0..9).map(|at| node(&format!("n{at}"), at)).collect();
+            let (given, problems) = give(range, &nodes);
+            let mut some: Vec<IpAddr> = given.iter().flatten().copied().collect();
+            some.sort();
+            some.dedup();
+            assert_eq!(some.len(), hosts, "{range}");
+            // The oldest have them.
+            assert!(given[..hosts].iter().all(Option::is_some));
+            assert_eq!(problems.len(), 9 - hosts);
+            assert!(problems.iter().all(|p| p.kind == ProblemKind::OverlayExhausted));
+        }
+    }
+
+    #[test]
+    fn configured_beats_held_and_held_beats_hashed() {
+        let address: IpAddr = "10.4.0.9".parse().unwrap();
+        let mut nodes = [node("a", 1), node("b", 2), node("c", 3)];
+        nodes[0].held.overlay_addresses = vec![address];
+        nodes[1].held.overlay_addresses = vec![address];
+        let (given, problems) = give("10.4.0.0/16", &nodes);
+        assert_eq!(given[0], Some(address));
+        assert_ne!(given[1], Some(address));
+        assert_eq!(problems.len(), 2);
+
+        nodes[2].overlay_addresses = vec![address];
+        let (given, problems) = give("10.4.0.0/16", &nodes);
+        assert_eq!(given[2], Some(address));
+        let subjects: Vec<String> = problems.iter().map(|p| p.subject.to_string()).collect();
+        assert_eq!(subjects, ["node a", "node c", "node b", "node c"]);
+    }
+
+    #[test]
+    fn the_whole_of_ipv6_is_a_range_too() {
+        let pool = Pool::of("::/0".parse().unwrap());
+        assert_eq!((pool.first, pool.last), (1, u128::MAX));
+        assert!(give("::/0", &[node("a", 0)]).0[0].is_some());
+    }
+}

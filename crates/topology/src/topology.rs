@@ -1,13 +1,14 @@
 //! Every choice of the whole mesh, made once.
 
-use wireloom_model::{Cidr, Mesh, NodeName, PeerName, Problem, ProblemKind, Snapshot, Subject};
+use wireloom_model::{
+    Cidr, Family, Mesh, NodeName, PeerName, Problem, ProblemKind, Snapshot, Subject,
+};
 
 use crate::anchors::{self, Duty};
 use crate::overlay::{self, Pair};
 use crate::plan::{NodeSummary, Plan, PlanError, TunnelPeer};
 use crate::resolve::{Area, Extra, Member, Outsider, Resolved, resolve};
 use crate::{gateways, homes};
-use wireloom_model::Family;
 
 /// The whole mesh with every choice made: gateways, homes, overlay addresses, anchors and owners. One node's
 /// [`Plan`], an outside peer's view and the [`Graph`](crate::Graph) are read from it.
@@ -175,14 +176,7 @@ impl<'a> Topology<'a> {
     fn no_next_hop(&self, at: usize, family: Family) -> Option<Problem> {
         let member = &self.members[at];
         let home = &self.members[self.place.homes[at]];
-        let what: Vec<String> = self
-            .prefixes(at)
-            .filter(|prefix| prefix.family() == family)
-            .map(|prefix| prefix.to_string())
-            .collect();
-        let reason = if what.is_empty() {
-            return None;
-        } else if !member.speaks(family) {
+        let reason = if !member.speaks(family) {
             format!("it has no internal {family} address, so its location can't reach")
         } else if !home.speaks(family) {
             format!(
@@ -192,10 +186,18 @@ impl<'a> Topology<'a> {
         } else {
             return None;
         };
-        Some(Problem::warning(
-            Subject::Node(member.node.name.clone()),
-            ProblemKind::NoNextHop,
-            format!("{reason} {}; give it one", what.join(", ")),
-        ))
+        let what: Vec<String> = self
+            .prefixes(at)
+            .filter(|prefix| prefix.family() == family)
+            .map(|prefix| prefix.to_string())
+            .collect();
+        let problem = || {
+            Problem::warning(
+                Subject::Node(member.node.name.clone()),
+                ProblemKind::NoNextHop,
+                format!("{reason} {}; give it one", what.join(", ")),
+            )
+        };
+        (!what.is_empty()).then(problem)
     }
 }

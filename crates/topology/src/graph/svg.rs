@@ -42,7 +42,7 @@ svg{background:#11181f}text{fill:#dfe7ee}.small{fill:#9fb0bf}\
 
 /// A box by its middle and its size.
 #[derive(Debug, Clone, Copy)]
-struct Frame {
+pub(super) struct Frame {
     x: f64,
     y: f64,
     width: f64,
@@ -287,6 +287,26 @@ impl Svg {
         out.push_str(&self.out);
         out.push_str("</svg>\n");
         out
+    }
+}
+
+/// The boxes of segments, of nodes, and what holds them all.
+#[cfg(test)]
+pub(super) fn frames(graph: &Graph) -> (Vec<Frame>, Vec<Frame>, Frame) {
+    let layout = Layout::of(graph);
+    (layout.segments, layout.nodes.into_values().collect(), layout.around)
+}
+
+#[cfg(test)]
+impl Frame {
+    pub(super) fn touches(&self, other: &Self) -> bool {
+        (self.x - other.x).abs() < (self.width + other.width) / 2.0
+            && (self.y - other.y).abs() < (self.height + other.height) / 2.0
+    }
+
+    pub(super) fn holds(&self, other: &Self) -> bool {
+        (self.x - other.x).abs() <= (self.width - other.width) / 2.0
+            && (self.y - other.y).abs() <= (self.height - other.height) / 2.0
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use wireloom_model::{Cidr, Family, NodeName, ProblemKind, Snapshot};
+use wireloom_model::{Cidr, Family, InterfaceAddress, NodeName, ProblemKind, Snapshot};
 use wireloom_topology::{Graph, Plan, Topology, TunnelPeerName, plan};
 
 use crate::generator::{Kind, inside, mesh};
@@ -54,14 +54,21 @@ impl World {
     fn promised(&self, a: &NodeName, from: &Party, b: &NodeName, to: &Party) -> bool {
         let family = Family::of(to.address);
         let (one, two) = (&self.nodes[a], &self.nodes[b]);
+        if !self.clear(one, from) || !self.clear(two, to) {
+            return false;
+        }
         if one.segment == two.segment {
-            let clear = |party: &Party| party.prefix.is_host() || !self.shadowed(one, party.prefix);
-            return self.hops(a, b, family) && clear(from) && clear(to);
+            return self.hops(a, b, family);
         }
         self.hops(a, &one.facts.home, family)
             && self.hops(b, &two.facts.home, family)
             && !self.shadowed(one, to.prefix)
             && !self.shadowed(two, from.prefix)
+    }
+
+    /// Whether a node's own segment routes to this party of it.
+    fn clear(&self, machine: &Machine, party: &Party) -> bool {
+        party.prefix.is_host() || !self.shadowed(machine, party.prefix)
     }
 
     fn there_and_back(&self, from: &Party, to: &Party) -> Result<(), String> {
@@ -110,7 +117,7 @@ impl World {
                 let near = |anchor: &&NodeName| self.nodes[*anchor].segment == machine.segment;
                 let anchor = laptop.facts.anchors.iter().find(near).unwrap();
                 for (from, to) in pairs(&sources, &self.parties(node)) {
-                    let clear = !self.shadowed(machine, from.prefix);
+                    let clear = !self.shadowed(machine, from.prefix) && self.clear(machine, to);
                     if clear && self.hops(node, anchor, Family::of(to.address)) {
                         self.there_and_back(from, to)?;
                         followed += 1;
@@ -144,24 +151,22 @@ impl World {
         };
         let listers: Vec<&Machine> = self.nodes.values().filter(behind).collect();
         assert!(!listers.is_empty(), "nobody is behind {prefix}");
-        let reached = |place: &Place| {
-            let there = |machine: &&Machine| Place::Node(machine.facts.name.clone()) == *place;
-            let attached = |machine: &Machine| {
-                machine.facts.internal_addresses.iter().any(|a| a.network().contains(address))
-            };
-            listers.iter().any(there) || self.nodes.values().any(|m| there(&m) && attached(m))
+        let lists = |at: &NodeName| listers.iter().any(|lister| lister.facts.name == *at);
+        let attached = |at: &NodeName| {
+            let machine = &self.nodes[at];
+            let on_link = |a: &InterfaceAddress| a.network().contains(address);
+            machine.segment == owner.segment && machine.facts.internal_addresses.iter().any(on_link)
         };
-        let carried = listers.iter().any(|lister| {
-            let (name, at) = (&lister.facts.name, &owner.facts.name);
-            name == at || lister.facts.home == *at && self.hops(name, at, family)
-        });
-        let hops =
-            |at: &NodeName| listers.iter().all(|lister| self.hops(&lister.facts.name, at, family));
+        // What holds the segment's own nodes is routed to nobody there: it has to be on-link.
+        let passes_on = |at: &NodeName| {
+            let hops = |lister: &&Machine| self.hops(&lister.facts.name, at, family);
+            lists(at) || attached(at) || listers.iter().all(hops) && !self.shadowed(owner, prefix)
+        };
         let mut followed = 0;
         let mut check = |from: &Party| -> Result<(), String> {
             let packet = Packet { from: from.address, to: address };
             let end = self.walk(&from.place, packet)?;
-            if !reached(&end) {
+            if !matches!(&end, Place::Node(at) if lists(at) || attached(at)) {
                 return Err(format!("{packet:?} for the network {prefix} ended at {end:?}"));
             }
             let returned = self.walk(&end, packet.reply())?;
@@ -172,10 +177,12 @@ impl World {
             let far = machine.segment != owner.segment
                 && self.hops(name, &machine.facts.home, family)
                 && !self.shadowed(machine, prefix)
-                && carried;
+                && passes_on(&owner.facts.name);
             let sources = self.parties(name);
             let usable = sources.iter().filter(|from| {
-                Family::of(from.address) == family && !self.shadowed(owner, from.prefix)
+                Family::of(from.address) == family
+                    && self.clear(machine, from)
+                    && !self.shadowed(owner, from.prefix)
             });
             for from in usable.filter(|_| far) {
                 check(from)?;
@@ -185,10 +192,7 @@ impl World {
             let near = |anchor: &&NodeName| self.nodes[*anchor].segment == owner.segment;
             let anchor = laptop.facts.anchors.iter().find(near).unwrap();
             for &from in laptop.facts.allowed_ips.iter().filter(|p| p.family() == family) {
-                let clear = !self.shadowed(owner, from) && hops(anchor);
-                // A network that holds nodes of its own location is on-link there, for those of its family.
-                let on_link = !self.shadowed(owner, prefix) || self.nodes[anchor].speaks(family);
-                if clear && on_link {
+                if passes_on(anchor) && !self.shadowed(owner, from) {
                     let place = Place::Peer(name.clone());
                     check(&Party { place, address: inside(from), prefix: from })?;
                 }

@@ -146,7 +146,10 @@ fn node(kind: Kind, at: usize, draft: &Draft, mesh: &Mesh) -> Node {
     // Messy locations share one network in pairs.
     let site = if messy { draft.location / 2 } else { draft.location };
     let (v4, v6) = draft.internal;
-    let four = v4.then(|| IpAddr::V4(Ipv4Addr::new(10, 100, site, number)));
+    // An address in somebody's pods, as a bridge's is when it is taken for the machine's.
+    let four =
+        if messy && draft.extra == 4 { [10, 42, number, 7] } else { [10, 100, site, number] };
+    let four = v4.then(|| IpAddr::from(four));
     let six =
         v6.then(|| IpAddr::V6(Ipv6Addr::new(0xfd10, 0, 0, site.into(), 0, 0, 0, number.into())));
     let internal = [(four, 24), (six, 64)];

@@ -109,8 +109,25 @@ fn the_laptops_own_configuration() {
 fn the_kernel_state_of_a_gateway() {
     let snapshot = demo();
     let plan = wireloom_topology::plan(&snapshot, &"lon-1".parse().unwrap()).unwrap();
-    let state = plan.kernel_state(&"wl0".parse().unwrap(), 1420);
-    insta::assert_debug_snapshot!(state);
+    let device = "wl0".parse().unwrap();
+    let state = plan.kernel_state(&device, 1420);
+    let link = &state.links[&device];
+    let mut out = String::new();
+    writeln!(out, "{device} mtu {} up {}", link.mtu, link.up).unwrap();
+    for address in &state.addresses {
+        writeln!(out, "{} on {}", address.address, address.link).unwrap();
+    }
+    for (key, route) in &state.routes {
+        let words = [
+            route.gateway.map(|gateway| format!(" via {gateway}")),
+            route.link.as_ref().map(|link| format!(" dev {link}")),
+            route.source.map(|source| format!(" src {source}")),
+        ];
+        let words = words.into_iter().flatten().collect::<String>();
+        writeln!(out, "{}{words} table {} metric {}", key.destination, key.table, key.metric)
+            .unwrap();
+    }
+    insta::assert_snapshot!(out);
 }
 
 #[test]

@@ -5,5 +5,6 @@
 mod agreement;
 mod generator;
 mod golden;
+mod scenarios;
 mod stability;
 mod walker;

@@ -1,0 +1,243 @@
+//! Single events and mistakes, by name.
+
+use std::collections::BTreeSet;
+
+use wireloom_model::{
+    Cidr, Endpoint, GatewayCount, Node, NodeName, Problem, ProblemKind, Snapshot,
+};
+use wireloom_topology::{Plan, PlanError, Segment, Topology, TunnelPeerName, peer_view, plan};
+
+use crate::golden::demo;
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+fn node<'a>(snapshot: &'a mut Snapshot, name: &str) -> &'a mut Node {
+    snapshot.nodes.iter_mut().find(|node| node.name.as_str() == name).unwrap()
+}
+
+fn plan_of(snapshot: &Snapshot, node: &str) -> Plan {
+    plan(snapshot, &name(node)).unwrap()
+}
+
+fn gateways(snapshot: &Snapshot) -> Vec<String> {
+    let nodes = Topology::of(snapshot).nodes().into_iter();
+    nodes.filter(|node| node.gateway).map(|node| node.node.to_string()).collect()
+}
+
+fn problems(snapshot: &Snapshot, kind: ProblemKind) -> Vec<Problem> {
+    let all = Topology::of(snapshot).problems().to_vec();
+    all.into_iter().filter(|problem| problem.kind == kind).collect()
+}
+
+fn subjects(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(|problem| problem.subject.to_string()).collect()
+}
+
+/// Every prefix that any node routes or any tunnel carries.
+fn everywhere(snapshot: &Snapshot) -> BTreeSet<Cidr> {
+    let topology = Topology::of(snapshot);
+    let mut all = BTreeSet::new();
+    for node in topology.nodes() {
+        let plan = topology.plan(&node.node).unwrap();
+        all.extend(plan.routes.into_keys());
+        all.extend(plan.tunnel_peers.into_iter().flat_map(|peer| peer.allowed_ips));
+    }
+    all
+}
+
+/// The demo with these nodes as its gateways, published as such.
+fn held(mut snapshot: Snapshot, gateways: &[&str]) -> Snapshot {
+    for node in &mut snapshot.nodes {
+        node.held.gateway = gateways.contains(&node.name.as_str());
+    }
+    snapshot
+}
+
+#[test]
+fn an_internal_address_that_is_an_endpoint_is_reached_without_the_mesh() {
+    let mut snapshot = demo();
+    let lon = node(&mut snapshot, "lon-1");
+    lon.internal_addresses = vec!["198.51.100.7/24".parse().unwrap()];
+    lon.endpoint = Some("198.51.100.7:51820".parse().unwrap());
+    assert!(!everywhere(&snapshot).contains(&"198.51.100.7/32".parse().unwrap()));
+    assert_eq!(problems(&snapshot, ProblemKind::EndpointInsideMesh), []);
+}
+
+#[test]
+fn a_prefix_that_holds_an_endpoint_is_left_out_everywhere() {
+    let mut snapshot = demo();
+    snapshot.peers[0].allowed_ips.push("203.0.0.0/8".parse().unwrap());
+    node(&mut snapshot, "lon-1").extra_prefixes = vec!["203.0.113.0/24".parse().unwrap()];
+    let all = everywhere(&snapshot);
+    assert!(!all.contains(&"203.0.0.0/8".parse().unwrap()));
+    assert!(!all.contains(&"203.0.113.0/24".parse().unwrap()));
+    assert!(all.contains(&"10.5.0.1/32".parse().unwrap()));
+    let found = problems(&snapshot, ProblemKind::EndpointInsideMesh);
+    assert_eq!(subjects(&found), ["node lon-1", "peer laptop"]);
+}
+
+#[test]
+fn an_endpoint_in_the_overlay_is_not_dialled() {
+    let mut snapshot = demo();
+    let endpoint: Endpoint = "10.4.3.3:51820".parse().unwrap();
+    node(&mut snapshot, "lon-1").endpoint = Some(endpoint);
+    let plan = plan_of(&snapshot, "ams-1");
+    let lon = TunnelPeerName::Node(name("lon-1"));
+    assert_eq!(plan.tunnel_peers.iter().find(|p| p.name == lon).unwrap().endpoint, None);
+    assert_eq!(subjects(&problems(&snapshot, ProblemKind::EndpointInsideMesh)), ["node lon-1"]);
+}
+
+#[test]
+fn what_overlaps_the_overlay_range_is_left_out() {
+    let mut snapshot = demo();
+    node(&mut snapshot, "lon-1").pod_prefixes[0] = "10.4.7.0/24".parse().unwrap();
+    node(&mut snapshot, "waw-2").internal_addresses[0] = "10.4.9.9/24".parse().unwrap();
+    assert!(!everywhere(&snapshot).contains(&"10.4.7.0/24".parse().unwrap()));
+    let found = problems(&snapshot, ProblemKind::OverlayRange);
+    assert_eq!(subjects(&found), ["node lon-1", "node waw-2"]);
+    assert!(found[0].message.contains("10.4.7.0/24") && found[0].message.contains("10.4.0.0/16"));
+}
+
+#[test]
+fn gateways_that_only_dial_out_are_named_on_both_sides() {
+    let mut snapshot = demo();
+    node(&mut snapshot, "lon-1").endpoint = None;
+    let apart = problems(&snapshot, ProblemKind::NoPath);
+    assert_eq!(subjects(&apart), ["node ire-1", "node lon-1", "peer laptop", "peer laptop"]);
+    let ire = TunnelPeerName::Node(name("ire-1"));
+    assert!(plan_of(&snapshot, "lon-1").tunnel_peers.iter().any(|peer| peer.name == ire));
+}
+
+#[test]
+fn of_two_nodes_with_one_key_the_older_stays() {
+    let mut snapshot = demo();
+    let key = node(&mut snapshot, "ams-1").key;
+    let clone = node(&mut snapshot, "waw-2");
+    (clone.key, clone.since) = (key, 7);
+    let error = plan(&snapshot, &name("waw-2")).unwrap_err();
+    assert!(matches!(error, PlanError::KeptOut { .. }), "{error}");
+    assert!(error.to_string().contains("ams-1"));
+    assert!(plan(&snapshot, &name("ams-1")).is_ok());
+    let found = problems(&snapshot, ProblemKind::DuplicateKey);
+    assert_eq!(subjects(&found), ["node waw-2", "node ams-1"]);
+    let unknown = plan(&snapshot, &name("nobody")).unwrap_err();
+    assert!(matches!(unknown, PlanError::Unknown { .. }));
+}
+
+#[test]
+fn of_two_nodes_with_one_name_the_older_stays() {
+    let mut snapshot = demo();
+    let mut twin = snapshot.nodes[0].clone();
+    (twin.key, twin.since) = (snapshot.peers[0].key, 5);
+    snapshot.peers.clear();
+    snapshot.nodes.insert(0, twin);
+    assert_eq!(plan_of(&snapshot, "ams-1").key, snapshot.nodes[1].key);
+    assert_eq!(problems(&snapshot, ProblemKind::DuplicateName).len(), 1);
+}
+
+#[test]
+fn only_a_declared_newcomer_takes_a_role() {
+    // ams-2 holds the role, and ams-1 would be better by its endpoint.
+    let mut snapshot = held(demo(), &["ams-2", "waw-1", "lon-1", "ire-1"]);
+    assert_eq!(gateways(&snapshot), ["ams-2", "ire-1", "lon-1", "waw-1"]);
+    node(&mut snapshot, "ams-1").gateway.declared = true;
+    assert_eq!(gateways(&snapshot), ["ams-1", "ire-1", "lon-1", "waw-1"]);
+    // A second declared node changes nothing while the first holds the role.
+    let mut snapshot = held(snapshot, &["ams-1", "waw-1", "lon-1", "ire-1"]);
+    node(&mut snapshot, "ams-2").gateway.declared = true;
+    assert_eq!(gateways(&snapshot), ["ams-1", "ire-1", "lon-1", "waw-1"]);
+}
+
+#[test]
+fn a_sick_gateway_gives_its_role_and_its_homes_to_another() {
+    let mut snapshot = held(demo(), &["ams-1", "waw-1", "lon-1", "ire-1"]);
+    node(&mut snapshot, "waw-1").healthy = false;
+    assert_eq!(gateways(&snapshot), ["ams-1", "ire-1", "lon-1", "waw-2"]);
+    assert_eq!(plan_of(&snapshot, "waw-1").home, name("waw-2"));
+    node(&mut snapshot, "waw-2").healthy = false;
+    assert_eq!(gateways(&snapshot), ["ams-1", "ire-1", "lon-1", "waw-1"]);
+    assert_eq!(subjects(&problems(&snapshot, ProblemKind::NoGateway)), ["node waw-1"]);
+}
+
+#[test]
+fn weight_0_is_no_gateway_unless_alone() {
+    let mut snapshot = demo();
+    snapshot.mesh.gateways = GatewayCount::All;
+    for node in &mut snapshot.nodes {
+        node.gateway.weight = u16::from(node.name.as_str() == "ams-2");
+    }
+    assert_eq!(gateways(&snapshot), ["ams-2", "ire-1", "lon-1", "waw-1", "waw-2"]);
+}
+
+#[test]
+fn a_peer_is_anchored_where_it_can_be_met() {
+    let mut snapshot = demo();
+    snapshot.mesh.gateways = GatewayCount::All;
+    let view = peer_view(&snapshot, &snapshot.peers[0].name).unwrap();
+    let names: Vec<_> = view.iter().map(|peer| peer.name.clone()).collect();
+    let expected = ["ire-1", "ams-1", "waw-1", "lon-1"].map(|n| TunnelPeerName::Node(name(n)));
+    assert_eq!(names, expected);
+    // The anchor goes, and the peer's prefixes go to the next best at once.
+    snapshot.nodes.retain(|node| node.name != name("ams-1"));
+    assert!(plan_of(&snapshot, "ams-2").publishes.anchors.contains(&snapshot.peers[0].name));
+}
+
+#[test]
+fn of_two_equal_pod_prefixes_the_older_stays() {
+    let mut snapshot = demo();
+    let twice: Cidr = "10.42.1.0/24".parse().unwrap();
+    let late = node(&mut snapshot, "lon-1");
+    late.pod_prefixes[0] = twice;
+    late.since = 3;
+    let plan = plan_of(&snapshot, "ire-1");
+    let carriers = plan.tunnel_peers.iter().filter(|peer| peer.allowed_ips.contains(&twice));
+    let names: Vec<_> = carriers.map(|peer| peer.name.clone()).collect();
+    assert_eq!(names, [TunnelPeerName::Node(name("ams-1"))]);
+    let found = problems(&snapshot, ProblemKind::DuplicatePrefix);
+    assert_eq!(subjects(&found), ["node lon-1", "node ams-1"]);
+}
+
+#[test]
+fn internal_addresses_stay_at_home_if_they_shall() {
+    let mut snapshot = demo();
+    snapshot.mesh.carry_internal_addresses = false;
+    let internal: Cidr = "10.20.0.1/32".parse().unwrap();
+    assert!(!everywhere(&snapshot).contains(&internal));
+}
+
+#[test]
+fn a_node_without_an_internal_address_is_a_segment_of_its_own() {
+    let mut snapshot = demo();
+    node(&mut snapshot, "ams-2").internal_addresses.clear();
+    let plan = plan_of(&snapshot, "ams-2");
+    assert_eq!(plan.segment, Segment::Node(name("ams-2")));
+    assert!(plan.gateway);
+    // The four others' gateways, and the laptop.
+    assert_eq!(plan.tunnel_peers.len(), 5);
+}
+
+#[test]
+fn a_family_without_a_next_hop_is_reported_and_skipped() {
+    let mut snapshot = demo();
+    node(&mut snapshot, "waw-2").internal_addresses.truncate(1);
+    let found = problems(&snapshot, ProblemKind::NoNextHop);
+    assert_eq!(subjects(&found), ["node waw-2"]);
+    assert!(found[0].message.contains("fd42:0:0:4::/64"), "{}", found[0].message);
+    let routes = plan_of(&snapshot, "waw-1").routes;
+    assert!(!routes.contains_key(&"fd42:0:0:4::/64".parse().unwrap()));
+    assert!(routes.contains_key(&"10.42.4.0/24".parse().unwrap()));
+}
+
+#[test]
+fn a_network_behind_a_member_enters_by_its_home_and_is_carried_on_by_it() {
+    let mut snapshot = demo();
+    let network: Cidr = "172.20.0.0/24".parse().unwrap();
+    node(&mut snapshot, "waw-2").extra_prefixes = vec![network];
+    let hop = plan_of(&snapshot, "waw-1").routes[&network];
+    assert_eq!(hop.gateway, Some("10.20.0.2".parse().unwrap()));
+    assert!(plan_of(&snapshot, "waw-1").publishes.owns.contains(&network));
+    assert_eq!(plan_of(&snapshot, "lon-1").routes[&network].gateway, None);
+    assert!(!plan_of(&snapshot, "waw-2").routes.contains_key(&network));
+}
