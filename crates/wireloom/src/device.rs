@@ -18,11 +18,11 @@ use wireloom_tunnel::uapi::{DeviceStatus, SetDevice};
 use crate::keys;
 
 /// The kernel's sockets, with a port's holder named when it is taken.
-struct NamingBinder;
+struct NamingBinder(UdpBinder);
 
 impl UdpBind for NamingBinder {
     fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError> {
-        UdpBinder.bind(port, mark).map_err(|mut error| {
+        self.0.bind(port, mark).map_err(|mut error| {
             if let BindError::PortInUse { port, family, holder } = &mut error {
                 let family = if *family == "IPv4" { Family::V4 } else { Family::V6 };
                 *holder = port_owner(*port, family).map(|owner| owner.to_string());
@@ -68,7 +68,8 @@ impl LocalDevice {
             fwmark: 0,
             offloads: Offloads::ALL,
         };
-        let dataplane = Arc::new(Dataplane::start(Arc::new(tun), UdpBinder::new(), config)?);
+        let network = NamingBinder(UdpBinder::new());
+        let dataplane = Arc::new(Dataplane::start(Arc::new(tun), network, config)?);
         let socket = match parts.uapi {
             Some(number) => {
                 let descriptor = inherited::descriptor(number)
