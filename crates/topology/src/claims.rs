@@ -326,6 +326,16 @@ mod tests {
     }
 
     #[test]
+    fn pods_and_internal_addresses_are_settled_by_age_even_on_one_node() {
+        let pods = |since, owner| claim("10.42.1.0/24", since, Kind::Pod, owner, 0);
+        let internal = |since| claim("10.42.1.7/32", since, Kind::Internal, 1, 0);
+        assert_eq!(standing(&[pods(1, 0), internal(2)]), [("10.42.1.0/24".to_owned(), 0)]);
+        assert_eq!(standing(&[pods(2, 0), internal(1)]), [("10.42.1.7/32".to_owned(), 1)]);
+        // A next hop inside the prefix that it leads to would be no next hop.
+        assert_eq!(standing(&[pods(1, 1), internal(1)]), [("10.42.1.7/32".to_owned(), 1)]);
+    }
+
+    #[test]
     fn one_loser_does_not_shield_another() {
         // The widest loses to the oldest, so the one in the middle has nobody against it.
         let kept = standing(&[
