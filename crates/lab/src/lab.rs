@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::thread;
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::host::{Host, Namespace};
@@ -83,33 +84,31 @@ impl Lab {
     }
 
     fn apply_latency(&self) -> Result<Latency, Error> {
-        let far = || self.plan.regions.iter().filter(|region| !region.latency.is_zero());
-        if far().next().is_none() {
+        let far = self.plan.regions.iter().filter(|region| !region.latency.is_zero());
+        let delays: String =
+            far.map(|region| delay(&public_bridge(region.number), region.latency)).collect();
+        if delays.is_empty() {
             return Ok(Latency::None);
         }
         let internet = self.host(INTERNET)?;
+        let run = |script: &str| internet.feed(Program::Tc, &["-batch", "-"], script);
         // The loopback link serves as the probe: nothing crosses it here.
-        let links = far().map(|region| (public_bridge(region.number), region.latency));
-        for (link, latency) in
-            [("lo".to_owned(), std::time::Duration::ZERO)].into_iter().chain(links)
-        {
-            let micros = latency.as_micros();
-            let discipline =
-                format!("qdisc add dev {link} root netem delay {micros}us limit 100000\n");
-            match internet.feed(Program::Tc, &["-batch", "-"], &discipline) {
-                Ok(()) => {}
-                Err(Error::Failed { .. }) if link == "lo" => {
-                    let reason = "no netem in this kernel".to_owned();
-                    return Ok(Latency::Unavailable { reason });
-                }
-                Err(error @ Error::Missing(_)) => {
-                    return Ok(Latency::Unavailable { reason: error.to_string() });
-                }
-                Err(error) => return Err(error),
+        match run(&delay("lo", Duration::ZERO)) {
+            Ok(()) => run(&delays).map(|()| Latency::Applied),
+            Err(Error::Failed { .. }) => {
+                Ok(Latency::Unavailable { reason: "no netem in this kernel".to_owned() })
             }
+            Err(error @ Error::Missing(_)) => {
+                Ok(Latency::Unavailable { reason: error.to_string() })
+            }
+            Err(error) => Err(error),
         }
-        Ok(Latency::Applied)
     }
+}
+
+/// A line for `tc -batch`. The limit is in packets: more than a fast link has under way in the longest delay.
+fn delay(link: &str, delay: Duration) -> String {
+    format!("qdisc add dev {link} root netem delay {}us limit 100000\n", delay.as_micros())
 }
 
 fn make_links(host: &Host, setup: &Setup) -> Result<(), Error> {

@@ -98,7 +98,7 @@ pub(super) fn hold(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     // Held until the end, and ended before the claim.
     let (mesh, code) = show::show(args)?;
     claim.publish(&mesh.lab).context("say where the demo is")?;
-    show::tell(args, EXPLANATION)?;
+    show::tell(args, &explanation())?;
     kept.store(true, Ordering::Release);
     silence().context("let go of the terminal")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -112,11 +112,25 @@ pub(super) fn hold(args: &ShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// What a person can do with a kept demo.
-const EXPLANATION: &str = "
-The mesh stays up. To look around in it, and to take it down:
-  wireloom demo exec ams-1 -- wireloom status
-  wireloom demo exec ams-1-pod -- ping 10.42.6.2
-  wireloom demo down";
+fn explanation() -> String {
+    let program = own_name();
+    format!(
+        "\nThe mesh stays up. To look around in it, and to take it down:
+  {program} demo exec ams-1 -- {program} status
+  {program} demo exec ams-1-pod -- ping 10.42.6.2
+  {program} demo down"
+    )
+}
+
+/// How a shell finds this program: by its name alone if PATH leads to it.
+fn own_name() -> String {
+    let Ok(program) = std::env::current_exe() else { return "wireloom".to_owned() };
+    let name = program.file_name().unwrap_or_default();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|place| place.join(name)).find(|at| at.is_file());
+    let leads_here = found.and_then(|at| at.canonicalize().ok()).is_some_and(|at| at == program);
+    if leads_here { name.display().to_string() } else { program.display().to_string() }
+}
 
 /// The starter's end is standard input. It moves away from there, out of reach of the programs that are started.
 fn starter() -> io::Result<UnixStream> {

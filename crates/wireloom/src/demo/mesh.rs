@@ -90,6 +90,17 @@ impl Mesh {
         }
         Ok(lab.plan().hosts().filter_map(|host| statuses.remove(&host.name)).collect())
     }
+
+    /// The nodes whose program is no longer there, each with the end of its log.
+    pub(super) fn ended(&mut self) -> anyhow::Result<Vec<(&str, String)>> {
+        let mut ended = Vec::new();
+        for (name, child) in &mut self.nodes {
+            if child.has_ended()? {
+                ended.push((name.as_str(), last_words(child)?));
+            }
+        }
+        Ok(ended)
+    }
 }
 
 /// Asks the agent of the calling thread's host.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use wireloom_agent::status::Status;
 use wireloom_lab::Lab;
 use wireloom_lab::measure::ping;
+use wireloom_lab::plan::HostPlan;
 use wireloom_model::Family;
 
 /// How long a mesh that has just started may take until everybody reaches everybody.
@@ -39,7 +40,8 @@ pub(super) struct Pair {
     /// The host of the lab that asks.
     #[serde(skip)]
     asks: String,
-    address: IpAddr,
+    /// Whom it asks. A node without an address of the family is not reached.
+    address: Option<IpAddr>,
 }
 
 impl fmt::Display for Pair {
@@ -49,7 +51,8 @@ impl fmt::Display for Pair {
             Layer::Pod => "pod to pod",
         };
         let Self { from, to, family, address, .. } = self;
-        write!(f, "{from} to {to}, {layer}, {family} ({address})")
+        write!(f, "{from} to {to}, {layer}, {family}")?;
+        address.map_or(Ok(()), |address| write!(f, " ({address})"))
     }
 }
 
@@ -60,37 +63,41 @@ pub(super) struct Trial {
     pub(super) round_trip: Option<Duration>,
 }
 
-/// All pairs of these nodes.
+/// All pairs of the lab's hosts, which are these nodes.
 pub(super) fn pairs(lab: &Lab, nodes: &[Status]) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for layer in [Layer::Node, Layer::Pod] {
         for family in Family::BOTH {
             for from in lab.plan().hosts() {
-                for to in lab.plan().hosts().filter(|to| to.name != from.name) {
-                    let address = match layer {
-                        Layer::Node => overlay_address(nodes, &to.name, family),
-                        Layer::Pod => to.pod.as_ref().and_then(|pod| {
-                            let addresses = pod.address.iter();
-                            addresses.map(|a| a.address()).find(|a| Family::of(*a) == family)
-                        }),
-                    };
-                    let asks = match (layer, &from.pod) {
-                        (Layer::Pod, Some(pod)) => pod.name.clone(),
-                        _ => from.name.clone(),
-                    };
-                    // A node without an address of a family, which no mesh of ours has, fails its pair.
-                    let address = address.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-                    let (from, to) = (from.name.clone(), to.name.clone());
-                    let family = match family {
-                        Family::V4 => "v4",
-                        Family::V6 => "v6",
-                    };
-                    pairs.push(Pair { from, to, family, layer, asks, address });
-                }
+                let others = lab.plan().hosts().filter(|to| to.name != from.name);
+                pairs.extend(others.map(|to| pair(nodes, layer, family, from, to)));
             }
         }
     }
     pairs
+}
+
+fn pair(nodes: &[Status], layer: Layer, family: Family, from: &HostPlan, to: &HostPlan) -> Pair {
+    let (asks, address) = match layer {
+        Layer::Node => (Some(&from.name), overlay_address(nodes, &to.name, family)),
+        Layer::Pod => (from.pod.as_ref().map(|pod| &pod.name), pod_address(to, family)),
+    };
+    Pair {
+        from: from.name.clone(),
+        to: to.name.clone(),
+        family: match family {
+            Family::V4 => "v4",
+            Family::V6 => "v6",
+        },
+        layer,
+        asks: asks.unwrap_or(&from.name).clone(),
+        address,
+    }
+}
+
+fn pod_address(host: &HostPlan, family: Family) -> Option<IpAddr> {
+    let addresses = host.pod.as_ref()?.address.map(|address| address.address());
+    addresses.into_iter().find(|address| Family::of(*address) == family)
 }
 
 /// The overlay address of a node, as it says itself.
@@ -106,7 +113,9 @@ pub(super) fn try_all(lab: &Lab, pairs: Vec<Pair>) -> anyhow::Result<Vec<Trial>>
     let work = || {
         let mut done = Vec::new();
         while let Some((number, pair)) = take(&next, &pairs) {
-            done.push((number, ping(lab.host(&pair.asks)?, pair.address, deadline)?));
+            if let Some(address) = pair.address {
+                done.push((number, ping(lab.host(&pair.asks)?, address, deadline)?));
+            }
         }
         anyhow::Ok(done)
     };
@@ -155,7 +164,7 @@ mod tests {
                 family: "v4",
                 layer: Layer::Node,
                 asks: "a".to_owned(),
-                address: IpAddr::from([10, 4, 0, 1]),
+                address: None,
             },
             round_trip: micros.map(Duration::from_micros),
         };

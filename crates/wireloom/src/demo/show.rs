@@ -12,7 +12,7 @@ use serde::Serialize;
 use wireloom_agent::status::Status;
 use wireloom_lab::measure;
 use wireloom_lab::program::Program;
-use wireloom_lab::{Lab, Latency, Plan, Uplink};
+use wireloom_lab::{Lab, Latency, Plan};
 use wireloom_model::Family;
 use wireloom_topology::{Graph, Topology};
 
@@ -53,66 +53,31 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<(Mesh, ExitCode)> {
     let voice = Voice::new(args.output.output);
     require_programs()?;
     let lab = Lab::build(&story::layout())?;
-    let seconds = begin.elapsed().as_secs_f64();
-    voice.head(&format!("Four regions and an internet between them, built in {seconds:.1} s"))?;
-    voice.table(&regions(lab.plan()))?;
-    if let Latency::Unavailable { reason } = lab.latency() {
-        voice.say(&format!(" latency: not available, {reason}"))?;
-    }
-
+    introduce_regions(&lab, begin, &voice)?;
     let mut mesh = Mesh::start(lab, args.gateways)?;
     let nodes = mesh.wait()?;
-    let seconds = begin.elapsed().as_secs_f64();
-    voice.head(&format!(
-        "A `wireloom up` on each node, gateways {}, {seconds:.1} s",
-        args.gateways
-    ))?;
-    voice.table(&roles(&nodes))?;
-    for node in &nodes {
-        for problem in &node.problems {
-            let name = node.node.as_ref().map_or("-", |name| name.as_str());
-            voice.say(&format!(" {name} says: {}: {}", problem.subject, problem.message))?;
-        }
-    }
-
-    let pairs = reach::pairs(&mesh.lab, &nodes);
-    voice.head("Round trips in ms, the best of node to node and pod to pod, IPv4 and IPv6")?;
-    let trials = reach::try_all(&mesh.lab, pairs)?;
-    voice.table(&matrix(mesh.lab.plan(), &trials))?;
-    let unreachable: Vec<Pair> = trials
-        .iter()
-        .filter(|trial| trial.round_trip.is_none())
-        .map(|trial| trial.pair.clone())
-        .collect();
-    let (pairs, reachable) = (trials.len(), trials.len() - unreachable.len());
-    voice.verdict(pairs == reachable, &format!("{reachable} of {pairs} pairs reachable"))?;
-    for pair in unreachable.iter().take(NAMED) {
-        voice.say(&format!("   not reached: {pair}"))?;
-    }
-    if unreachable.len() > NAMED {
-        voice.say(&format!("   and {} more", unreachable.len() - NAMED))?;
-    }
-
+    introduce_nodes(&nodes, args, begin, &voice)?;
+    let trials = reachability(&mut mesh, &nodes, &voice)?;
     let throughput = throughputs(&mesh.lab, &nodes, args.seconds, &voice)?;
-    let graph = match draw(&mesh) {
-        Ok(path) => {
-            voice.say(&format!("\nThe graph of the mesh: {}", path.display()))?;
-            Some(path)
-        }
-        Err(error) => {
-            voice.say(&format!("\nThe graph of the mesh could not be drawn: {error:#}"))?;
-            None
-        }
+    let graph = picture(&mesh, &voice)?;
+
+    let (reached, missed): (Vec<Trial>, Vec<Trial>) =
+        trials.into_iter().partition(|trial| trial.round_trip.is_some());
+    let report = Report {
+        nodes: nodes.len(),
+        pairs: reached.len() + missed.len(),
+        reachable: reached.len(),
+        unreachable: missed.into_iter().map(|trial| trial.pair).collect(),
+        throughput,
+        seconds: (begin.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+        graph,
     };
-    let seconds = (begin.elapsed().as_secs_f64() * 10.0).round() / 10.0;
-    let nodes = nodes.len();
-    let report = Report { nodes, pairs, reachable, unreachable, throughput, seconds, graph };
     match args.output.output {
         Output::Json => output::json(&report)?,
-        Output::Text => voice.say(&format!("Done in {seconds:.1} s."))?,
+        Output::Text => voice.say(&format!("Done in {:.1} s.", report.seconds))?,
     }
-    let code = if reachable == pairs { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    Ok((mesh, code))
+    let whole = report.unreachable.is_empty();
+    Ok((mesh, if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
 }
 
 /// Adds to the story.
@@ -136,25 +101,48 @@ fn require_programs() -> anyhow::Result<()> {
     )
 }
 
-fn regions(plan: &Plan) -> Table {
-    let mut table = output::table(&["REGION", "NODE", "PRIVATE", "PUBLIC", "POD"]);
-    for region in &plan.regions {
+fn introduce_regions(lab: &Lab, begin: Instant, voice: &Voice) -> anyhow::Result<()> {
+    let seconds = begin.elapsed().as_secs_f64();
+    voice.head(&format!("Four regions and an internet between them, built in {seconds:.1} s"))?;
+    let mut table = output::table(&["REGION", "NODE", "PRIVATE", "ENDPOINT", "POD"]);
+    for region in &lab.plan().regions {
         for (place, host) in region.hosts.iter().enumerate() {
-            let public = match (region.uplink, host.public) {
-                (Uplink::Public, Some([v4, _])) => v4.address().to_string(),
-                _ => "behind NAT".to_owned(),
-            };
+            let endpoint = story::endpoint(region, host);
             let pod = host.pod.as_ref().map(|pod| pod.address[0].address().to_string());
             table.add_row([
                 if place == 0 { region.name.clone() } else { String::new() },
                 host.name.clone(),
                 host.private[0].address().to_string(),
-                public,
+                endpoint.map_or_else(|| "none: behind NAT".to_owned(), |at| at.to_string()),
                 pod.unwrap_or_default(),
             ]);
         }
     }
-    table
+    voice.table(&table)?;
+    match lab.latency() {
+        Latency::Unavailable { reason } => voice.say(&format!(" latency: not available, {reason}")),
+        _ => Ok(()),
+    }
+}
+
+fn introduce_nodes(
+    nodes: &[Status],
+    args: &ShowArgs,
+    begin: Instant,
+    voice: &Voice,
+) -> anyhow::Result<()> {
+    let (gateways, seconds) = (args.gateways, begin.elapsed().as_secs_f64());
+    voice.head(&format!(
+        "`wireloom up` on each node, gateways per location: {gateways}, after {seconds:.1} s"
+    ))?;
+    voice.table(&roles(nodes))?;
+    for node in nodes {
+        for problem in &node.problems {
+            let name = node.node.as_ref().map_or("-", |name| name.as_str());
+            voice.say(&format!(" {name} says: {}: {}", problem.subject, problem.message))?;
+        }
+    }
+    Ok(())
 }
 
 fn roles(nodes: &[Status]) -> Table {
@@ -175,6 +163,25 @@ fn roles(nodes: &[Status]) -> Table {
         ]);
     }
     table
+}
+
+fn reachability(mesh: &mut Mesh, nodes: &[Status], voice: &Voice) -> anyhow::Result<Vec<Trial>> {
+    voice.head("Round trips in ms, the best of node to node and pod to pod, IPv4 and IPv6")?;
+    let trials = reach::try_all(&mesh.lab, reach::pairs(&mesh.lab, nodes))?;
+    voice.table(&matrix(mesh.lab.plan(), &trials))?;
+    let missed: Vec<&Trial> = trials.iter().filter(|trial| trial.round_trip.is_none()).collect();
+    let (pairs, reached) = (trials.len(), trials.len() - missed.len());
+    voice.verdict(missed.is_empty(), &format!("{reached} of {pairs} pairs reachable"))?;
+    for trial in missed.iter().take(NAMED) {
+        voice.say(&format!("   not reached: {}", trial.pair))?;
+    }
+    if missed.len() > NAMED {
+        voice.say(&format!("   and {} more", missed.len() - NAMED))?;
+    }
+    for (name, words) in mesh.ended()? {
+        voice.say(&format!("   node {name} has ended: {words}"))?;
+    }
+    Ok(trials)
 }
 
 fn matrix(plan: &Plan, trials: &[Trial]) -> Table {
@@ -206,26 +213,41 @@ fn throughputs(
         return Ok(Vec::new());
     }
     voice.head(&format!("Throughput between regions, one TCP stream for {seconds} s each"))?;
-    let firsts: Vec<&str> = lab
+    let firsts: Vec<(&str, &str)> = lab
         .plan()
         .regions
         .iter()
-        .filter_map(|region| Some(region.hosts.first()?.name.as_str()))
+        .filter_map(|region| Some((region.name.as_str(), region.hosts.first()?.name.as_str())))
         .collect();
     let mut found = Vec::new();
-    for (from, to) in firsts.iter().zip(firsts.iter().cycle().skip(1)) {
+    for ((here, from), (there, to)) in firsts.iter().zip(firsts.iter().cycle().skip(1)) {
         let address = reach::overlay_address(nodes, to, Family::V4)
             .with_context(|| format!("{to} has no IPv4 address in the overlay"))?;
+        let path = format!(" {from} to {to}, {here} to {there}:");
         match measure::throughput(lab.host(from)?, lab.host(to)?, address, seconds) {
             Ok(rate) => {
                 let gbit = (rate / 1e7).round() / 100.0;
-                voice.say(&format!(" {from} to {to}  {gbit:.2} Gbit/s"))?;
+                voice.say(&format!("{path:<40} {gbit:.2} Gbit/s"))?;
                 found.push(Throughput { from: (*from).to_owned(), to: (*to).to_owned(), gbit });
             }
-            Err(error) => voice.say(&format!(" {from} to {to}  {error}"))?,
+            Err(error) => voice.say(&format!("{path:<40} {error}"))?,
         }
     }
     Ok(found)
+}
+
+/// Draws the mesh, and says where the picture lies. That it could not be drawn is no reason to fail.
+fn picture(mesh: &Mesh, voice: &Voice) -> anyhow::Result<Option<PathBuf>> {
+    match draw(mesh) {
+        Ok(path) => {
+            voice.say(&format!("\nThe graph of the mesh: {}", path.display()))?;
+            Ok(Some(path))
+        }
+        Err(error) => {
+            voice.say(&format!("\nThe graph of the mesh could not be drawn: {error:#}"))?;
+            Ok(None)
+        }
+    }
 }
 
 /// Draws the mesh into a file that stays.

@@ -68,14 +68,18 @@ fn node(
         let [v4, v6] = pod.prefixes;
         writeln!(text, "prefixes = [\"{v4}\", \"{v6}\"]")?;
     }
-    match host.public {
-        // Every second region is dialled by IPv6, so that the tunnels cross the internet by both families.
-        Some(public) => {
-            let address = public[usize::from((region.number + 1) % 2)].address();
-            writeln!(text, "endpoint = \"{}\"", SocketAddr::new(address, PORT))
-        }
+    match endpoint(region, host) {
+        Some(endpoint) => writeln!(text, "endpoint = \"{endpoint}\""),
         None => writeln!(text, "keepalive = {KEEPALIVE}"),
     }
+}
+
+/// Where a node is dialled; behind NAT, nowhere. Every second region is dialled by IPv6, so that the tunnels cross the
+/// internet in both families.
+pub(super) fn endpoint(region: &RegionPlan, host: &HostPlan) -> Option<SocketAddr> {
+    let [v4, v6] = host.public?;
+    let address = if region.number.is_multiple_of(2) { v6 } else { v4 };
+    Some(SocketAddr::new(address.address(), PORT))
 }
 
 #[cfg(test)]
