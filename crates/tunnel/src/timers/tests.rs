@@ -62,6 +62,7 @@ fn an_attempt_is_repeated_until_it_is_given_up() {
     let later = due(&mut timers, 200);
     assert_eq!(later.last(), Some(&(150, Due::GiveUp)));
     assert!(!timers.is_shaking_hands());
+    assert_eq!(due(&mut timers, 1_000), [(690, Due::Forget)]);
 }
 
 #[test]
@@ -84,8 +85,20 @@ fn traffic_moves_the_persistent_keepalive() {
         due(&mut timers, 70),
         [(35, Due::PersistentKeepalive), (60, Due::PersistentKeepalive)]
     );
+    timers.initiated(after(61), Duration::ZERO);
+    timers.handshake_complete();
+    assert_eq!(timers.next(), Some(after(86)));
     timers.set_interval(after(70), 5);
     assert_eq!(timers.next(), Some(after(75)));
     timers.set_interval(after(70), 0);
     assert_eq!(timers.next(), None);
+}
+
+#[test]
+fn nothing_is_answered_once_the_peer_is_given_up() {
+    let mut timers = Timers::default();
+    timers.initiated(NOW, Duration::ZERO);
+    timers.data_received(after(89));
+    while timers.take_due(after(90)) != Some(Due::GiveUp) {}
+    assert_eq!(due(&mut timers, 200), []);
 }

@@ -136,6 +136,24 @@ fn a_new_preshared_key_lets_the_live_session_flow_until_both_have_it() {
 }
 
 #[test]
+fn a_preshared_key_that_changes_twice_does_not_lose_the_session() {
+    let mut world = World::pair();
+    let before = index(&mut world, 0, "10.0.1.1");
+    for byte in [1, 2, 3] {
+        let new = SetPeer { preshared_key: preshared(byte), ..world.peer(1) };
+        world.set_peer(0, new);
+    }
+    assert_eq!(index(&mut world, 0, "10.0.1.1"), before);
+    let retired = |world: &World| {
+        let table = world.hosts[0].device.table.load();
+        table.peer(0).unwrap().state().retired.is_some()
+    };
+    assert!(retired(&world));
+    world.pass_with(seconds(1_000), |_| false);
+    assert!(!retired(&world), "old keys are kept for ever");
+}
+
+#[test]
 fn a_new_private_key_drops_sessions_and_calls_at_once() {
     let mut world = World::pair();
     let alive = SetPeer { persistent_keepalive: Some(25), ..world.peer(1) };

@@ -117,6 +117,20 @@ fn the_endpoint_moves_with_the_first_data_message_from_elsewhere() {
 }
 
 #[test]
+fn the_endpoint_moves_with_a_response() {
+    let mut world = World::new(2);
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    let initiation = world.intercept().remove(0);
+    world.deliver(&initiation);
+    let mut response = world.intercept().remove(0);
+    response.from = SocketAddr::from(([198, 51, 100, 9], 40_000));
+    world.deliver(&response);
+    let status = world.hosts[0].peer_status(world.now, &world.hosts[1].public());
+    assert_eq!(status.endpoint, Some(response.from));
+    assert!(world.wire.iter().all(|datagram| datagram.to == response.from));
+}
+
+#[test]
 fn our_own_address_follows_the_peers_view_of_it() {
     let mut world = World::pair();
     world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
@@ -136,6 +150,12 @@ fn our_own_address_follows_the_peers_view_of_it() {
     device.seal(world.now, &[frame], sealer, &mut outbox);
     let locals: Vec<_> = outbox.transmits().map(|(transmit, _)| transmit.path.local).collect();
     assert_eq!(locals, [Some(local)]);
+    // With nothing heard back, the next handshake lets the kernel choose again.
+    let later = world.now + seconds(16);
+    outbox.clear();
+    world.hosts[1].device.handle_timeout(later, &mut outbox);
+    let paths: Vec<_> = outbox.transmits().map(|(transmit, _)| transmit.path).collect();
+    assert_eq!(paths, [Path { remote: sent.from, local: None }]);
 }
 
 #[test]

@@ -69,15 +69,45 @@ fn a_responder_waits_for_the_confirmation_instead_of_crossing_it() {
     world.deliver(&response[0]);
     world.run();
     assert_eq!(world.take_delivered(0), [packet("10.0.1.1", "10.0.0.1", 20)]);
-    // If the confirmation never comes, the responder begins after all.
+}
+
+#[test]
+fn a_responder_that_is_not_confirmed_begins_after_all() {
     let mut world = World::new(2);
     world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
     let initiation = world.intercept();
     world.deliver(&initiation[0]);
     world.intercept();
     world.seal(1, &[packet("10.0.1.1", "10.0.0.1", 20)]);
-    world.pass_with(seconds(6), |datagram| datagram.from == "192.0.2.2:51820".parse().unwrap());
-    assert!(world.initiations >= 2);
+    let mut kinds = Vec::new();
+    let responder = world.hosts[1].address;
+    world.pass_with(seconds(5), |datagram| {
+        if datagram.from == responder {
+            kinds.push(kind(datagram));
+        }
+        false
+    });
+    assert_eq!(kinds, [1]);
+}
+
+#[test]
+fn a_late_response_is_good_and_the_handshake_under_way_goes_on() {
+    let mut world = World::new(2);
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    let first = world.intercept().remove(0);
+    world.deliver(&first);
+    let late = world.intercept().remove(0);
+    world.pass_with(seconds(6), |_| false);
+    assert_eq!(world.initiations, 2);
+    world.deliver(&late);
+    world.run();
+    assert_eq!(world.take_delivered(1).len(), 1);
+    world.pass(seconds(6));
+    assert_eq!(world.initiations, 3);
+    world.pass(seconds(60));
+    assert_eq!(world.initiations, 3);
+    world.say(1, "10.0.1.1", "10.0.0.1");
+    assert_eq!(world.take_delivered(0).len(), 1);
 }
 
 #[test]
@@ -91,6 +121,20 @@ fn a_batch_is_padded_to_16_bytes_but_not_beyond_the_mtu() {
     assert_eq!(sealed, [32, 32, 48, 1408, 1420, 1420, 1420, 1500]);
     world.run();
     assert_eq!(world.take_delivered(1), packets);
+    // The padding is zero, whatever stood in the memory before; it follows the packet in the arena.
+    let mut arena = Arena::default();
+    arena.slot(4_096).fill(0xee);
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 1)]);
+    let sent = world.intercept().remove(0);
+    let received = Received {
+        path: Path { remote: sent.from, local: None },
+        ecn: sent.ecn,
+        segment: sent.bytes.len(),
+        bytes: &sent.bytes,
+    };
+    world.hosts[1].device.open(world.now, &[received], &mut arena, &mut Outbox::default());
+    assert_eq!(arena.packets(), [0..29]);
+    assert_eq!(arena.slot(3), [0; 3]);
     world.hosts[0].device.set_mtu(1000);
     world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 995 - 28)]);
     assert_eq!(world.wire[0].bytes.len() - 32, 1000);
@@ -230,6 +274,17 @@ fn keys_are_renewed_and_refused_by_message_count() {
     assert_eq!((data, world.take_delivered(1).len()), (19, 19));
     world.pass(seconds(6));
     assert_eq!(world.take_delivered(1).len(), 11);
+}
+
+#[test]
+fn a_session_that_wears_out_at_once_is_renewed_as_soon_as_it_may_be() {
+    let mut world = World::with_limits(2, Limits { rekey_after: 5, reject_after: 1_000 });
+    for _ in 0..6 {
+        world.say(0, "10.0.0.1", "10.0.1.1");
+    }
+    assert_eq!(world.initiations, 1);
+    world.pass(seconds(5));
+    assert_eq!(world.initiations, 2);
 }
 
 #[test]

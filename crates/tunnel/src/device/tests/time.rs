@@ -177,6 +177,65 @@ fn two_ends_with_keepalives_do_not_fight() {
 }
 
 #[test]
+fn the_initiator_renews_on_what_it_receives_as_well() {
+    let mut world = World::new(2);
+    // Host 1 has begun, and only host 0 ever sends.
+    world.say(1, "10.0.1.1", "10.0.0.1");
+    let set = keepalive(&world, 1, 10);
+    world.set_peer(0, set);
+    let key = world.hosts[1].public();
+    for _ in 0..600 {
+        world.pass(seconds(1));
+        let status = world.hosts[0].peer_status(world.now, &key);
+        let age = world.now.since_boot() - status.last_handshake.unwrap();
+        assert!(age < seconds(180), "{age:?}");
+    }
+    assert!((4..=5).contains(&world.initiations), "{} initiations", world.initiations);
+}
+
+#[test]
+fn of_two_ends_that_wake_up_together_one_calls() {
+    let mut world = World::new(2);
+    for (host, other) in [(0, 1), (1, 0)] {
+        let set = keepalive(&world, other, 250);
+        world.set_peer(host, set);
+    }
+    world.pass(seconds(1));
+    let before = world.initiations;
+    world.pass(seconds(2_500));
+    let calls = world.initiations - before;
+    assert!((9..=10).contains(&calls), "{calls} calls");
+}
+
+#[test]
+fn two_initiators_renew_once() {
+    let mut world = World::new(2);
+    let both = |world: &mut World| {
+        world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+        world.seal(1, &[packet("10.0.1.1", "10.0.0.1", 10)]);
+        world.run();
+        world.pass(Duration::from_millis(500));
+    };
+    both(&mut world);
+    assert_eq!(world.initiations, 2);
+    (0..250).for_each(|_| both(&mut world));
+    assert_eq!(world.initiations, 3);
+}
+
+#[test]
+fn packets_wait_as_long_as_others_follow_them() {
+    let mut world = World::new(2);
+    for _ in 0..20 {
+        world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+        world.run_with(|_| false);
+        world.pass_with(seconds(10), |_| false);
+    }
+    assert_eq!(world.drops(0, DropReason::Unsent), 0);
+    world.pass_with(seconds(90), |_| false);
+    assert_eq!(world.drops(0, DropReason::Unsent), 20);
+}
+
+#[test]
 fn keepalives_come_back_by_themselves_after_an_outage() {
     let mut world = World::new(2);
     for (host, other) in [(0, 1), (1, 0)] {
