@@ -39,11 +39,12 @@ pub(super) struct Mesh {
 impl Mesh {
     /// Starts a node on every host of the lab.
     pub(super) fn start(lab: Lab, gateways: GatewayCount) -> anyhow::Result<Self> {
-        let names: Vec<String> = lab.plan().hosts().map(|host| host.name.clone()).collect();
-        let keys = names
-            .into_iter()
-            .map(|name| Ok((name, PrivateKey::from_random(random_bytes()?))))
-            .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+        // In the story's order, so that the node which can only dial out finds the others there.
+        let keys = lab
+            .plan()
+            .hosts()
+            .map(|host| Ok((host.name.clone(), PrivateKey::from_random(random_bytes()?))))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let public = keys.iter().map(|(name, key)| (name.clone(), key.public_key())).collect();
         let file = story::mesh_file(lab.plan(), gateways, &public);
         let program = std::env::current_exe().context("find the path of this program")?;
