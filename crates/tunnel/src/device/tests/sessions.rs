@@ -133,7 +133,7 @@ fn a_batch_is_padded_to_16_bytes_but_not_beyond_the_mtu() {
         bytes: &sent.bytes,
     };
     world.hosts[1].device.open(world.now, &[received], &mut arena, &mut Outbox::default());
-    assert_eq!(arena.packets(), [0..29]);
+    assert_eq!(arena.packets().first(), Some(&(0..29)));
     assert_eq!(arena.slot(3), [0; 3]);
     world.hosts[0].device.set_mtu(1000);
     world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 995 - 28)]);
