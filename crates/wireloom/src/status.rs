@@ -80,8 +80,8 @@ fn summary(status: &Status) -> String {
     lines.push(format!(
         "  interface {}  port {}  mtu {}  addresses {}",
         status.interface,
-        status.listen_port.map_or("-".to_owned(), |port| port.to_string()),
-        status.mtu.map_or("-".to_owned(), |mtu| mtu.to_string()),
+        status.listen_port.map_or_else(dash, |port| port.to_string()),
+        status.mtu.map_or_else(dash, |mtu| mtu.to_string()),
         list(&status.overlay_addresses),
     ));
     lines.push(format!("  public key {}", status.public_key));
@@ -113,7 +113,7 @@ fn nodes(status: &Status) -> String {
         table.add_row([
             node.name.to_string(),
             node.location.clone(),
-            node.home.as_ref().map_or("-".to_owned(), ToString::to_string),
+            node.home.as_ref().map_or_else(dash, ToString::to_string),
             addresses.join(" "),
         ]);
     }
@@ -132,15 +132,21 @@ fn peers(peers: &[PeerReport]) -> String {
         table.add_row([
             peer.name.clone(),
             state.to_owned(),
-            peer.handshake_age.map_or("never".to_owned(), |age| {
-                format!("{} ago", humantime::format_duration(Duration::from_secs(age)))
-            }),
-            peer.endpoint.map_or("-".to_owned(), |endpoint| endpoint.to_string()),
+            peer.handshake_age.map_or_else(
+                || "never".to_owned(),
+                |age| format!("{} ago", humantime::format_duration(Duration::from_secs(age))),
+            ),
+            peer.endpoint.map_or_else(dash, |endpoint| endpoint.to_string()),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
         ]);
     }
     table.to_string()
+}
+
+/// What stands for a value that is not known.
+fn dash() -> String {
+    "-".to_owned()
 }
 
 /// A count of bytes for people: `1.5 MiB`.

@@ -1,5 +1,7 @@
 //! The commands that need neither root nor a network.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
+
 use assert_cmd::Command;
 use serde_json::Value;
 
