@@ -1,5 +1,7 @@
 //! `wireloom tunnel` as the tools and devices of WireGuard see it.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails, fails its test")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
