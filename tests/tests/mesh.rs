@@ -1,5 +1,7 @@
 //! `wireloom up`: a node that follows a mesh file, whatever happens to the file, the device and the kernel.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
+
 use std::fs;
 use std::path::PathBuf;
 
