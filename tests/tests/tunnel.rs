@@ -1,7 +1,5 @@
 //! `wireloom tunnel` as the tools and devices of WireGuard see it.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
-
 #![allow(clippy::unwrap_used, reason = "a helper that fails, fails its test")]
 
 use std::fs;
