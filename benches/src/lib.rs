@@ -1,7 +1,7 @@
 //! Benches of the whole tunnel: ours, its peers and a plain link on one rig.
 //!
-//! Owns the [rig](rig) of two hosts, the [subjects](subject) that can stand on it, what is [measured](measure), and the
-//! [report](report). The program `bench-tunnel` runs them in turn; `cargo xtask bench-tunnel` builds what it needs. The
+//! Owns the [`rig`] of two hosts, the subjects ([`subject`]) that can stand on it, what is measured ([`mod@measure`]), and the
+//! [`report`]. The program `bench-tunnel` runs them in turn; `cargo xtask bench-tunnel` builds what it needs. The
 //! criterion benches of single parts lie in `benches/`. Nobody imports this package.
 
 pub mod measure;
