@@ -1,7 +1,7 @@
 //! The loop of a node: registry, topology, data plane, kernel.
 //!
 //! Owns [`run`], which keeps one node in the mesh: a snapshot comes from the registry, the topology makes a plan of
-//! it, and the [device](device) and the kernel are changed as far as they [differ](configure). People and programs ask
+//! it, and the [`device`] and the kernel are changed as far as they [differ](configure). People and programs ask
 //! it over a [control socket](control).
 //!
 //! Floor 3: the data plane is behind [`device::TunnelDevice`], so it may run in this process, in another, or be
