@@ -1,7 +1,7 @@
 //! The project's own commands, run as `cargo xtask COMMAND`.
 //!
 //! Owns what needs more than cargo: the [programs](install) that a command wants from the distribution, the order of
-//! the [checks](test), and the builds of the [peers](bench) that we measure ourselves against. Imports no crate of the
+//! the [checks](mod@test), and the builds of the [peers](mod@bench) that we measure ourselves against. Imports no crate of the
 //! workspace, so it builds in seconds and still runs when they do not.
 
 mod bench;
