@@ -1,7 +1,7 @@
 //! The words of the mesh.
 //!
 //! Owns what every other crate talks about: [keys](key), [prefixes](cidr), [endpoints](endpoint), [names](name),
-//! [nodes and peers](node), the [snapshot](snapshot) that a registry delivers, and the [kernel state](kernel) that a
+//! [nodes and peers](node), the [snapshot] that a registry delivers, and the [kernel state](kernel) that a
 //! plan asks for, all as plain data with strict parsing.
 //!
 //! Floor 0: imports no other crate of the workspace and does no IO.
