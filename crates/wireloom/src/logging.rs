@@ -19,7 +19,8 @@ pub(crate) enum LogFormat {
 }
 
 pub(crate) fn start(global: &Global) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&global.log).with_context(|| {
+    // boringtun reports what every reordered packet and every stranger can cause; our counters tell that.
+    let filter = EnvFilter::try_new(format!("boringtun=off,{}", global.log)).with_context(|| {
         format!(
             "--log {:?} is no filter: write error, warn, info, debug or CRATE=LEVEL",
             global.log
