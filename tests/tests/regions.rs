@@ -1,0 +1,161 @@
+//! A mesh of regions whose members have a gateway before them: pods, an outside peer and a network behind a node.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+use wireloom_lab::{Child, Host, Lab, Layout, Region};
+use wireloom_testkit::need;
+use wireloom_tests::{Keys, answers, eventually, ok, ping, run, wireloom};
+
+/// Two regions and a laptop behind a NAT router of its own.
+struct Regions {
+    _nodes: Vec<Child>,
+    lab: Lab,
+    nodes: Vec<(String, Keys)>,
+    laptop: Keys,
+}
+
+const NODES: [&str; 3] = ["ams-1", "ams-2", "waw-1"];
+
+impl Regions {
+    /// Starts the nodes. ams-1 is Amsterdam's gateway; ams-2 reaches a network for it.
+    fn start() -> Self {
+        let layout = Layout {
+            regions: vec![
+                Region::new("nl-ams", &["ams-1", "ams-2"]),
+                Region::new("pl-waw", &["waw-1"]),
+                Region::new("home", &["laptop"]).behind_nat(),
+            ],
+            pods: true,
+        };
+        let lab = Lab::build(&layout).unwrap();
+        let nodes: Vec<_> = NODES.map(|name| (name.to_owned(), Keys::new())).into();
+        let mut regions = Self { _nodes: Vec::new(), lab, nodes, laptop: Keys::new() };
+        let text = regions.mesh_file();
+        for (name, keys) in &regions.nodes {
+            let host = regions.host(name);
+            host.write("/run/test/mesh.toml", &text).unwrap();
+            host.write("/run/test/key", &keys.private).unwrap();
+            ok(host, "chmod 600 /run/test/key");
+        }
+        let up = |name: &&str| {
+            wireloom(regions.host(name), "up -c /run/test/mesh.toml --key /run/test/key")
+        };
+        regions._nodes = NODES.iter().map(up).collect();
+        for name in NODES {
+            eventually("the node is in the mesh", || {
+                run(regions.host(name), "wireloom status -o json").stdout.contains("ams-1")
+            });
+        }
+        regions
+    }
+
+    fn host(&self, name: &str) -> &Host {
+        self.lab.host(name).unwrap()
+    }
+
+    fn mesh_file(&self) -> String {
+        let mut text = "[mesh]\noverlay = [\"10.4.0.0/16\", \"fd04::/64\"]\n".to_owned();
+        for region in &self.lab.plan().regions {
+            for host in &region.hosts {
+                let Some((name, keys)) = self.nodes.iter().find(|(name, _)| *name == host.name)
+                else {
+                    continue;
+                };
+                let number = host.number;
+                let [v4, v6] = host.private;
+                let public = host.public.unwrap()[0].address();
+                let pods = host.pod.as_ref().unwrap().prefixes;
+                write!(
+                    text,
+                    "[[node]]\nname = \"{name}\"\nlocation = \"{}\"\npublic-key = \"{}\"\n\
+                     endpoint = \"{public}\"\ninternal-addresses = [\"{v4}\", \"{v6}\"]\n\
+                     overlay-addresses = [\"10.4.0.{number}\", \"fd04::{number}\"]\n\
+                     prefixes = [\"{}\", \"{}\"]\n",
+                    region.name, keys.public, pods[0], pods[1]
+                )
+                .unwrap();
+                match name.as_str() {
+                    "ams-1" => text += "gateway = true\n",
+                    "ams-2" => text += "location-prefixes = [\"192.168.7.0/24\", \"fd07::/64\"]\n",
+                    _ => {}
+                }
+            }
+        }
+        let public = &self.laptop.public;
+        text + &format!(
+            "[[peer]]\nname = \"laptop\"\npublic-key = \"{public}\"\n\
+             allowed-ips = [\"10.5.0.1/32\", \"fd05::1/128\"]\n"
+        )
+    }
+}
+
+#[test]
+fn a_laptop_and_a_network_behind_a_member_reach_everybody() {
+    need!(root);
+    need!(device "/dev/net/tun");
+    need!(program "wg");
+    let regions = Regions::start();
+    let (member, far, laptop) =
+        (regions.host("ams-2"), regions.host("waw-1"), regions.host("laptop"));
+
+    // A member is reached through its gateway, by node and by pod.
+    ping(far, "10.4.0.2");
+    ping(member, "fd04::3");
+    let pod = &regions.lab.plan().regions[0].hosts[1].pod.as_ref().unwrap().address;
+    for address in pod {
+        ping(regions.host("waw-1-pod"), &address.address().to_string());
+    }
+
+    // A network that ams-2 reaches for its location, though ams-1 is the gateway.
+    ok(member, "ip address add 192.168.7.1/24 dev lo");
+    ok(member, "ip address add fd07::1/64 dev lo nodad");
+    ping(far, "192.168.7.1");
+    ping(far, "fd07::1");
+
+    // The laptop speaks plain WireGuard and has one peer a region, its anchor.
+    let mut text = format!("[Interface]\nPrivateKey = {}\n", regions.laptop.private);
+    for (region, allowed) in [
+        (0, "10.4.0.1/32, 10.4.0.2/32, fd04::1/128, fd04::2/128, 192.168.7.0/24"),
+        (1, "10.4.0.3/32, fd04::3/128"),
+    ] {
+        let anchor = &regions.lab.plan().regions[region].hosts[0];
+        let keys = &regions.nodes.iter().find(|(name, _)| *name == anchor.name).unwrap().1;
+        let endpoint = anchor.public.unwrap()[0].address();
+        text += &format!(
+            "[Peer]\nPublicKey = {}\nEndpoint = {endpoint}:51820\nAllowedIPs = {allowed}\n",
+            keys.public
+        );
+    }
+    laptop.write("/run/test/wg0.conf", text).unwrap();
+    let _device = wireloom(laptop, "tunnel -f wg0");
+    eventually("wg finds the device", || run(laptop, "wg show wg0").status.success());
+    for line in [
+        "wg setconf wg0 /run/test/wg0.conf",
+        "ip address add 10.5.0.1/32 dev wg0",
+        "ip address add fd05::1/128 dev wg0 nodad",
+        "ip link set wg0 up",
+        "ip route add 10.4.0.0/16 dev wg0",
+        "ip route add 192.168.7.0/24 dev wg0",
+        "ip route add fd04::/64 dev wg0",
+    ] {
+        ok(laptop, line);
+    }
+    for address in ["10.4.0.1", "10.4.0.2", "10.4.0.3", "fd04::2", "fd04::3", "192.168.7.1"] {
+        ping(laptop, address);
+    }
+    // And back, from a member that is no anchor.
+    ping(member, "10.5.0.1");
+    ping(far, "fd05::1");
+
+    // What is allowed to nobody stays out: the laptop may not speak for another.
+    ok(laptop, "ip address add 10.5.0.9/32 dev wg0");
+    let refused = run(laptop, "ping -n -c 1 -W 1 -I 10.5.0.9 10.4.0.1");
+    assert!(!refused.status.success());
+    assert!(answers(laptop, "10.4.0.1"));
+    let status: Value =
+        serde_json::from_str(&ok(regions.host("ams-1"), "wireloom status -o json")).unwrap();
+    assert!(status["path"]["drops"].to_string().contains("source"), "{}", status["path"]);
+}
