@@ -1,8 +1,8 @@
 //! The project's own commands, run as `cargo xtask COMMAND`.
 //!
 //! Owns what needs more than cargo: the [programs](install) that a command wants from the distribution, the order of
-//! the [checks](mod@test), and the builds of the [peers](mod@bench) that we measure ourselves against. Imports no crate of the
-//! workspace, so it builds in seconds and still runs when they do not.
+//! the [checks](mod@test), and the builds of the [peers](mod@bench) that we measure ourselves against. Imports no crate
+//! of the workspace, so it builds in seconds and still runs when they do not.
 
 mod bench;
 mod demo;
@@ -10,6 +10,8 @@ mod install;
 mod leftovers;
 mod shell;
 mod test;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -40,8 +42,18 @@ enum Command {
     BenchTunnel(bench::Options),
 }
 
-fn main() -> Result<()> {
-    match Xtask::parse().command {
+fn main() -> ExitCode {
+    match run(Xtask::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Demo { args } => demo::run(&args),
         Command::Test { quick } => test::run(quick),
         Command::BenchTunnel(options) => bench::run(&options),

@@ -1,5 +1,6 @@
 //! Measures tunnels beside a plain link: every subject once a round, round after round, on one rig each.
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -33,8 +34,18 @@ enum Output {
     Text,
 }
 
-fn main() -> Result<()> {
-    let Options { programs, quick, rounds, seconds, output } = Options::parse();
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-tunnel: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> Result<()> {
+    let Options { programs, quick, rounds, seconds, output } = options;
     let (rounds, seconds) = if quick { (3, 2) } else { (rounds, seconds) };
     let mut subjects = vec![Subject::plain()];
     subjects.extend(programs);
