@@ -135,19 +135,21 @@ impl Dataplane {
         if let Some(reason) = self.shared.ended() {
             return Err(SetError::Ended(reason));
         }
-        if let Some(mark) = change.fwmark {
-            let set = self.shared.outlet.load().sender.set_mark(mark);
-            set.map_err(|source| SetError::Mark { mark, source })?;
-            control.fwmark = mark;
+        let fwmark = change.fwmark.unwrap_or(control.fwmark);
+        match change.listen_port {
+            Some(port) if port != self.port() || port == 0 => {
+                let binding = self.network.bind(port, fwmark)?;
+                binding.sender.set_offloads(control.offloads.gso, control.offloads.gro);
+                // The old sockets are given up by the assignment, when the new ones are in use.
+                control.sockets = Some(Sockets::start(&self.shared, binding)?);
+            }
+            _ if fwmark != control.fwmark => {
+                let set = self.shared.outlet.load().sender.set_mark(fwmark);
+                set.map_err(|source| SetError::Mark { mark: fwmark, source })?;
+            }
+            _ => {}
         }
-        if let Some(port) = change.listen_port
-            && (port != self.port() || port == 0)
-        {
-            let binding = self.network.bind(port, control.fwmark)?;
-            binding.sender.set_offloads(control.offloads.gso, control.offloads.gro);
-            // The old sockets are given up by the assignment, when the new ones are in use.
-            control.sockets = Some(Sockets::start(&self.shared, binding)?);
-        }
+        control.fwmark = fwmark;
         // What it leaves to us, the port and the mark, is done.
         let _ = self.shared.device.set(self.shared.now(), change);
         self.shared.arm();

@@ -107,9 +107,11 @@ fn a_new_listen_port_keeps_peers_and_sessions() {
     a.dataplane.set(&listen_on(old)).unwrap();
     let holder = a.host.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap());
     let taken = holder.local_addr().unwrap().port();
-    let refused = a.dataplane.set(&listen_on(taken)).unwrap_err();
+    let change = SetDevice { fwmark: Some(0x77), ..listen_on(taken) };
+    let refused = a.dataplane.set(&change).unwrap_err();
     assert!(matches!(refused, SetError::Bind(BindError::PortInUse { port, .. }) if port == taken));
-    assert_eq!(a.dataplane.status().listen_port, old);
+    let status = a.dataplane.status();
+    assert_eq!((status.listen_port, status.fwmark), (old, 0));
     a.pings(&b);
 }
 

@@ -173,8 +173,8 @@ impl Tun {
     ///
     /// # Errors
     ///
-    /// If the descriptor is no TUN device, or one without [`KIND`](Self::create)'s flags: IP packets without a protocol
-    /// header but with a virtio-net header.
+    /// If the descriptor is no TUN device, or one that was not made for IP packets with a virtio-net header and without a
+    /// protocol header.
     pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
         let (name, flags) = sys::tun_interface(fd.as_fd())
             .map_err(|source| failed("of the given descriptor", "ask for its name", source))?;

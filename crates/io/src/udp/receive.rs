@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wireloom_packet::Path;
 
@@ -11,6 +12,9 @@ use crate::buffer::{DATAGRAM_BYTES, ReceiveBuffer};
 use crate::seam::UdpReceive;
 use crate::signal::{Signal, Wake};
 use crate::sys::{self, Arrival, MESSAGES};
+
+/// How long a receiver waits for the kernel to find memory.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The receiving side of one socket.
 #[derive(Debug)]
@@ -51,6 +55,14 @@ impl UdpReceive for UdpReceiver {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if stop.or_readable(fd, None)? == Wake::Stopped {
+                        return Ok(Wake::Stopped);
+                    }
+                }
+                // The kernel is short of memory for a while.
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)) =>
+                {
+                    if stop.or_readable(stop, Some(PAUSE))? != Wake::TimedOut {
                         return Ok(Wake::Stopped);
                     }
                 }
