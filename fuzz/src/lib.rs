@@ -5,8 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+mod io;
 mod packet;
 mod tunnel;
 
+pub use io::io_control;
 pub use packet::{packet_merge, packet_split};
 pub use tunnel::{tunnel_datagram, tunnel_uapi};

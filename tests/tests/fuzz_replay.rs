@@ -18,6 +18,11 @@ fn replay(target: &str, body: fn(&[u8])) {
 }
 
 #[test]
+fn io_control() {
+    replay("io_control", wireloom_fuzz::io_control);
+}
+
+#[test]
 fn packet_split() {
     replay("packet_split", wireloom_fuzz::packet_split);
 }
