@@ -1,136 +1,121 @@
 //! What separates two kernel states, as steps in an order that never takes away what both of them hold.
 
+use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
-use wireloom_model::kernel::{Address, KernelState, Link, MAIN_TABLE, Route, RouteKey};
-use wireloom_model::{Family, InterfaceName};
+use wireloom_model::kernel::{
+    Address, KernelState, LinkKind, Mark, Nft, NftSet, Route, RouteKey, Rule,
+};
+use wireloom_model::{Cidr, Family, InterfaceName};
+
+use crate::change::Change;
+use crate::nft::disjoint;
 
 /// The metric that the kernel gives an IPv6 route which asks for none (`IP6_RT_PRIO_USER`, `net/ip6_route.h`).
 pub(crate) const DEFAULT_METRIC_V6: u32 = 1024;
 
-/// One step from the observed state towards the desired one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Change {
-    /// An address is put on a link.
-    AddAddress(Address),
-    /// A route is made where there is none of ours. It never displaces a foreign route with the same key. A gateway
-    /// given with a link is taken to be on that link, whatever the link's addresses (`onlink`, ip-route(8)).
-    AddRoute(RouteKey, Route),
-    /// An address is taken off a link. With a link's last IPv4 address the kernel drops all IPv4 routes out of it.
-    DeleteAddress(Address),
-    /// A route of ours is taken away.
-    DeleteRoute(RouteKey),
-    /// A route of ours gets another next hop, link or source, in one step and without a gap.
-    ReplaceRoute(RouteKey, Route),
-    /// A link gets its MTU and is set up or down.
-    SetLink(InterfaceName, Link),
-}
-
-impl Change {
-    /// Makes the change on plain data.
-    pub fn apply_to(&self, state: &mut KernelState) {
-        match self {
-            Self::AddAddress(address) => {
-                state.addresses.insert(address.clone());
-            }
-            Self::AddRoute(key, route) | Self::ReplaceRoute(key, route) => {
-                state.routes.insert(canonical(key), route.clone());
-            }
-            Self::DeleteAddress(address) => {
-                state.addresses.remove(address);
-            }
-            Self::DeleteRoute(key) => {
-                state.routes.remove(&canonical(key));
-            }
-            Self::SetLink(name, link) => {
-                state.links.insert(name.clone(), link.clone());
-            }
-        }
-    }
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AddAddress(a) => write!(f, "put {} on {}", a.address, a.link),
-            Self::AddRoute(key, route) => write!(f, "add {}", ShownRoute(key, Some(route))),
-            Self::DeleteAddress(a) => write!(f, "take {} off {}", a.address, a.link),
-            Self::DeleteRoute(key) => write!(f, "delete {}", ShownRoute(key, None)),
-            Self::ReplaceRoute(key, route) => write!(f, "replace {}", ShownRoute(key, Some(route))),
-            Self::SetLink(name, Link { mtu, up, .. }) => {
-                write!(f, "set {name} {} with MTU {mtu}", if *up { "up" } else { "down" })
-            }
-        }
-    }
-}
-
-/// A route in the words of `ip route`.
-struct ShownRoute<'a>(&'a RouteKey, Option<&'a Route>);
-
-impl fmt::Display for ShownRoute<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(RouteKey { table, destination, metric }, route) = self;
-        write!(f, "the route to {destination}")?;
-        if let Some(Route { gateway, link, source }) = route {
-            if let Some(gateway) = gateway {
-                write!(f, " via {gateway}")?;
-            }
-            if let Some(link) = link {
-                write!(f, " dev {link}")?;
-            }
-            if let Some(source) = source {
-                write!(f, " src {source}")?;
-            }
-        }
-        if *metric != 0 {
-            write!(f, " metric {metric}")?;
-        }
-        if *table != MAIN_TABLE {
-            write!(f, " table {table}")?;
-        }
-        Ok(())
-    }
-}
-
 /// The steps from `observed` to `desired`, in the order in which to take them.
 ///
-/// 1. Links come up, so that addresses and routes can stand on them.
+/// 1. Links of ours that are to be of another kind go; links are made and come up, so that addresses and routes can
+///    stand on them; then their settings.
 /// 2. IPv6 addresses whose prefix length changes go: the kernel holds an IPv6 address once a link, whatever its length.
-/// 3. Addresses come, before the routes that take them as source.
-/// 4. Routes come or change: those out of a link first, then those through a gateway, which the kernel refuses unless
+/// 3. Addresses come, before the routes that take them as source; so do the far ends of VXLAN links, before the routes
+///    through them.
+/// 4. The nftables table, in one transaction: what routes bring is excepted from masquerading when it comes.
+/// 5. Routes come or change: those out of a link first, then those through a gateway, which the kernel refuses unless
 ///    it reaches the gateway by a route out of a link.
-/// 5. Routes go, those through a gateway first; then addresses; then links are set down.
+/// 6. Rules come, whose tables are full by now, then rules go.
+/// 7. Routes go, those through a gateway first; then far ends, the nftables table and addresses; then links are set
+///    down, and those that we made are deleted.
 ///
-/// So a route that both states hold stays in every state between, and one whose key both hold is never missing.
-/// A desired route without a link matches an observed one out of any link, which the kernel chose. Links that are
-/// observed and not desired stay as they are: whoever holds a link's descriptor takes it away.
+/// So a route or rule that both states hold stays in every state between, and a route whose key both hold is never
+/// missing, unless its link is made anew. A desired route without a link matches an observed one out of any link, which
+/// the kernel chose. Links that are [held](LinkKind::Held) by others, observed and not desired, stay as they are, and
+/// so do settings that are not desired.
 pub fn diff(desired: &KernelState, observed: &KernelState) -> Vec<Change> {
-    let (links_up, links_down): (Vec<_>, Vec<_>) = desired
-        .links
-        .iter()
-        .filter(|(name, link)| observed.links.get(*name) != Some(*link))
-        .map(|(name, link)| (link.up, Change::SetLink(name.clone(), link.clone())))
-        .partition(|(up, _)| *up);
+    let mut changes: Vec<Change> =
+        links_in_the_way(desired, observed).map(Change::DeleteLink).collect();
+    let mut remains = Cow::Borrowed(observed);
+    for change in &changes {
+        change.apply_to(remains.to_mut());
+    }
+    let observed: &KernelState = &remains;
+
+    let links = Links::between(desired, observed);
     let added: BTreeSet<&Address> = desired.addresses.difference(&observed.addresses).collect();
     let (resized, deleted): (Vec<&Address>, Vec<&Address>) = observed
         .addresses
         .difference(&desired.addresses)
         .partition(|old| added.iter().any(|new| replaces(new, old)));
+    let ends = FarEnds::between(desired, observed);
     let routes = RouteChanges::between(desired, observed, &resized);
-
-    let setting = |(_, change)| change;
+    let rules = RuleChanges::between(desired, observed);
     let deletion = |address: &Address| Change::DeleteAddress(address.clone());
-    let mut changes = Vec::new();
-    changes.extend(links_up.into_iter().map(setting));
+
+    changes.extend(links.up);
+    changes.extend(settings(desired, observed));
     changes.extend(resized.into_iter().map(deletion));
     changes.extend(added.into_iter().cloned().map(Change::AddAddress));
+    changes.extend(ends.set);
+    changes.extend(desired.nft.as_ref().and_then(|nft| nft_change(nft, observed.nft.as_ref())));
     changes.extend(routes.set);
+    changes.extend(rules.added);
+    changes.extend(rules.deleted);
     changes.extend(routes.deleted);
+    changes.extend(ends.deleted);
+    changes.extend((desired.nft.is_none() && observed.nft.is_some()).then_some(Change::DeleteNft));
     changes.extend(deleted.into_iter().map(deletion));
-    changes.extend(links_down.into_iter().map(setting));
+    changes.extend(links.down);
     changes
+}
+
+/// Links that we made and that are desired to be something else: the kernel changes no link's kind.
+fn links_in_the_way(
+    desired: &KernelState,
+    observed: &KernelState,
+) -> impl Iterator<Item = InterfaceName> {
+    observed.links.iter().filter_map(|(name, link)| {
+        let is_in_the_way = link.kind != LinkKind::Held
+            && desired.links.get(name).is_some_and(|desired| desired.kind != link.kind);
+        is_in_the_way.then(|| name.clone())
+    })
+}
+
+#[derive(Default)]
+struct Links {
+    up: Vec<Change>,
+    down: Vec<Change>,
+}
+
+impl Links {
+    fn between(desired: &KernelState, observed: &KernelState) -> Self {
+        let mut changes = Self::default();
+        for (name, link) in &desired.links {
+            let held = observed.links.get(name);
+            if held == Some(link) {
+                continue;
+            }
+            let is_made =
+                link.kind == LinkKind::Held || held.is_some_and(|held| held.kind == link.kind);
+            match (is_made, link.up) {
+                // If somebody else's link has the name, making ours says so.
+                (false, _) => changes.up.push(Change::AddLink(name.clone(), link.clone())),
+                (true, true) => changes.up.push(Change::SetLink(name.clone(), link.clone())),
+                (true, false) => changes.down.push(Change::SetLink(name.clone(), link.clone())),
+            }
+        }
+        let ours = observed.links.iter().filter(|(_, link)| link.kind != LinkKind::Held);
+        let gone = ours.filter(|(name, _)| !desired.links.contains_key(*name));
+        changes.down.extend(gone.map(|(name, _)| Change::DeleteLink(name.clone())));
+        changes
+    }
+}
+
+fn settings(desired: &KernelState, observed: &KernelState) -> impl Iterator<Item = Change> {
+    let differing =
+        desired.settings.iter().filter(|(key, value)| observed.settings.get(key) != Some(value));
+    differing.map(|((link, setting), value)| Change::SetSetting(link.clone(), *setting, *value))
 }
 
 /// Whether the kernel takes the new address for the old one with another prefix length.
@@ -138,6 +123,61 @@ fn replaces(new: &Address, old: &Address) -> bool {
     new.link == old.link
         && new.address.address() == old.address.address()
         && new.address.family() == Family::V6
+}
+
+/// What changes of the neighbours and the forwarding of VXLAN links.
+#[derive(Default)]
+struct FarEnds {
+    set: Vec<Change>,
+    deleted: Vec<Change>,
+}
+
+impl FarEnds {
+    fn between(desired: &KernelState, observed: &KernelState) -> Self {
+        let mut changes = Self::default();
+        join(
+            &desired.neighbours,
+            &observed.neighbours,
+            |(link, address), wanted, held| match wanted {
+                Some(mac) if held == Some(mac) => {}
+                Some(mac) => changes.set.push(Change::SetNeighbour(link.clone(), *address, *mac)),
+                None => changes.deleted.push(Change::DeleteNeighbour(link.clone(), *address)),
+            },
+        );
+        join(&desired.forwarding, &observed.forwarding, |(link, mac), wanted, held| match wanted {
+            Some(host) if held == Some(host) => {}
+            Some(host) => changes.set.push(Change::SetForwarding(link.clone(), *mac, *host)),
+            None => changes.deleted.push(Change::DeleteForwarding(link.clone(), *mac)),
+        });
+        changes
+    }
+}
+
+/// The change of a desired table: of its sets where that is enough.
+fn nft_change(desired: &Nft, observed: Option<&Nft>) -> Option<Change> {
+    let Some(observed) = observed.filter(|observed| {
+        (observed.masquerade, &observed.clamp) == (desired.masquerade, &desired.clamp)
+    }) else {
+        return Some(Change::SetNft(desired.clone()));
+    };
+    let (mut deleted, mut added) = (BTreeMap::new(), BTreeMap::new());
+    for set in NftSet::ALL {
+        let (wanted, held) = (desired.sets.get(&set), observed.sets.get(&set));
+        if wanted == held {
+            continue;
+        }
+        let [wanted, held] =
+            [wanted, held].map(|prefixes| prefixes.map(disjoint).unwrap_or_default());
+        let keep = |changes: &mut BTreeMap<_, _>, prefixes: BTreeSet<Cidr>| {
+            if !prefixes.is_empty() {
+                changes.insert(set, prefixes);
+            }
+        };
+        keep(&mut deleted, &held - &wanted);
+        keep(&mut added, &wanted - &held);
+    }
+    let differs = !(deleted.is_empty() && added.is_empty());
+    differs.then_some(Change::ChangeNftSets { deleted, added })
 }
 
 struct RouteChanges {
@@ -148,26 +188,31 @@ struct RouteChanges {
 impl RouteChanges {
     /// `resized` addresses are gone for a moment, and the kernel drops them as source from the routes that name them.
     fn between(desired: &KernelState, observed: &KernelState, resized: &[&Address]) -> Self {
-        let desired = by_canonical_key(desired);
-        let observed = by_canonical_key(observed);
         let loses_source =
             |route: &Route| resized.iter().any(|a| Some(a.address.address()) == route.source);
+        // The kernel chose a link for it that is about to go.
+        let loses_link = |route: &Route| {
+            route.link.as_ref().is_some_and(|link| {
+                let held = observed.links.get(link).filter(|held| held.kind != LinkKind::Held);
+                held.is_some() && !desired.links.contains_key(link)
+            })
+        };
         let mut set: Vec<(bool, Change)> = Vec::new();
-        for (key, route) in &desired {
-            let change = match observed.get(key) {
-                None => Change::AddRoute(key.clone(), (*route).clone()),
-                Some(old) if !matches(route, old) || loses_source(old) => {
-                    Change::ReplaceRoute(key.clone(), (*route).clone())
-                }
-                Some(_) => continue,
-            };
-            set.push((route.gateway.is_some(), change));
-        }
-        let mut deleted: Vec<(bool, Change)> = observed
-            .iter()
-            .filter(|(key, _)| !desired.contains_key(key))
-            .map(|(key, route)| (route.gateway.is_none(), Change::DeleteRoute(key.clone())))
-            .collect();
+        let mut deleted: Vec<(bool, Change)> = Vec::new();
+        let (wanted, held) = (with_canonical_keys(desired), with_canonical_keys(observed));
+        join(&wanted, &held, |key, wanted, held| match (wanted, held) {
+            (Some(route), Some(held))
+                if matches(route, held) && !loses_source(held) && !loses_link(held) => {}
+            (Some(route), Some(_)) => set
+                .push((route.gateway.is_some(), Change::ReplaceRoute(key.clone(), route.clone()))),
+            (Some(route), None) => {
+                set.push((route.gateway.is_some(), Change::AddRoute(key.clone(), route.clone())))
+            }
+            (None, Some(held)) => {
+                deleted.push((held.gateway.is_none(), Change::DeleteRoute(key.clone())));
+            }
+            (None, None) => {}
+        });
         // Stable sorts: within a rank the keys' order stays.
         set.sort_by_key(|(rank, _)| *rank);
         deleted.sort_by_key(|(rank, _)| *rank);
@@ -179,15 +224,73 @@ impl RouteChanges {
     }
 }
 
-/// The routes by the key that stands for all spellings of it.
-fn by_canonical_key(state: &KernelState) -> BTreeMap<RouteKey, &Route> {
-    state.routes.iter().map(|(key, route)| (canonical(key), route)).collect()
+struct RuleChanges {
+    added: Vec<Change>,
+    deleted: Vec<Change>,
+}
+
+impl RuleChanges {
+    fn between(desired: &KernelState, observed: &KernelState) -> Self {
+        let [desired, observed] = [desired, observed]
+            .map(|state| state.rules.iter().map(canonical_rule).collect::<BTreeSet<_>>());
+        Self {
+            added: desired.difference(&observed).cloned().map(Change::AddRule).collect(),
+            deleted: observed.difference(&desired).cloned().map(Change::DeleteRule).collect(),
+        }
+    }
+}
+
+/// Goes through the keys of both maps in order, with what each map has for it.
+fn join<K: Ord, V>(
+    desired: &BTreeMap<K, V>,
+    observed: &BTreeMap<K, V>,
+    mut each: impl FnMut(&K, Option<&V>, Option<&V>),
+) {
+    let (mut desired, mut observed) = (desired.iter().peekable(), observed.iter().peekable());
+    loop {
+        let order = match (desired.peek(), observed.peek()) {
+            (None, None) => return,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((wanted, _)), Some((held, _))) => wanted.cmp(held),
+        };
+        let wanted = if order.is_le() { desired.next() } else { None };
+        let held = if order.is_ge() { observed.next() } else { None };
+        if let Some((key, _)) = wanted.or(held) {
+            each(key, wanted.map(|(_, value)| value), held.map(|(_, value)| value));
+        }
+    }
+}
+
+/// The routes by the keys that stand for all spellings of them.
+fn with_canonical_keys(state: &KernelState) -> Cow<'_, BTreeMap<RouteKey, Route>> {
+    if state.routes.keys().any(is_spelled_out) {
+        Cow::Owned(
+            state.routes.iter().map(|(key, route)| (canonical(key), route.clone())).collect(),
+        )
+    } else {
+        Cow::Borrowed(&state.routes)
+    }
+}
+
+fn is_spelled_out(key: &RouteKey) -> bool {
+    key.metric == DEFAULT_METRIC_V6 && key.destination.family() == Family::V6
 }
 
 /// The key with the kernel's default metric written as 0 in both families.
 pub(crate) fn canonical(key: &RouteKey) -> RouteKey {
-    let spelled_out = key.destination.family() == Family::V6 && key.metric == DEFAULT_METRIC_V6;
-    RouteKey { metric: if spelled_out { 0 } else { key.metric }, ..key.clone() }
+    RouteKey { metric: if is_spelled_out(key) { 0 } else { key.metric }, ..key.clone() }
+}
+
+/// The rule without conditions that every packet meets.
+pub(crate) fn canonical_rule(rule: &Rule) -> Rule {
+    let narrow = |prefix: &Cidr| prefix.length() > 0;
+    Rule {
+        from: rule.from.filter(narrow),
+        to: rule.to.filter(narrow),
+        mark: rule.mark.filter(|Mark { mask, .. }| *mask != 0),
+        ..rule.clone()
+    }
 }
 
 fn matches(desired: &Route, observed: &Route) -> bool {

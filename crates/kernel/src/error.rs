@@ -7,7 +7,9 @@ use rustix::io::Errno;
 use wireloom_model::InterfaceName;
 use wireloom_model::kernel::Address;
 
-use crate::diff::Change;
+use crate::change::Change;
+use crate::feature::Feature;
+use crate::sysctl::SysctlError;
 
 /// Why the host could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,31 @@ pub enum ChangeError {
         /// The link that the other route leads out of, if it is one.
         link: Option<InterfaceName>,
     },
+    /// A link of somebody else has the name.
+    #[error(
+        "cannot {change}: there is a link of that name{} that is not ours; remove or rename it",
+        of_kind(.kind)
+    )]
+    ForeignLink {
+        /// What was asked.
+        change: Change,
+        /// What the kernel calls the other link's kind, if it has one.
+        kind: Option<String>,
+    },
+    /// A rule of somebody else is just like it.
+    #[error("cannot {change}: there is one just like it that is not ours; remove that one")]
+    ForeignRule {
+        /// What was asked.
+        change: Change,
+    },
+    /// The kernel lacks what it takes.
+    #[error("cannot {change}: this kernel has no {feature}; {}", .feature.remedy())]
+    NoFeature {
+        /// What was asked.
+        change: Change,
+        /// What is missing.
+        feature: Feature,
+    },
     /// The link is not there.
     #[error("cannot {change}: there is no link {link}; it has to be made first")]
     NoLink {
@@ -82,6 +109,14 @@ pub enum ChangeError {
         /// What the kernel said.
         refusal: Refusal,
     },
+    /// A setting could not be written.
+    #[error("cannot {change}: {error}")]
+    Setting {
+        /// What was asked.
+        change: Change,
+        /// Why not.
+        error: SysctlError,
+    },
     /// Its place is taken, but the list of routes does not show by whom: the kernel leaves some out while others change.
     #[error(
         "cannot {change} yet: its place is taken, and the kernel does not tell by whom; try again"
@@ -90,6 +125,22 @@ pub enum ChangeError {
         /// What was asked.
         change: Change,
     },
+}
+
+impl ChangeError {
+    /// The change that was not made.
+    pub const fn change(&self) -> &Change {
+        match self {
+            Self::Foreign { change, .. }
+            | Self::ForeignLink { change, .. }
+            | Self::ForeignRule { change }
+            | Self::NoFeature { change, .. }
+            | Self::NoLink { change, .. }
+            | Self::Refused { change, .. }
+            | Self::Setting { change, .. }
+            | Self::Unclear { change } => change,
+        }
+    }
 }
 
 /// What the kernel says when it refuses a request.
@@ -116,6 +167,10 @@ impl fmt::Display for Refusal {
 
 fn on_link(link: &Option<InterfaceName>) -> String {
     link.as_ref().map_or_else(String::new, |link| format!(" on {link}"))
+}
+
+fn of_kind(kind: &Option<String>) -> String {
+    kind.as_ref().map_or_else(String::new, |kind| format!(" (of kind {kind})"))
 }
 
 /// What to do about it, for the refusals that people meet.

@@ -11,19 +11,28 @@
 //!
 //! Floor 2: imports floor 0 only, knows nothing of the mesh, and never reaches a registry.
 
+mod apply;
+mod cached;
+mod change;
 mod diff;
 mod error;
+mod feature;
 mod host;
 mod links;
 mod message;
 mod netlink;
+mod nft;
 mod port;
 mod sysctl;
 mod watch;
 
-pub use diff::{Change, diff};
+pub use apply::ApplyReport;
+pub use cached::Cached;
+pub use change::Change;
+pub use diff::diff;
 pub use error::{ChangeError, HostError, Refusal};
-pub use host::{ApplyReport, Host};
+pub use feature::Feature;
+pub use host::Host;
 pub use links::{Conflict, HostLink};
 pub use port::{PortOwner, port_owner};
 pub use sysctl::{Forwarding, SysctlError, is_forwarding};

@@ -13,7 +13,7 @@ use wireloom_model::{Cidr, Family, InterfaceName};
 
 use crate::error::HostError;
 use crate::host::Host;
-use crate::message::{self, HeardAddress, HeardRoute};
+use crate::message::{self, HeardAddress, HeardEnd, HeardLink, HeardRoute, HeardRule};
 
 /// A link of the host, whoever made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -59,16 +59,7 @@ impl fmt::Display for Conflict {
 impl Host {
     /// All links, by index.
     pub async fn links(&self) -> Result<Vec<HostLink>, HostError> {
-        let list = self.netlink().dump("links", message::all_links()).await?;
-        let mut links: Vec<HostLink> = list
-            .iter()
-            .filter_map(|message| match message {
-                RouteNetlinkMessage::NewLink(link) => message::link(link),
-                _ => None,
-            })
-            .collect();
-        links.sort_by_key(|link| link.index);
-        Ok(links)
+        Ok(self.heard_links().await?.into_iter().map(|heard| heard.link).collect())
     }
 
     /// The link of this name, if there is one.
@@ -121,6 +112,19 @@ impl Host {
         Ok(conflicts(ranges, &routes, |index| named(index, &links), ours))
     }
 
+    pub(crate) async fn heard_links(&self) -> Result<Vec<HeardLink>, HostError> {
+        let list = self.netlink().dump("links", message::all_links()).await?;
+        let mut links: Vec<HeardLink> = list
+            .iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewLink(link) => message::link(link),
+                _ => None,
+            })
+            .collect();
+        links.sort_by_key(|heard| heard.link.index);
+        Ok(links)
+    }
+
     pub(crate) async fn heard_addresses(&self) -> Result<Vec<HeardAddress>, HostError> {
         let mut heard = Vec::new();
         for family in Family::BOTH {
@@ -148,6 +152,32 @@ impl Host {
             // An older kernel tells everybody's, whatever was asked.
             heard.extend(routes.filter(|route| {
                 !route.is_cached && protocol.is_none_or(|protocol| protocol == route.protocol)
+            }));
+        }
+        Ok(heard)
+    }
+
+    /// The rules that look up a table.
+    pub(crate) async fn heard_rules(&self) -> Result<Vec<HeardRule>, HostError> {
+        let mut heard = Vec::new();
+        for family in Family::BOTH {
+            let list = self.netlink().dump("rules", message::all_rules(family)).await?;
+            heard.extend(list.iter().filter_map(|message| match message {
+                RouteNetlinkMessage::NewRule(rule) => message::rule(rule),
+                _ => None,
+            }));
+        }
+        Ok(heard)
+    }
+
+    /// What lasts of neighbours and forwarding.
+    pub(crate) async fn heard_ends(&self) -> Result<Vec<HeardEnd>, HostError> {
+        let mut heard = Vec::new();
+        for family in [Some(Family::V4), Some(Family::V6), None] {
+            let list = self.netlink().dump("neighbours", message::all_ends(family)).await?;
+            heard.extend(list.iter().filter_map(|message| match message {
+                RouteNetlinkMessage::NewNeighbour(neighbour) => message::end(neighbour),
+                _ => None,
             }));
         }
         Ok(heard)

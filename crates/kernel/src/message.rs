@@ -6,18 +6,26 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
     RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use wireloom_model::kernel::{Link, ROUTE_PROTOCOL, Route, RouteKey};
+use wireloom_model::kernel::{ROUTE_PROTOCOL, Route, RouteKey};
 use wireloom_model::{Cidr, Family, InterfaceAddress};
 
 use crate::diff::{DEFAULT_METRIC_V6, canonical};
-use crate::links::HostLink;
 use crate::netlink::Request;
+
+mod link;
+mod neighbour;
+mod rule;
+
+pub(crate) use link::{HeardLink, add_link, all_links, delete_link, link, probe_kind, set_link};
+pub(crate) use neighbour::{
+    HeardEnd, all_ends, delete_forwarding, delete_neighbour, end, set_forwarding, set_neighbour,
+};
+pub(crate) use rule::{HeardRule, add_rule, all_rules, delete_rule, rule};
 
 /// An address as the kernel tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,10 +67,6 @@ impl HeardRoute {
     }
 }
 
-pub(crate) fn all_links() -> RouteNetlinkMessage {
-    RouteNetlinkMessage::GetLink(LinkMessage::default())
-}
-
 pub(crate) fn all_addresses(family: Family) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.family = number(family);
@@ -84,15 +88,6 @@ pub(crate) fn route_to(address: IpAddr) -> RouteNetlinkMessage {
     message.header.destination_prefix_length = family.bits();
     message.attributes.push(RouteAttribute::Destination(address.into()));
     RouteNetlinkMessage::GetRoute(message)
-}
-
-pub(crate) fn set_link(index: u32, link: &Link) -> Request {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.header.flags = if link.up { LinkFlags::Up } else { LinkFlags::empty() };
-    message.header.change_mask = LinkFlags::Up;
-    message.attributes.push(LinkAttribute::Mtu(link.mtu));
-    (RouteNetlinkMessage::SetLink(message), 0)
 }
 
 pub(crate) fn add_address(link: u32, address: InterfaceAddress) -> Request {
@@ -168,38 +163,6 @@ fn spelled_out(key: &RouteKey) -> u32 {
         (Family::V6, 0) => DEFAULT_METRIC_V6,
         (_, metric) => metric,
     }
-}
-
-/// `None` for what a bridge says of its ports.
-pub(crate) fn link(message: &LinkMessage) -> Option<HostLink> {
-    if message.header.interface_family != AddressFamily::Unspec {
-        return None;
-    }
-    let mut name = None;
-    let mut mtu = 0;
-    let mut kind = None;
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(text) => name = text.parse().ok(),
-            LinkAttribute::Mtu(bytes) => mtu = *bytes,
-            LinkAttribute::LinkInfo(infos) => {
-                kind = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
-            }
-            _ => {}
-        }
-    }
-    let flags = message.header.flags;
-    Some(HostLink {
-        index: message.header.index,
-        name: name?,
-        mtu,
-        up: flags.contains(LinkFlags::Up),
-        carrier: flags.contains(LinkFlags::LowerUp),
-        kind,
-    })
 }
 
 /// `None` for what is no unicast IPv4 or IPv6 address.

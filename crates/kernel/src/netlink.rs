@@ -27,6 +27,7 @@ pub(crate) struct Netlink {
     /// Locked for the length of an exchange: two dumps at once on one socket are refused with `EBUSY`.
     handle: Arc<Mutex<ConnectionHandle<RouteNetlinkMessage>>>,
     runtime: Handle,
+    port: u32,
 }
 
 /// A request that changes something, with its `NLM_F_` flags beyond request and acknowledgement.
@@ -49,8 +50,14 @@ impl Netlink {
         let _ = socket.set_netlink_get_strict_chk(true);
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
+        let port = socket.bind_auto().map_err(HostError::Socket)?.port_number();
         runtime.spawn(connection);
-        Ok(Self { handle: Arc::new(Mutex::new(handle)), runtime })
+        Ok(Self { handle: Arc::new(Mutex::new(handle)), runtime, port })
+    }
+
+    /// The socket's number, which the kernel tells others with the changes that come from it.
+    pub(crate) const fn port(&self) -> u32 {
+        self.port
     }
 
     /// Reads a whole list. One that changed while it was read is read anew.
@@ -136,15 +143,15 @@ impl Netlink {
 
 /// What came of reading a list.
 #[derive(Debug, PartialEq)]
-enum List {
+pub(crate) enum List<T> {
     /// The messages ended before the list did.
     Endless,
     Interrupted,
     Refused(Refusal),
-    Whole(Vec<RouteNetlinkMessage>),
+    Whole(Vec<T>),
 }
 
-fn whole_list(messages: Vec<Message>) -> List {
+pub(crate) fn whole_list<T>(messages: Vec<NetlinkMessage<T>>) -> List<T> {
     let mut list = Vec::new();
     let mut interrupted = false;
     for message in messages {
@@ -165,7 +172,7 @@ fn whole_list(messages: Vec<Message>) -> List {
     List::Endless
 }
 
-fn answer(message: Message) -> Option<Result<RouteNetlinkMessage, Refusal>> {
+pub(crate) fn answer<T>(message: NetlinkMessage<T>) -> Option<Result<T, Refusal>> {
     match message.payload {
         NetlinkPayload::InnerMessage(inner) => Some(Ok(inner)),
         NetlinkPayload::Error(error) if error.code.is_some() => Some(Err(refusal(&error))),
@@ -173,7 +180,7 @@ fn answer(message: Message) -> Option<Result<RouteNetlinkMessage, Refusal>> {
     }
 }
 
-fn acknowledgement(message: Message) -> Option<Result<(), Refusal>> {
+pub(crate) fn acknowledgement<T>(message: NetlinkMessage<T>) -> Option<Result<(), Refusal>> {
     match message.payload {
         NetlinkPayload::Error(error) if error.code.is_none() => Some(Ok(())),
         NetlinkPayload::Error(error) => Some(Err(refusal(&error))),

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use wireloom_model::kernel::LinkSetting;
 use wireloom_model::{Family, InterfaceName};
 
 /// A setting that could not be read or written.
@@ -98,6 +99,39 @@ pub(crate) fn keep_secondary_addresses(link: &InterfaceName) {
     if let Err(error) = write(&path, "1") {
         tracing::debug!(%error, "secondary addresses may go with the first one");
     }
+}
+
+/// A link's setting in the calling thread's network namespace. `None` if the link or the family is not there, or if the
+/// families differ, or the value is none that we would give.
+pub(crate) fn link_setting(link: &InterfaceName, setting: LinkSetting) -> Option<u8> {
+    let mut values = files(link, setting).filter_map(|path| read(&path).ok());
+    let value = values.next()?;
+    if values.all(|other| other == value) { value.parse().ok() } else { None }
+}
+
+/// Gives a link a setting in the calling thread's network namespace. Returns whether there was a link and a family to
+/// give it to.
+pub(crate) fn set_link_setting(
+    link: &InterfaceName,
+    setting: LinkSetting,
+    value: u8,
+) -> Result<bool, SysctlError> {
+    let mut any = false;
+    for path in files(link, setting).filter(|path| path.exists()) {
+        write(&path, &value.to_string())?;
+        any = true;
+    }
+    Ok(any)
+}
+
+/// Not every family has every setting.
+fn files(link: &InterfaceName, setting: LinkSetting) -> impl Iterator<Item = PathBuf> {
+    let families: &[Family] = match setting {
+        LinkSetting::AcceptRa => &[Family::V6],
+        LinkSetting::DisablePolicy => &Family::BOTH,
+        _ => &[Family::V4],
+    };
+    families.iter().map(move |family| conf(*family).join(link.as_str()).join(setting.as_str()))
 }
 
 fn all_forwarding(family: Family) -> PathBuf {

@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 
 use futures_util::{FutureExt, StreamExt};
-use netlink_packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_REPLACE, NetlinkDeserializable, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
-use netlink_proto::sys::protocols::NETLINK_ROUTE;
+use netlink_proto::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_proto::sys::{AsyncSocket, SocketAddr, TokioSocket};
 use netlink_proto::{NetlinkCodec, NetlinkFramed};
-use wireloom_model::kernel::RouteKey;
+use wireloom_model::kernel::{RouteKey, Rule};
 use wireloom_model::{InterfaceAddress, InterfaceName};
 
 use crate::error::HostError;
 use crate::host::Host;
 use crate::links::HostLink;
 use crate::message;
+use crate::nft::{self, NftMessage};
 
 /// Something that happened on the host. Each is a reason to observe anew and to repair; none is the whole truth: the
 /// kernel says nothing of the IPv4 routes that go with a link or an address.
@@ -43,29 +44,51 @@ pub enum Event {
     },
     /// The kernel had more to tell than the buffer holds, and events are lost (`ENOBUFS`, netlink(7)).
     Overrun,
-    /// A route of ours was removed, or a foreign one was put in the place of another, which may have been ours.
+    /// Somebody changed our nftables table.
+    NftChanged,
+    /// A route of ours was removed by somebody else, or a foreign one was put in the place of another, which may have
+    /// been ours.
     RouteLost {
         /// The route's place.
         key: RouteKey,
     },
+    /// A rule of ours was removed by somebody else.
+    RuleLost {
+        /// The rule.
+        rule: Rule,
+    },
 }
+
+type Socket<M> = NetlinkFramed<M, TokioSocket, NetlinkCodec>;
 
 /// The stream of a host's events, until dropped.
 pub struct Watch {
     host: Host,
-    socket: NetlinkFramed<RouteNetlinkMessage, TokioSocket, NetlinkCodec>,
+    socket: Socket<RouteNetlinkMessage>,
+    /// `None` where the kernel has no netfilter.
+    nft_socket: Option<Socket<NftMessage>>,
+    /// Whether the transaction that is being told of touches our table.
+    touches_table: bool,
     links: Links,
     /// Whether events are lost that nobody was told of yet.
     is_overrun: bool,
 }
 
 impl Host {
-    /// Begins to watch links, addresses and routes of the calling thread's network namespace, which must be the one
+    /// Begins to watch links, addresses, routes, rules and the nftables table of the calling thread's network namespace, which must be the one
     /// that the host was opened in. The socket's buffer is enlarged; events that nobody collects are bounded by it.
     pub async fn watch(&self) -> Result<Watch, HostError> {
-        let socket = NetlinkFramed::new(subscribe().map_err(HostError::Socket)?);
-        let mut watch =
-            Watch { host: self.clone(), socket, links: Links::default(), is_overrun: false };
+        let socket = subscribe(NETLINK_ROUTE, &GROUPS).map_err(HostError::Socket)?;
+        let nft_socket = self.nftables().map(|_| subscribe(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]));
+        let nft_socket = nft_socket.transpose().map_err(HostError::Socket)?;
+        let mut watch = Watch {
+            host: self.clone(),
+            socket,
+            nft_socket,
+            touches_table: false,
+            links: Links { port: self.netlink().port(), ..Links::default() },
+            is_overrun: false,
+        };
         watch.refresh().await?;
         Ok(watch)
     }
@@ -76,8 +99,11 @@ impl Watch {
     /// future loses nothing.
     pub async fn next(&mut self) -> Option<Event> {
         while !self.is_overrun {
-            let (message, _) = self.socket.next().await?;
-            match self.links.event(message) {
+            let event = tokio::select! {
+                message = self.socket.next() => self.links.event(message?.0),
+                message = next(self.nft_socket.as_mut()) => self.nft_event(message?.0),
+            };
+            match event {
                 Some(Event::Overrun) => self.is_overrun = true,
                 Some(event) => return Some(event),
                 None => {}
@@ -98,47 +124,91 @@ impl Watch {
         Some(Event::Overrun)
     }
 
-    /// Throws away what the socket holds, some of it if it is much, and returns how many messages that was.
+    /// Throws away what the sockets hold, some of it if it is much, and returns how many messages that was.
     fn drain(&mut self) -> Option<usize> {
-        for count in 0..DRAINED_AT_ONCE {
-            // Unconstrained: tokio's budget would end the loop before the socket is empty.
-            match tokio::task::unconstrained(self.socket.next()).now_or_never() {
-                None => return Some(count),
-                Some(None) => return None,
-                Some(Some(_)) => {}
-            }
-        }
-        Some(DRAINED_AT_ONCE)
+        self.touches_table = false;
+        let nft = self.nft_socket.as_mut().map_or(Some(0), drain)?;
+        Some(drain(&mut self.socket)?.max(nft))
+    }
+
+    /// The kernel tells what a transaction changed, then the number that it gave the rule set.
+    fn nft_event(&mut self, message: NetlinkMessage<NftMessage>) -> Option<Event> {
+        let inner = match message.payload {
+            NetlinkPayload::Overrun(_) => return Some(Event::Overrun),
+            NetlinkPayload::InnerMessage(inner) => inner,
+            _ => return None,
+        };
+        self.touches_table |= nft::is_of_our_table(&inner);
+        let generation = nft::generation(&inner)?;
+        let touched = std::mem::take(&mut self.touches_table);
+        let is_news = self.host.nftables().is_some_and(|nft| nft.is_news(generation));
+        (touched && is_news).then_some(Event::NftChanged)
     }
 
     async fn refresh(&mut self) -> Result<(), HostError> {
         let links = self.host.links().await?;
-        self.links.0 = links.into_iter().map(|link| (link.index, link)).collect();
+        self.links.known = links.into_iter().map(|link| (link.index, link)).collect();
         Ok(())
     }
 }
 
-/// The links as last told, by index: addresses name theirs by it, and most news of links changes nothing here.
+/// The next message of a socket, if there is a socket.
+async fn next<M>(socket: Option<&mut Socket<M>>) -> Option<(NetlinkMessage<M>, SocketAddr)>
+where
+    M: NetlinkDeserializable + std::fmt::Debug,
+{
+    match socket {
+        Some(socket) => socket.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn drain<M>(socket: &mut Socket<M>) -> Option<usize>
+where
+    M: NetlinkDeserializable + std::fmt::Debug,
+{
+    for count in 0..DRAINED_AT_ONCE {
+        // Unconstrained: tokio's budget would end the loop before the socket is empty.
+        match tokio::task::unconstrained(socket.next()).now_or_never() {
+            None => return Some(count),
+            Some(None) => return None,
+            Some(Some(_)) => {}
+        }
+    }
+    Some(DRAINED_AT_ONCE)
+}
+
+/// What is known of rtnetlink's side.
 #[derive(Debug, Default)]
-struct Links(BTreeMap<u32, HostLink>);
+struct Links {
+    /// The links as last told, by index: addresses name theirs by it, and most news of links changes nothing here.
+    known: BTreeMap<u32, HostLink>,
+    /// The number of the socket that our own changes come from, which the kernel tells with them.
+    port: u32,
+}
 
 impl Links {
     fn event(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
         let replaces = message.header.flags & NLM_F_REPLACE != 0;
+        let is_our_doing = self.port != 0 && message.header.port_number == self.port;
         let inner = match message.payload {
             NetlinkPayload::Overrun(_) => return Some(Event::Overrun),
             NetlinkPayload::InnerMessage(inner) => inner,
             _ => return None,
         };
         match inner {
-            RouteNetlinkMessage::NewLink(link) => self.link_event(message::link(&link)?),
+            RouteNetlinkMessage::NewLink(link) => self.link_event(message::link(&link)?.link),
             RouteNetlinkMessage::DelLink(link) => {
-                let known = self.0.remove(&message::link(&link)?.index)?;
+                let known = self.known.remove(&message::link(&link)?.link.index)?;
                 Some(Event::LinkGone { link: known.name })
             }
             RouteNetlinkMessage::NewAddress(address) => self.address_event(&address, true),
             RouteNetlinkMessage::DelAddress(address) => self.address_event(&address, false),
-            RouteNetlinkMessage::DelRoute(route) => {
+            RouteNetlinkMessage::DelRule(rule) if !is_our_doing => {
+                let heard = message::rule(&rule)?;
+                heard.is_ours.then_some(Event::RuleLost { rule: heard.rule })
+            }
+            RouteNetlinkMessage::DelRoute(route) if !is_our_doing => {
                 let route = message::route(&route)?;
                 (route.is_ours() && !route.is_cached).then_some(Event::RouteLost { key: route.key })
             }
@@ -152,7 +222,7 @@ impl Links {
     }
 
     fn link_event(&mut self, link: HostLink) -> Option<Event> {
-        let known = self.0.insert(link.index, link.clone());
+        let known = self.known.insert(link.index, link.clone());
         match known {
             Some(known) if known == link => None,
             Some(known) if known.name != link.name => Some(Event::LinkGone { link: known.name }),
@@ -162,13 +232,13 @@ impl Links {
 
     fn address_event(&self, address: &AddressMessage, present: bool) -> Option<Event> {
         let heard = message::address(address)?;
-        let link = self.0.get(&heard.link)?.name.clone();
+        let link = self.known.get(&heard.link)?.name.clone();
         Some(Event::AddressChanged { link, address: heard.address, present })
     }
 }
 
-fn subscribe() -> std::io::Result<TokioSocket> {
-    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+fn subscribe<M>(protocol: isize, groups: &[u32]) -> std::io::Result<Socket<M>> {
+    let mut socket = TokioSocket::new(protocol)?;
     // Beyond the system's limit if we may (CAP_NET_ADMIN), else up to it.
     let forced = rustix::net::sockopt::set_socket_recv_buffer_size_force(
         socket.socket_ref(),
@@ -177,9 +247,9 @@ fn subscribe() -> std::io::Result<TokioSocket> {
     if forced.is_err() {
         socket.socket_ref().set_rx_buf_sz(BUFFER)?;
     }
-    let groups = GROUPS.iter().fold(0, |groups, group| groups | 1 << (group - 1));
+    let groups = groups.iter().fold(0, |groups, group| groups | 1 << (group - 1));
     socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
-    Ok(socket)
+    Ok(NetlinkFramed::new(socket))
 }
 
 /// Bytes of the receive buffer, which hold some thousands of events.
@@ -188,8 +258,12 @@ const BUFFER: u32 = 4 << 20;
 /// Messages thrown away between two turns of the other tasks.
 const DRAINED_AT_ONCE: usize = 1000;
 
-/// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR` and `_IPV6_ROUTE` (`linux/rtnetlink.h`).
-const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+/// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE` and `_IPV6_RULE`
+/// (`linux/rtnetlink.h`).
+const GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
+
+/// Of `linux/netfilter/nfnetlink.h`.
+const NFNLGRP_NFTABLES: u32 = 7;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,10 @@
 use proptest::collection::{btree_map, btree_set};
 use proptest::option;
 use proptest::prelude::*;
-use wireloom_model::{Cidr, InterfaceAddress};
+use std::net::{IpAddr, Ipv4Addr};
+
+use wireloom_model::InterfaceAddress;
+use wireloom_model::kernel::{Link, LinkSetting, MAIN_TABLE, MacAddress};
 
 use super::*;
 
@@ -10,8 +13,57 @@ fn name() -> impl Strategy<Value = InterfaceName> {
 }
 
 fn link() -> impl Strategy<Value = Link> {
-    (prop_oneof![Just(1280), Just(1420)], any::<bool>())
-        .prop_map(|(mtu, up)| Link { up, ..Link::held(mtu) })
+    let vxlan = |id| LinkKind::Vxlan {
+        id,
+        port: 4789,
+        local: Ipv4Addr::LOCALHOST.into(),
+        mac: MacAddress([2, 0, 0, 0, 0, 1]),
+    };
+    let kind = prop_oneof![
+        2 => Just(LinkKind::Held),
+        1 => (1u32..3).prop_map(vxlan),
+        1 => Just(LinkKind::Ipip { local: Ipv4Addr::LOCALHOST }),
+    ];
+    (prop_oneof![Just(1280), Just(1420)], any::<bool>(), kind).prop_map(|(mtu, up, kind)| Link {
+        mtu,
+        up,
+        kind,
+    })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let prefix = || option::of(prop_oneof![Just(0u8), Just(8)]);
+    (any::<bool>(), 1u32..3, prefix(), option::of(0u32..2), option::of(name())).prop_map(
+        |(v6, priority, from, mask, input)| {
+            let family = if v6 { Family::V6 } else { Family::V4 };
+            let any = if v6 { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
+            Rule {
+                from: from.map(|length| Cidr::truncated(any, length).unwrap()),
+                mark: mask.map(|mask| Mark { value: 0, mask }),
+                input,
+                ..Rule::all(family, priority, 1107)
+            }
+        },
+    )
+}
+
+/// Few prefixes of few lengths, so that some cover others.
+fn nft() -> impl Strategy<Value = Nft> {
+    let prefix = (any::<bool>(), 0u8..4, 6u8..=9).prop_map(|(v6, bits, length)| {
+        let address: IpAddr = if v6 {
+            [u16::from(bits) << 14, 0, 0, 0, 0, 0, 0, 0].into()
+        } else {
+            [bits << 6, 0, 0, 0].into()
+        };
+        Cidr::truncated(address, length - 6).unwrap()
+    });
+    let set = proptest::sample::select(&NftSet::ALL[..]);
+    let sets = btree_map(set, btree_set(prefix, 0..5), 0..4);
+    (sets, any::<bool>(), btree_set(name(), 0..2)).prop_map(|(sets, masquerade, clamp)| Nft {
+        sets,
+        masquerade,
+        clamp,
+    })
 }
 
 /// Few hosts and lengths, so that resized and secondary addresses come up often.
@@ -32,7 +84,7 @@ fn route() -> impl Strategy<Value = (RouteKey, Route)> {
     let metric = prop_oneof![Just(0), Just(50)];
     (any::<bool>(), 0u8..4, table, metric, any::<bool>(), option::of(name()), option::of(1u8..3))
         .prop_map(|(v6, net, table, metric, gateway, link, source)| {
-            let network = |net: u8, host: u8| -> std::net::IpAddr {
+            let network = |net: u8, host: u8| -> IpAddr {
                 if v6 {
                     [0xfd00, net.into(), 0, 0, 0, 0, 0, host.into()].into()
                 } else {
@@ -52,14 +104,55 @@ fn route() -> impl Strategy<Value = (RouteKey, Route)> {
 
 fn state() -> impl Strategy<Value = KernelState> {
     let routes = proptest::collection::vec(route(), 0..8);
-    (btree_map(name(), link(), 0..=2), btree_set(address(), 0..6), routes).prop_map(
-        |(links, addresses, routes)| KernelState {
+    let mac = || (0u8..2).prop_map(|last| MacAddress([2, 0, 0, 0, 0, last]));
+    let host = || (0u8..2).prop_map(|last| IpAddr::from([10, 0, 0, last]));
+    let setting = proptest::sample::select(&LinkSetting::ALL[..]);
+    let ends = (btree_map((name(), host()), mac(), 0..3), btree_map((name(), mac()), host(), 0..3));
+    let settings = btree_map((name(), setting), 0u8..3, 0..3);
+    let links = btree_map(name(), link(), 0..=2);
+    let rules = btree_set(rule(), 0..4);
+    (links, btree_set(address(), 0..6), routes, rules, ends, settings, option::of(nft())).prop_map(
+        |(links, addresses, routes, rules, (neighbours, forwarding), settings, nft)| KernelState {
             links,
             addresses,
             routes: routes.into_iter().collect(),
-            ..KernelState::default()
+            rules,
+            neighbours,
+            forwarding,
+            settings,
+            nft,
         },
     )
+}
+
+/// The state as it is observed once it is reached.
+fn settled(state: &KernelState) -> KernelState {
+    let nft = state.nft.clone().map(|mut nft| {
+        for prefixes in nft.sets.values_mut() {
+            *prefixes = disjoint(prefixes);
+        }
+        nft.sets.retain(|_, prefixes| !prefixes.is_empty());
+        nft
+    });
+    KernelState {
+        routes: with_canonical_keys(state).into_owned(),
+        rules: state.rules.iter().map(canonical_rule).collect(),
+        nft,
+        ..state.clone()
+    }
+}
+
+/// A desired state that asks for nothing on a link that is about to go, and a state as it is observed.
+fn pair() -> impl Strategy<Value = (KernelState, KernelState)> {
+    (state(), state()).prop_map(|(mut desired, observed)| {
+        let observed = settled(&observed);
+        for (name, link) in &observed.links {
+            if link.kind != LinkKind::Held && !desired.links.contains_key(name) {
+                Change::DeleteLink(name.clone()).apply_to(&mut desired);
+            }
+        }
+        (desired, observed)
+    })
 }
 
 /// The states after each step, the observed one first.
@@ -77,34 +170,52 @@ fn walk(observed: &KernelState, changes: &[Change]) -> Vec<KernelState> {
 fn rank(change: &Change, desired: &KernelState, observed: &KernelState) -> u8 {
     let added: Vec<&Address> = desired.addresses.difference(&observed.addresses).collect();
     match change {
-        Change::SetLink(_, link) if link.up => 0,
-        Change::DeleteAddress(old) if added.iter().any(|new| replaces(new, old)) => 1,
-        Change::AddAddress(_) => 2,
+        Change::DeleteLink(name) if desired.links.contains_key(name) => 0,
+        Change::AddLink(..) => 1,
+        Change::SetLink(_, link) if link.up => 1,
+        Change::SetSetting(..) => 2,
+        Change::DeleteAddress(old) if added.iter().any(|new| replaces(new, old)) => 3,
+        Change::AddAddress(_) => 4,
+        Change::SetNeighbour(..) | Change::SetForwarding(..) => 5,
+        Change::SetNft(_) | Change::ChangeNftSets { .. } => 6,
         Change::AddRoute(_, route) | Change::ReplaceRoute(_, route) => {
-            3 + u8::from(route.gateway.is_some())
+            7 + u8::from(route.gateway.is_some())
         }
-        Change::DeleteRoute(_) => 5,
-        Change::DeleteAddress(_) => 6,
-        Change::SetLink(..) => 7,
+        Change::AddRule(_) => 9,
+        Change::DeleteRule(_) => 10,
+        Change::DeleteRoute(_) => 11,
+        Change::DeleteNeighbour(..) | Change::DeleteForwarding(..) => 12,
+        Change::DeleteNft => 13,
+        Change::DeleteAddress(_) => 14,
+        Change::SetLink(..) | Change::DeleteLink(_) => 15,
     }
 }
 
 proptest! {
     #[test]
-    fn the_steps_lead_to_what_is_desired(desired in state(), observed in state()) {
+    fn the_steps_lead_to_what_is_desired((desired, observed) in pair()) {
         let changes = diff(&desired, &observed);
         let states = walk(&observed, &changes);
         let reached = &states[changes.len()];
-        prop_assert_eq!(&reached.addresses, &desired.addresses);
-        prop_assert!(reached.routes.keys().eq(desired.routes.keys()));
-        for (key, route) in &desired.routes {
+        let reached = &settled(reached);
+        let wanted = &settled(&desired);
+        prop_assert_eq!(&reached.addresses, &wanted.addresses);
+        prop_assert!(reached.routes.keys().eq(wanted.routes.keys()));
+        for (key, route) in &wanted.routes {
             prop_assert!(matches(route, &reached.routes[key]));
         }
         for (name, link) in &reached.links {
-            let wanted = desired.links.get(name).or_else(|| observed.links.get(name));
-            prop_assert_eq!(Some(link), wanted);
+            let held = observed.links.get(name).filter(|link| link.kind == LinkKind::Held);
+            prop_assert_eq!(Some(link), wanted.links.get(name).or(held));
         }
-        prop_assert!(desired.links.keys().all(|name| reached.links.contains_key(name)));
+        prop_assert!(wanted.links.keys().all(|name| reached.links.contains_key(name)));
+        prop_assert_eq!(&reached.rules, &wanted.rules);
+        prop_assert_eq!(&reached.neighbours, &wanted.neighbours);
+        prop_assert_eq!(&reached.forwarding, &wanted.forwarding);
+        for (key, value) in &wanted.settings {
+            prop_assert_eq!(reached.settings.get(key), Some(value));
+        }
+        prop_assert_eq!(&reached.nft, &wanted.nft);
         prop_assert_eq!(diff(&desired, reached), vec![]);
     }
 
@@ -114,9 +225,14 @@ proptest! {
     }
 
     #[test]
-    fn what_both_hold_is_never_gone(desired in state(), observed in state()) {
+    fn what_both_hold_is_never_gone((desired, observed) in pair()) {
+        // What stands on a link that is made anew goes with it.
+        let mut lasting = observed.clone();
+        for name in links_in_the_way(&desired, &observed) {
+            Change::DeleteLink(name).apply_to(&mut lasting);
+        }
         let shared: Vec<&RouteKey> =
-            desired.routes.keys().filter(|key| observed.routes.contains_key(*key)).collect();
+            desired.routes.keys().filter(|key| lasting.routes.contains_key(*key)).collect();
         let same: Vec<&RouteKey> = shared
             .iter()
             .copied()
@@ -128,24 +244,39 @@ proptest! {
             for key in &same {
                 prop_assert!(matches(&desired.routes[*key], &between.routes[*key]));
             }
-            let kept = desired.addresses.intersection(&observed.addresses);
+            let kept = desired.addresses.intersection(&lasting.addresses);
             prop_assert!(between.addresses.is_superset(&kept.cloned().collect()));
+            prop_assert!(between.rules.is_superset(&(&settled(&desired).rules & &observed.rules)));
         }
     }
 
     #[test]
-    fn the_steps_stand_in_the_promised_order(desired in state(), observed in state()) {
+    fn the_steps_stand_in_the_promised_order((desired, observed) in pair()) {
         let ranks: Vec<u8> =
             diff(&desired, &observed).iter().map(|change| rank(change, &desired, &observed)).collect();
         prop_assert!(ranks.is_sorted(), "{:?}", ranks);
     }
 
     #[test]
-    fn nothing_is_left_of_us_after_teardown(observed in state()) {
+    fn nothing_is_left_of_us_after_teardown((_, observed) in pair()) {
         let changes = diff(&KernelState::default(), &observed);
         let states = walk(&observed, &changes);
         let last = &states[changes.len()];
-        prop_assert!(last.addresses.is_empty() && last.routes.is_empty());
+        prop_assert!(last.links.values().all(|link| link.kind == LinkKind::Held));
+        let links = last.links.clone();
+        let settings = last.settings.clone();
+        prop_assert_eq!(last, &KernelState { links, settings, ..KernelState::default() });
+    }
+
+    #[test]
+    fn an_exception_is_there_before_what_it_excepts_from((desired, observed) in pair()) {
+        let changes = diff(&desired, &observed);
+        let nft = |change: &Change| matches!(change, Change::SetNft(_) | Change::ChangeNftSets { .. });
+        let route = |change: &Change| matches!(change, Change::AddRoute(..) | Change::ReplaceRoute(..));
+        prop_assert!(changes.iter().filter(|change| nft(change)).count() <= 1);
+        let table = changes.iter().position(nft);
+        let first_route = changes.iter().position(route);
+        prop_assert!(table.is_none() || first_route.is_none() || table < first_route);
     }
 }
 

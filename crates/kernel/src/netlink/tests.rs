@@ -34,7 +34,7 @@ fn a_list_counts_only_to_its_end() {
     };
     assert_eq!(list.len(), 2);
     assert_eq!(whole_list(vec![entry(0)]), List::Endless);
-    assert_eq!(whole_list(vec![]), List::Endless);
+    assert_eq!(whole_list(Vec::<Message>::new()), List::Endless);
 }
 
 #[test]

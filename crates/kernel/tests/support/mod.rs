@@ -1,5 +1,6 @@
 //! A network namespace for each test, which goes with the test's thread.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -7,8 +8,8 @@ use std::{fs, io::Write, thread};
 
 use serde_json::Value;
 use wireloom_kernel::{ApplyReport, Change, Host, diff};
-use wireloom_model::InterfaceName;
 use wireloom_model::kernel::{Address, KernelState, Link, MAIN_TABLE, Route, RouteKey};
+use wireloom_model::{Cidr, InterfaceName};
 
 /// Runs the test in a namespace of its own, on a runtime of its own, within a minute.
 pub(crate) fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -46,9 +47,24 @@ pub(crate) fn our_link() {
 }
 
 pub(crate) fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    run("ip", arguments)
+}
+
+pub(crate) fn nft(arguments: &str) -> String {
+    run("nft", arguments)
+}
+
+/// A command in the words of nft(8).
+pub(crate) fn nft_command(command: &str) {
+    let output = Command::new("nft").arg(command).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {errors}");
+    assert!(output.status.success(), "nft {command}: {errors}");
+}
+
+fn run(program: &str, arguments: &str) -> String {
+    let output = Command::new(program).args(arguments.split_whitespace()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments}: {errors}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -96,6 +112,10 @@ pub(crate) fn wl0() -> InterfaceName {
 
 pub(crate) fn key(destination: &str) -> RouteKey {
     RouteKey::main(destination.parse().unwrap())
+}
+
+pub(crate) fn prefixes(texts: &[&str]) -> BTreeSet<Cidr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
 /// A route out of `wl0`.

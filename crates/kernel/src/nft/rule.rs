@@ -1,0 +1,223 @@
+//! The rules that we make, as the expressions that the kernel runs one after another.
+//!
+//! Each carries a comment that says what it does. By it the rule is known again: how the kernel and the `nft` program
+//! write the same expressions differs from version to version.
+
+use wireloom_model::kernel::NftSet;
+use wireloom_model::{Family, InterfaceName};
+
+use super::kinds::*;
+use super::render::{key_type, set_name};
+use super::wire::Attributes;
+
+/// A rule.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    pub(super) comment: String,
+    pub(super) expressions: Attributes,
+}
+
+impl Rule {
+    /// The comment where `nft` keeps it (`NFTNL_UDATA_RULE_COMMENT`).
+    pub(super) fn user_data(&self) -> Vec<u8> {
+        // A comment of ours names a set or a link, so it is short.
+        let length = u8::try_from(self.comment.len() + 1).unwrap_or(u8::MAX);
+        let mut data = vec![NFTNL_UDATA_RULE_COMMENT, length];
+        data.extend(self.comment.as_bytes());
+        data.push(0);
+        data
+    }
+}
+
+/// Of the prefix of every rule that clamps, and of the one that masquerades.
+pub(super) const CLAMP_OUT_OF: &str = "clamp MSS out of ";
+pub(super) const MASQUERADE: &str = "masquerade ";
+
+/// Packets to the set keep their source.
+pub(super) fn keep_source(set: NftSet, family: Family) -> Rule {
+    Rule {
+        comment: format!("keep the source towards {}", set_name(set, family)),
+        expressions: r#return(is_in(set, family, Field::Destination)),
+    }
+}
+
+pub(super) fn masquerade_from(set: NftSet, family: Family) -> Rule {
+    Rule {
+        comment: format!("{MASQUERADE}what comes from {}", set_name(set, family)),
+        expressions: masquerade(is_in(set, family, Field::Source)),
+    }
+}
+
+pub(super) fn masquerade_to(set: NftSet, family: Family) -> Rule {
+    Rule {
+        comment: format!("{MASQUERADE}what goes to {}", set_name(set, family)),
+        expressions: masquerade(is_in(set, family, Field::Destination)),
+    }
+}
+
+pub(super) fn clamp_out_of(link: &InterfaceName) -> Rule {
+    Rule { comment: format!("{CLAMP_OUT_OF}{link}"), expressions: clamp(NFT_META_OIFNAME, link) }
+}
+
+pub(super) fn clamp_into(link: &InterfaceName) -> Rule {
+    Rule { comment: format!("clamp MSS into {link}"), expressions: clamp(NFT_META_IIFNAME, link) }
+}
+
+#[derive(Clone, Copy)]
+enum Field {
+    Source,
+    Destination,
+}
+
+/// Goes on for packets of the family whose address is in the set.
+fn is_in(set: NftSet, family: Family, field: Field) -> Attributes {
+    let (offset, protocol) = match (family, field) {
+        (Family::V4, Field::Source) => (12, NFPROTO_IPV4),
+        (Family::V4, Field::Destination) => (16, NFPROTO_IPV4),
+        (Family::V6, Field::Source) => (8, NFPROTO_IPV6),
+        (Family::V6, Field::Destination) => (24, NFPROTO_IPV6),
+    };
+    let (_, length) = key_type(family);
+    let list = meta(Attributes::default(), NFT_META_NFPROTO);
+    let list = payload(equals(list, &[protocol]), NFT_PAYLOAD_NETWORK_HEADER, offset, length);
+    let lookup = Attributes::default()
+        .text(NFTA_LOOKUP_SET, &set_name(set, family))
+        .number(NFTA_LOOKUP_SREG, REGISTER);
+    then(list, "lookup", &lookup)
+}
+
+fn r#return(list: Attributes) -> Attributes {
+    let verdict = Attributes::default().number(NFTA_VERDICT_CODE, NFT_RETURN.cast_unsigned());
+    let data = Attributes::default().nested(NFTA_DATA_VERDICT, &verdict);
+    let immediate = Attributes::default()
+        .number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)
+        .nested(NFTA_IMMEDIATE_DATA, &data);
+    then(list, "immediate", &immediate)
+}
+
+fn masquerade(list: Attributes) -> Attributes {
+    then(list, "masq", &Attributes::default())
+}
+
+/// For TCP packets with SYN and without RST by the link, writes the MSS that fits the route (`rt mtu`; it is never
+/// raised).
+fn clamp(direction: u32, link: &InterfaceName) -> Attributes {
+    let mut name = [0; IFNAMSIZ];
+    // An interface name is shorter by its grammar.
+    for (to, from) in name.iter_mut().zip(link.as_str().bytes()) {
+        *to = from;
+    }
+    let list = equals(meta(Attributes::default(), direction), &name);
+    let list = equals(meta(list, NFT_META_L4PROTO), &[IPPROTO_TCP]);
+    let list = payload(list, NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS, 1);
+    let value = |byte: u8| Attributes::default().bytes(NFTA_DATA_VALUE, &[byte]);
+    let mask = Attributes::default()
+        .number(NFTA_BITWISE_SREG, REGISTER)
+        .number(NFTA_BITWISE_DREG, REGISTER)
+        .number(NFTA_BITWISE_LEN, 1)
+        .nested(NFTA_BITWISE_MASK, &value(TCP_SYN | TCP_RST))
+        .nested(NFTA_BITWISE_XOR, &value(0));
+    let list = equals(then(list, "bitwise", &mask), &[TCP_SYN]);
+    let route =
+        Attributes::default().number(NFTA_RT_KEY, NFT_RT_TCPMSS).number(NFTA_RT_DREG, REGISTER);
+    let to_network_order = Attributes::default()
+        .number(NFTA_BYTEORDER_SREG, REGISTER)
+        .number(NFTA_BYTEORDER_DREG, REGISTER)
+        .number(NFTA_BYTEORDER_OP, NFT_BYTEORDER_HTON)
+        .number(NFTA_BYTEORDER_LEN, 2)
+        .number(NFTA_BYTEORDER_SIZE, 2);
+    let option = Attributes::default()
+        .number(NFTA_EXTHDR_SREG, REGISTER)
+        .bytes(NFTA_EXTHDR_TYPE, &[TCPOPT_MSS])
+        .number(NFTA_EXTHDR_OFFSET, 2)
+        .number(NFTA_EXTHDR_LEN, 2)
+        .number(NFTA_EXTHDR_OP, NFT_EXTHDR_OP_TCPOPT);
+    let list = then(then(list, "rt", &route), "byteorder", &to_network_order);
+    then(list, "exthdr", &option)
+}
+
+fn meta(list: Attributes, key: u32) -> Attributes {
+    let meta = Attributes::default().number(NFTA_META_KEY, key).number(NFTA_META_DREG, REGISTER);
+    then(list, "meta", &meta)
+}
+
+fn payload(list: Attributes, base: u32, offset: u32, length: u32) -> Attributes {
+    let payload = Attributes::default()
+        .number(NFTA_PAYLOAD_DREG, REGISTER)
+        .number(NFTA_PAYLOAD_BASE, base)
+        .number(NFTA_PAYLOAD_OFFSET, offset)
+        .number(NFTA_PAYLOAD_LEN, length);
+    then(list, "payload", &payload)
+}
+
+fn equals(list: Attributes, value: &[u8]) -> Attributes {
+    let data = Attributes::default().bytes(NFTA_DATA_VALUE, value);
+    let compare = Attributes::default()
+        .number(NFTA_CMP_SREG, REGISTER)
+        .number(NFTA_CMP_OP, NFT_CMP_EQ)
+        .nested(NFTA_CMP_DATA, &data);
+    then(list, "cmp", &compare)
+}
+
+fn then(list: Attributes, name: &str, data: &Attributes) -> Attributes {
+    let expression = Attributes::default().text(NFTA_EXPR_NAME, name).nested(NFTA_EXPR_DATA, data);
+    list.nested(NFTA_LIST_ELEM, &expression)
+}
+
+/// `NFT_REG_1`, which every expression hands its value on in.
+const REGISTER: u32 = 1;
+const NFT_REG_VERDICT: u32 = 0;
+const NFT_RETURN: i32 = -5;
+
+const NFTNL_UDATA_RULE_COMMENT: u8 = 0;
+
+const NFTA_META_DREG: u16 = 1;
+const NFTA_META_KEY: u16 = 2;
+const NFT_META_IIFNAME: u32 = 6;
+const NFT_META_OIFNAME: u32 = 7;
+const NFT_META_NFPROTO: u32 = 15;
+const NFT_META_L4PROTO: u32 = 16;
+const NFTA_CMP_SREG: u16 = 1;
+const NFTA_CMP_OP: u16 = 2;
+const NFTA_CMP_DATA: u16 = 3;
+const NFT_CMP_EQ: u32 = 0;
+const NFTA_PAYLOAD_DREG: u16 = 1;
+const NFTA_PAYLOAD_BASE: u16 = 2;
+const NFTA_PAYLOAD_OFFSET: u16 = 3;
+const NFTA_PAYLOAD_LEN: u16 = 4;
+const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
+const NFTA_LOOKUP_SET: u16 = 1;
+const NFTA_LOOKUP_SREG: u16 = 2;
+const NFTA_IMMEDIATE_DREG: u16 = 1;
+const NFTA_IMMEDIATE_DATA: u16 = 2;
+const NFTA_BITWISE_SREG: u16 = 1;
+const NFTA_BITWISE_DREG: u16 = 2;
+const NFTA_BITWISE_LEN: u16 = 3;
+const NFTA_BITWISE_MASK: u16 = 4;
+const NFTA_BITWISE_XOR: u16 = 5;
+const NFTA_RT_DREG: u16 = 1;
+const NFTA_RT_KEY: u16 = 2;
+const NFT_RT_TCPMSS: u32 = 3;
+const NFTA_BYTEORDER_SREG: u16 = 1;
+const NFTA_BYTEORDER_DREG: u16 = 2;
+const NFTA_BYTEORDER_OP: u16 = 3;
+const NFTA_BYTEORDER_LEN: u16 = 4;
+const NFTA_BYTEORDER_SIZE: u16 = 5;
+const NFT_BYTEORDER_HTON: u32 = 1;
+const NFTA_EXTHDR_TYPE: u16 = 2;
+const NFTA_EXTHDR_OFFSET: u16 = 3;
+const NFTA_EXTHDR_LEN: u16 = 4;
+const NFTA_EXTHDR_OP: u16 = 6;
+const NFTA_EXTHDR_SREG: u16 = 7;
+const NFT_EXTHDR_OP_TCPOPT: u32 = 1;
+
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+/// The offset of the flags in a TCP header (RFC 9293, section 3.1).
+const TCP_FLAGS: u32 = 13;
+const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
+const TCPOPT_MSS: u8 = 2;
+const IFNAMSIZ: usize = 16;
