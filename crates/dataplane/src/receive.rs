@@ -6,7 +6,7 @@ use wireloom_io::{ReceiveBuffer, Signal, UdpReceive, Wake, tun};
 use wireloom_packet::{Arena, Merger, Outbox, Received};
 
 use crate::counters::{Counter, Counters};
-use crate::shared::{Ended, Shared};
+use crate::shared::{Ended, Shared, lock};
 
 /// The bytes that are opened before they are written to the TUN device: about one super-packet, so that what was opened
 /// is still in the cache when it is merged and written.
@@ -51,7 +51,7 @@ struct Opener<'a> {
 }
 
 impl Opener<'_> {
-    /// Opens a chunk, writes its packets and sends the answers. An error only if the TUN device is gone.
+    /// Opens a chunk, sends the answers and writes its packets. An error only if the TUN device is gone.
     fn pass_on(&mut self, chunk: &[Received<'_>], counts: &mut Counters) -> io::Result<()> {
         let Self { shared, arena, outbox, merger } = self;
         for received in chunk {
@@ -60,7 +60,10 @@ impl Opener<'_> {
             counts.add(Counter::BytesReceived, received.bytes.len() as u64);
         }
         let now = shared.now();
+        let order = chunk.iter().any(holds_response).then(|| lock(&shared.order));
         shared.device.open(now, chunk, arena, outbox);
+        shared.flush(now, outbox, counts);
+        drop(order);
         merger.merge(arena, shared.tun.writes());
         let mut result = Ok(());
         for run in merger.runs() {
@@ -74,9 +77,14 @@ impl Opener<'_> {
             }
         }
         arena.clear();
-        shared.flush(now, outbox, counts);
         result
     }
+}
+
+/// Whether a handshake response may be among the datagrams (WireGuard paper, section 5.4.3): packets that waited for it
+/// are sealed where it is opened.
+fn holds_response(received: &Received<'_>) -> bool {
+    received.datagrams().any(|datagram| datagram.first() == Some(&2))
 }
 
 /// Neighbours that are no more than a chunk together, or alone.

@@ -8,7 +8,7 @@ use wireloom_tunnel::{Moment, Sealer};
 
 use crate::counters::{Counter, Counters};
 use crate::refusal::Refuser;
-use crate::shared::Shared;
+use crate::shared::{Shared, lock};
 
 /// The outbox's first room: a turn's packets with what sealing adds to each.
 const OUTBOX_BYTES: usize = 256 * 1024;
@@ -36,11 +36,13 @@ pub(crate) fn run(shared: &Shared, mut tun: Box<dyn TunRead>) {
         let mut counts = Counters::default();
         counts.add(Counter::FramesRead, frames.len() as u64);
         counts.add(Counter::DroppedUnreadable, frames.unreadable());
+        let order = lock(&shared.order);
         frames.with(|frames| {
             shared.device.seal(now, frames, &mut sealer, &mut outbox);
             refuser.answer(now, frames, sealer.refused(), &*shared.tun, &mut counts);
         });
         shared.flush(now, &mut outbox, &mut counts);
+        drop(order);
         shared.sent.add(&counts);
         shared.arm();
     }

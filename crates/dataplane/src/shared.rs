@@ -49,6 +49,9 @@ pub(crate) struct Shared {
     pub(crate) device: Device,
     pub(crate) tun: Arc<dyn TunDevice>,
     pub(crate) outlet: ArcSwap<Outlet>,
+    /// Held while packets are sealed and sent, and while those that waited for a handshake leave: so none of them is
+    /// overtaken. Nobody else takes it, so it is free but for that moment.
+    pub(crate) order: Mutex<()>,
     /// Raised when everything ends.
     pub(crate) stop: Signal,
     pub(crate) alarm: Alarm,
@@ -72,6 +75,7 @@ impl Shared {
             device,
             tun,
             outlet: ArcSwap::from_pointee(outlet),
+            order: Mutex::new(()),
             stop: Signal::new()?,
             alarm: Alarm::new()?,
             armed: AtomicU64::new(u64::MAX),
