@@ -32,6 +32,7 @@ const NEEDS: &[Need] = &[
     need("ip", "iproute2", "builds the networks and shows what is in them", &[Demo, Test, Bench]),
     need("iperf3", "iperf3", "measures throughput", &[Demo, Test, Bench]),
     need("nft", "nftables", "makes the NAT router", &[Demo, Test]),
+    need("nsenter", "util-linux", "enters a host of a network", &[Demo, Test]),
     need("ping", "iputils-ping", "proves that a pair is reachable", &[Demo, Test, Bench]),
     need("setpriv", "util-linux", "ends programs together with their host", &[Demo, Test, Bench]),
     need("wg", "wireguard-tools", "drives a tunnel over its UAPI socket", &[Test, Bench]),
