@@ -167,7 +167,8 @@ fn a_source_address_sticks_until_it_is_gone() {
     need!(program "ip");
     in_new_network(|| {
         ip("link set lo up");
-        for address in ["192.0.2.7/32", "2001:db8::7/128", "2001:db8::1/128"] {
+        // Without the search for duplicates, which would keep an IPv6 address from being a source for a moment.
+        for address in ["192.0.2.7/32", "2001:db8::7/128 nodad", "2001:db8::1/128 nodad"] {
             ip(&format!("address add {address} dev lo"));
         }
         let from = UdpBinder::new().bind(0, 0).unwrap();
