@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rustix::io::Errno;
-use wireloom_model::kernel::{Address, Route, RouteKey, Rule};
+use wireloom_model::kernel::{Address, Route, RouteKey};
 use wireloom_model::{Family, InterfaceName};
 
 use crate::change::Change;
@@ -129,7 +129,7 @@ impl<'a> Run<'a> {
         if requests.is_empty() {
             return Ok(());
         }
-        let (mut routes, mut rules) = (Vec::new(), Vec::new());
+        let mut routes = Vec::new();
         let outcomes = self.host.netlink().carry_out("changes", requests).await?;
         for (change, outcome) in asked.into_iter().zip(outcomes) {
             let refusal = match outcome {
@@ -143,7 +143,6 @@ impl<'a> Run<'a> {
                 Change::AddRoute(key, route) if refusal.is(Errno::EXIST) => {
                     routes.push((key, route))
                 }
-                Change::AddRule(rule) if refusal.is(Errno::EXIST) => rules.push(rule),
                 change if is_done_already(change, &refusal) => {}
                 change => {
                     let error = self.error(change.clone(), refusal);
@@ -153,9 +152,6 @@ impl<'a> Run<'a> {
         }
         if !routes.is_empty() {
             self.settle_routes(&routes).await?;
-        }
-        if !rules.is_empty() {
-            self.settle_rules(&rules).await?;
         }
         Ok(())
     }
@@ -202,19 +198,6 @@ impl<'a> Run<'a> {
             match outcome {
                 Ok(()) => self.report.written += 1,
                 Err(refusal) => self.report.failed.push(ChangeError::Refused { change, refusal }),
-            }
-        }
-        Ok(())
-    }
-
-    /// Names the rules that somebody else has just like ours. One of ours came since the state was observed.
-    async fn settle_rules(&mut self, taken: &[&Rule]) -> Result<(), HostError> {
-        let rules = self.host.heard_rules().await?;
-        for rule in taken {
-            let is_ours = rules.iter().any(|heard| heard.is_ours && heard.rule == **rule);
-            if !is_ours {
-                let change = Change::AddRule((*rule).clone());
-                self.report.failed.push(ChangeError::ForeignRule { change });
             }
         }
         Ok(())
@@ -305,7 +288,8 @@ fn prepare(change: &Change, links: &mut BTreeMap<InterfaceName, HostLink>) -> St
 fn is_done_already(change: &Change, refusal: &Refusal) -> bool {
     let gone = refusal.is(Errno::NOENT) || refusal.is(Errno::NODEV);
     match change {
-        Change::AddAddress(_) => refusal.is(Errno::EXIST),
+        // The kernel tells rules of different protocols apart.
+        Change::AddAddress(_) | Change::AddRule(_) => refusal.is(Errno::EXIST),
         Change::DeleteAddress(_) => refusal.is(Errno::ADDRNOTAVAIL) || gone,
         Change::DeleteRoute(_) => refusal.is(Errno::SRCH) || gone,
         Change::DeleteForwarding(..)

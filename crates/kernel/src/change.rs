@@ -112,15 +112,19 @@ impl Change {
     pub(crate) fn apply_to_nft(&self, nft: &mut Option<Nft>) {
         match (self, nft) {
             (Self::SetNft(made), nft) => {
-                let sets = made.sets.iter().map(|(set, prefixes)| (*set, disjoint(prefixes)));
+                let sets = made
+                    .sets
+                    .iter()
+                    .map(|(set, prefixes)| (*set, disjoint(prefixes).collect::<BTreeSet<_>>()));
                 let sets = sets.filter(|(_, prefixes)| !prefixes.is_empty()).collect();
                 *nft = Some(Nft { sets, ..made.clone() });
             }
             (Self::DeleteNft, nft) => *nft = None,
             (Self::ChangeNftSets { deleted, added }, Some(nft)) => {
                 for (set, prefixes) in deleted {
-                    if let Some(held) = nft.sets.get_mut(set) {
-                        held.retain(|prefix| !prefixes.contains(prefix));
+                    let held = nft.sets.entry(*set).or_default();
+                    for prefix in prefixes {
+                        held.remove(prefix);
                     }
                 }
                 for (set, prefixes) in added {

@@ -161,20 +161,18 @@ fn nft_change(desired: &Nft, observed: Option<&Nft>) -> Option<Change> {
         return Some(Change::SetNft(desired.clone()));
     };
     let (mut deleted, mut added) = (BTreeMap::new(), BTreeMap::new());
+    let none = BTreeSet::new();
     for set in NftSet::ALL {
-        let (wanted, held) = (desired.sets.get(&set), observed.sets.get(&set));
-        if wanted == held {
-            continue;
-        }
-        let [wanted, held] =
-            [wanted, held].map(|prefixes| prefixes.map(disjoint).unwrap_or_default());
-        let keep = |changes: &mut BTreeMap<_, _>, prefixes: BTreeSet<Cidr>| {
-            if !prefixes.is_empty() {
-                changes.insert(set, prefixes);
-            }
-        };
-        keep(&mut deleted, &held - &wanted);
-        keep(&mut added, &wanted - &held);
+        let [wanted, held] = [desired, observed].map(|nft| nft.sets.get(&set).unwrap_or(&none));
+        let [wanted, held] = [wanted, held].map(|set| disjoint(set).map(|prefix| (prefix, ())));
+        join(wanted, held, |prefix, wanted, held| {
+            let changes = match (wanted, held) {
+                (Some(()), None) => &mut added,
+                (None, Some(())) => &mut deleted,
+                _ => return,
+            };
+            changes.entry(set).or_insert_with(BTreeSet::new).insert(prefix);
+        });
     }
     let differs = !(deleted.is_empty() && added.is_empty());
     differs.then_some(Change::ChangeNftSets { deleted, added })
@@ -200,7 +198,7 @@ impl RouteChanges {
         let mut set: Vec<(bool, Change)> = Vec::new();
         let mut deleted: Vec<(bool, Change)> = Vec::new();
         let (wanted, held) = (with_canonical_keys(desired), with_canonical_keys(observed));
-        join(&wanted, &held, |key, wanted, held| match (wanted, held) {
+        join(wanted.iter(), held.iter(), |key, wanted, held| match (wanted, held) {
             (Some(route), Some(held))
                 if matches(route, held) && !loses_source(held) && !loses_link(held) => {}
             (Some(route), Some(_)) => set
@@ -240,13 +238,14 @@ impl RuleChanges {
     }
 }
 
-/// Goes through the keys of both maps in order, with what each map has for it.
+/// Goes through the keys of both in order, with what each has for it.
 fn join<K: Ord, V>(
-    desired: &BTreeMap<K, V>,
-    observed: &BTreeMap<K, V>,
-    mut each: impl FnMut(&K, Option<&V>, Option<&V>),
+    desired: impl IntoIterator<Item = (K, V)>,
+    observed: impl IntoIterator<Item = (K, V)>,
+    mut each: impl FnMut(K, Option<V>, Option<V>),
 ) {
-    let (mut desired, mut observed) = (desired.iter().peekable(), observed.iter().peekable());
+    let (mut desired, mut observed) =
+        (desired.into_iter().peekable(), observed.into_iter().peekable());
     loop {
         let order = match (desired.peek(), observed.peek()) {
             (None, None) => return,
@@ -256,8 +255,10 @@ fn join<K: Ord, V>(
         };
         let wanted = if order.is_le() { desired.next() } else { None };
         let held = if order.is_ge() { observed.next() } else { None };
-        if let Some((key, _)) = wanted.or(held) {
-            each(key, wanted.map(|(_, value)| value), held.map(|(_, value)| value));
+        match (wanted, held) {
+            (Some((key, wanted)), held) => each(key, Some(wanted), held.map(|(_, held)| held)),
+            (None, Some((key, held))) => each(key, None, Some(held)),
+            (None, None) => return,
         }
     }
 }

@@ -79,12 +79,6 @@ pub enum ChangeError {
         /// What the kernel calls the other link's kind, if it has one.
         kind: Option<String>,
     },
-    /// A rule of somebody else is just like it.
-    #[error("cannot {change}: there is one just like it that is not ours; remove that one")]
-    ForeignRule {
-        /// What was asked.
-        change: Change,
-    },
     /// The kernel lacks what it takes.
     #[error("cannot {change}: this kernel has no {feature}; {}", .feature.remedy())]
     NoFeature {
@@ -133,7 +127,6 @@ impl ChangeError {
         match self {
             Self::Foreign { change, .. }
             | Self::ForeignLink { change, .. }
-            | Self::ForeignRule { change }
             | Self::NoFeature { change, .. }
             | Self::NoLink { change, .. }
             | Self::Refused { change, .. }

@@ -205,8 +205,11 @@ impl Connection {
         self.socket.send(bytes, 0).map_err(HostError::Socket)?;
         let mut replies = Vec::new();
         loop {
-            match self.socket.recv_from_full() {
-                Ok((datagram, _)) => replies.extend(messages(&datagram)),
+            // The kernel tells a list in parts as large as the largest buffer so far, and goes through a set from its
+            // beginning for each.
+            let mut datagram = Vec::with_capacity(PART);
+            match self.socket.recv(&mut datagram, 0) {
+                Ok(_) => replies.extend(messages(&datagram)),
                 Err(error) if is(&error, Errno::AGAIN) => return Ok(replies),
                 Err(error) => return Err(HostError::Socket(error)),
             }
@@ -266,6 +269,9 @@ const WHAT: &str = "nftables table";
 
 /// How often the table is read while others change the rule set.
 const ATTEMPTS: u32 = 10;
+
+/// Bytes, of which the kernel fills 32 KiB at most (`netlink_recvmsg`, `net/netlink/af_netlink.c`).
+const PART: usize = 64 << 10;
 
 /// Bytes, which hold a transaction of some hundred thousand prefixes.
 const BUFFER: usize = 16 << 20;

@@ -129,7 +129,7 @@ fn state() -> impl Strategy<Value = KernelState> {
 fn settled(state: &KernelState) -> KernelState {
     let nft = state.nft.clone().map(|mut nft| {
         for prefixes in nft.sets.values_mut() {
-            *prefixes = disjoint(prefixes);
+            *prefixes = disjoint(prefixes).collect();
         }
         nft.sets.retain(|_, prefixes| !prefixes.is_empty());
         nft

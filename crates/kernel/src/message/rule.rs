@@ -24,12 +24,13 @@ pub(crate) fn all_rules(family: Family) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetRule(message)
 }
 
-/// Makes a rule where there is none like it: fails with `EEXIST` if there is one, whoever made it.
+/// Makes a rule where there is none of ours like it: fails with `EEXIST` if there is one.
 pub(crate) fn add_rule(rule: &Rule) -> Request {
     (RouteNetlinkMessage::NewRule(rule_message(rule)), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// The kernel deletes the first that has all that is asked for, whoever made it and whatever more it has.
+/// Deletes a rule of our protocol and no other. If another of ours has the same priority and table and more
+/// conditions, the kernel may take that one; it is made again the next time.
 pub(crate) fn delete_rule(rule: &Rule) -> Request {
     (RouteNetlinkMessage::DelRule(rule_message(rule)), 0)
 }

@@ -154,8 +154,8 @@ fn elements(kind: u8, sets: &BTreeMap<NftSet, BTreeSet<Cidr>>) -> Vec<Command> {
                     .nested(NFTA_SET_ELEM_LIST_ELEMENTS, &std::mem::take(list));
                 commands.push((NftMessage::inet(kind, attributes), NLM_F_CREATE));
             };
-            for prefix in disjoint(prefixes).iter().filter(|prefix| prefix.family() == family) {
-                list = element(list, prefix);
+            for prefix in disjoint(prefixes).filter(|prefix| prefix.family() == family) {
+                list = element(list, &prefix);
                 if list.len() > Attributes::LONGEST {
                     flush(&mut list);
                 }
@@ -198,20 +198,16 @@ fn element(list: Attributes, prefix: &Cidr) -> Attributes {
 }
 
 /// The prefixes without those that another covers: an interval set of the kernel refuses overlaps.
-pub(crate) fn disjoint(prefixes: &BTreeSet<Cidr>) -> BTreeSet<Cidr> {
+pub(crate) fn disjoint(prefixes: &BTreeSet<Cidr>) -> impl Iterator<Item = Cidr> {
     let mut last: Option<Cidr> = None;
     // In order, a prefix comes before all that it covers.
-    prefixes
-        .iter()
-        .filter(|prefix| {
-            let is_covered = last.is_some_and(|last| last.covers(prefix));
-            if !is_covered {
-                last = Some(**prefix);
-            }
-            !is_covered
-        })
-        .copied()
-        .collect()
+    prefixes.iter().copied().filter(move |prefix| {
+        let is_covered = last.is_some_and(|last| last.covers(prefix));
+        if !is_covered {
+            last = Some(*prefix);
+        }
+        !is_covered
+    })
 }
 
 /// `NFTNL_UDATA_SET_KEYBYTEORDER` with `BYTEORDER_BIG_ENDIAN`, by which `nft` prints the keys.

@@ -23,7 +23,7 @@ fn cidr() -> impl Strategy<Value = Cidr> {
 proptest! {
     #[test]
     fn prefixes_go_there_and_back(set in proptest::collection::btree_set(cidr(), 0..12)) {
-        let kept = disjoint(&set);
+        let kept: std::collections::BTreeSet<Cidr> = disjoint(&set).collect();
         prop_assert!(set.iter().all(|prefix| kept.iter().any(|kept| kept.covers(prefix))));
         for prefix in &kept {
             prop_assert_eq!(kept.iter().filter(|other| other.overlaps(prefix)).count(), 1);

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 use std::{fs, io::Write, thread};
 
 use serde_json::Value;
@@ -37,6 +38,16 @@ pub(crate) fn two_links() {
     ip("link set eth0 up");
     ip("address add 192.0.2.1/24 dev eth0");
     ip("address add 2001:db8::1/64 dev eth0 nodad");
+    until_usable("2001:db8::1");
+}
+
+/// Waits until the kernel takes packets for an IPv6 address, which it does a moment after it has it.
+pub(crate) fn until_usable(address: &str) {
+    let begin = Instant::now();
+    while ip(&format!("-6 route show table local {address}")).is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{address} stays unusable");
+        thread::yield_now();
+    }
 }
 
 /// `wl0`, up, with the MTU that [`mesh`] asks for.
@@ -56,9 +67,17 @@ pub(crate) fn nft(arguments: &str) -> String {
 
 /// A command in the words of nft(8).
 pub(crate) fn nft_command(command: &str) {
-    let output = Command::new("nft").arg(command).output().unwrap();
+    succeed(Command::new("nft").arg(command));
+}
+
+pub(crate) fn shell(command: &str) {
+    succeed(Command::new("sh").args(["-c", command]));
+}
+
+fn succeed(command: &mut Command) {
+    let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "nft {command}: {errors}");
+    assert!(output.status.success(), "{command:?}: {errors}");
 }
 
 fn run(program: &str, arguments: &str) -> String {
@@ -95,15 +114,60 @@ impl Churn {
     }
 }
 
-/// Every route and address of the namespace, as `ip` tells them.
+/// Every route, rule, link, address and lasting neighbour of the namespace, as `ip` tells them.
 pub(crate) fn snapshot() -> Vec<Value> {
-    ["-j route show table all", "-6 -j route show table all", "-j address show"]
-        .into_iter()
-        .flat_map(|arguments| match serde_json::from_str(&ip(arguments)).unwrap() {
-            Value::Array(list) => list,
-            other => panic!("no list: {other}"),
+    [
+        "-j route show table all",
+        "-6 -j route show table all",
+        "-j rule show",
+        "-6 -j rule show",
+        "-j -d address show",
+        "-j neighbour show nud permanent",
+    ]
+    .into_iter()
+    .flat_map(|arguments| match serde_json::from_str(&ip(arguments)).unwrap() {
+        Value::Array(list) => list,
+        other => panic!("no list: {other}"),
+    })
+    .collect()
+}
+
+/// A second namespace, on a thread of its own that does as it is told.
+pub(crate) struct Far {
+    work: mpsc::Sender<Box<dyn FnOnce() + Send>>,
+    pub(crate) thread: i32,
+}
+
+impl Far {
+    pub(crate) fn begin() -> Self {
+        let (work, todo) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            #[expect(deprecated, reason = "a network namespace shares no memory or descriptors")]
+            rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
+            tell.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            todo.into_iter().for_each(|work| work());
+        });
+        Self { work, thread: told.recv().unwrap() }
+    }
+
+    /// Runs it there and waits for what it returns.
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = mpsc::channel();
+        self.work.send(Box::new(move || drop(tell.send(work())))).unwrap();
+        told.recv().unwrap()
+    }
+
+    /// Runs it there on a runtime.
+    pub(crate) fn run_async<T: Send + 'static, F: Future<Output = T>>(
+        &self,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> T {
+        self.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(work())
         })
-        .collect()
+    }
 }
 
 pub(crate) fn wl0() -> InterfaceName {
