@@ -1,7 +1,13 @@
 //! A network namespace for a test.
 
+use std::fs;
+use std::net::Ipv6Addr;
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
+
+/// The flag of a route to an address of this host (`linux/ipv6_route.h`, `RTF_LOCAL`).
+const LOCAL: u32 = 0x8000_0000;
 
 /// Runs the test on a thread in an empty network namespace of its own, which goes with its threads and sockets.
 ///
@@ -34,4 +40,30 @@ pub fn ip(arguments: &str) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {errors}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Waits until packets to this new address reach the calling thread's namespace: the kernel makes the route of an IPv6
+/// address after `ip address add` has returned, and tells nobody that could be awaited.
+///
+/// # Panics
+///
+/// If that takes longer than five seconds.
+#[expect(clippy::expect_used, reason = "a test's helper: its failure is the test's failure")]
+pub fn wait_for_address(address: &str) {
+    let address_bits = address.parse::<Ipv6Addr>().expect("an IPv6 address").to_bits();
+    let destination = format!("{address_bits:032x}");
+    // Columns as `rt6_info_route` in `net/ipv6/route.c` writes them: the first the destination, the ninth the flags.
+    let is_local = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words[0] == destination && u32::from_str_radix(words[8], 16).is_ok_and(|f| f & LOCAL != 0)
+    };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").expect("routes");
+        if routes.lines().any(is_local) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{address} has no route of its own:\n{routes}");
+        thread::sleep(Duration::from_millis(5));
+    }
 }

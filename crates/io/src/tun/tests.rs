@@ -3,7 +3,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use wireloom_packet::{Arena, GsoKind, Merger, Segments};
-use wireloom_testkit::{in_new_network, ip, need};
+use wireloom_testkit::{in_new_network, ip, need, wait_for_address};
 
 use super::*;
 use crate::buffer::FrameBuffer;
@@ -21,6 +21,7 @@ fn device() -> Tun {
     ip("address add 10.9.0.1/24 dev wl0");
     ip("link set wl0 up");
     ip("address add fd09::1/64 dev wl0 nodad");
+    wait_for_address("fd09::1");
     tun
 }
 

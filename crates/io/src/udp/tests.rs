@@ -1,10 +1,10 @@
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
 use wireloom_packet::{Ecn, Outbox, Path};
-use wireloom_testkit::{in_new_network, ip, need};
+use wireloom_testkit::{in_new_network, ip, need, wait_for_address};
 
 use super::*;
 use crate::buffer::ReceiveBuffer;
@@ -161,31 +161,17 @@ fn what_cannot_go_out_is_counted_and_does_not_hold_up_the_rest() {
     });
 }
 
-/// Waits until packets pass to a new IPv6 address: the kernel makes its route after `ip` has returned.
-fn until_usable(address: &str) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    let passes = || {
-        let socket = UdpSocket::bind((address, 0))?;
-        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        socket.send_to(&[1], socket.local_addr()?)?;
-        socket.recv(&mut [0])
-    };
-    while let Err(error) = passes() {
-        assert!(Instant::now() < deadline, "{address}: {error}");
-    }
-}
-
 #[test]
 fn a_source_address_sticks_until_it_is_gone() {
     need!(root);
     need!(program "ip");
     in_new_network(|| {
         ip("link set lo up");
-        for address in ["192.0.2.7/32", "2001:db8::7/128", "2001:db8::1/128"] {
+        for address in ["192.0.2.7/32", "2001:db8::7/128 nodad", "2001:db8::1/128 nodad"] {
             ip(&format!("address add {address} dev lo"));
         }
-        until_usable("2001:db8::7");
-        until_usable("2001:db8::1");
+        wait_for_address("2001:db8::7");
+        wait_for_address("2001:db8::1");
         let from = UdpBinder::new().bind(0, 0).unwrap();
         let mut to = UdpBinder::new().bind(0, 0).unwrap();
         for (number, remote, source, prefix) in
