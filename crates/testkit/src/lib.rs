@@ -8,7 +8,7 @@ mod network;
 
 pub use binary::wireloom_binary;
 pub use need::Need;
-pub use network::{in_new_network, ip, wait_for_address};
+pub use network::{in_new_network, ip, until_ok, wait_for_address};
 
 /// Leaves the test unless this machine has what it needs: `need!(root)`, `need!(program "iperf3")`,
 /// `need!(device "/dev/net/tun")`.

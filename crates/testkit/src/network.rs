@@ -1,5 +1,6 @@
 //! A network namespace for a test.
 
+use std::fmt::Debug;
 use std::fs;
 use std::net::Ipv6Addr;
 use std::process::Command;
@@ -50,20 +51,34 @@ pub fn ip(arguments: &str) -> String {
 /// If that takes longer than five seconds.
 #[expect(clippy::expect_used, reason = "a test's helper: its failure is the test's failure")]
 pub fn wait_for_address(address: &str) {
-    let address_bits = address.parse::<Ipv6Addr>().expect("an IPv6 address").to_bits();
-    let destination = format!("{address_bits:032x}");
+    let bits = address.parse::<Ipv6Addr>().expect("an IPv6 address").to_bits();
+    let destination = format!("{bits:032x}");
     // Columns as `rt6_info_route` in `net/ipv6/route.c` writes them: the first the destination, the ninth the flags.
     let is_local = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         words[0] == destination && u32::from_str_radix(words[8], 16).is_ok_and(|f| f & LOCAL != 0)
     };
+    until_ok(|| {
+        let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").expect("routes");
+        if routes.lines().any(is_local) { Ok(()) } else { Err(routes) }
+    });
+}
+
+/// Tries until the attempt succeeds and returns its result.
+///
+/// Good for a name, port or device just let go: a program that another test is starting holds all descriptors of this
+/// process between its fork and its exec.
+///
+/// # Panics
+///
+/// If no attempt succeeds within five seconds, with the last error.
+pub fn until_ok<T, E: Debug>(mut attempt: impl FnMut() -> Result<T, E>) -> T {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").expect("routes");
-        if routes.lines().any(is_local) {
-            return;
+        match attempt() {
+            Ok(result) => return result,
+            Err(error) => assert!(Instant::now() < deadline, "still fails: {error:?}"),
         }
-        assert!(Instant::now() < deadline, "{address} has no route of its own:\n{routes}");
         thread::sleep(Duration::from_millis(5));
     }
 }

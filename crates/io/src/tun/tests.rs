@@ -3,7 +3,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use wireloom_packet::{Arena, GsoKind, Merger, Segments};
-use wireloom_testkit::{in_new_network, ip, need, wait_for_address};
+use wireloom_testkit::{in_new_network, ip, need, until_ok, wait_for_address};
 
 use super::*;
 use crate::buffer::FrameBuffer;
@@ -171,7 +171,7 @@ fn a_taken_name_is_refused_and_its_owner_named() {
         let pid = format!("(pid {})", std::process::id());
         assert!(matches!(&busy, TunError::Busy { holder, .. } if holder.contains(&pid)), "{busy}");
         drop(held);
-        create("wlheld0").unwrap();
+        until_ok(|| create("wlheld0"));
     });
 }
 
