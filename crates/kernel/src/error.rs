@@ -181,6 +181,9 @@ fn hint(change: &Change, refusal: &Refusal) -> String {
         (Errno::INVAL, _) if route => "; the gateway must be reached straight out of a link, \
             and the source must be an address of this host"
             .into(),
+        (Errno::NOENT | Errno::OPNOTSUPP, Change::SetNft(_)) => {
+            "; the kernel may lack NAT for nftables (CONFIG_NFT_NAT and CONFIG_NFT_MASQ)".into()
+        }
         _ => String::new(),
     }
 }

@@ -1,13 +1,17 @@
-//! The host's links, addresses and routes: observed, compared with what is desired, and changed.
+//! The host's links, addresses, routes, rules and nftables table: observed, compared with what is desired, and changed.
 //!
 //! Owns the way from a [`KernelState`](wireloom_model::kernel::KernelState) that a plan asks for to the kernel that has
 //! it: [`diff`] compares it with what [`Host::observe`] saw and yields [`Change`]s in a safe order, [`Host::apply`]
-//! makes them, and [`Host::watch`] tells when somebody else undoes them. Everything is keyed by name, so a link made
-//! anew gets its addresses and routes back. What we make carries our route protocol number or sits on a link of ours;
-//! nothing else is ever changed, and `diff(&KernelState::default(), &observed)` takes all of it away.
+//! makes them, and [`Host::watch`] tells when somebody else undoes them. [`Cached`] joins the four and keeps the state,
+//! so that one changed node of thousands is a handful of writes and nothing more. Everything is keyed by name, so a link
+//! made anew gets its addresses and routes back.
 //!
-//! Beside that: [what the host has](HostLink) of its own, [who holds a port](port_owner), and
-//! [forwarding](Forwarding).
+//! What we make is known by its mark: routes and rules by our protocol number, links by our group, the nftables table by
+//! its name; the rest sits on a link of ours. Nothing else is ever changed, and
+//! `diff(&KernelState::default(), &observed)` takes all of it away.
+//!
+//! Beside that: [what the host has](HostLink) of its own, [what its kernel lacks](Feature), [who holds a
+//! port](port_owner), and [forwarding](Forwarding).
 //!
 //! Floor 2: imports floor 0 only, knows nothing of the mesh, and never reaches a registry.
 

@@ -80,7 +80,7 @@ fn succeed(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {errors}");
 }
 
-fn run(program: &str, arguments: &str) -> String {
+pub(crate) fn run(program: &str, arguments: &str) -> String {
     let output = Command::new(program).args(arguments.split_whitespace()).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments}: {errors}");
@@ -145,6 +145,7 @@ impl Far {
         thread::spawn(move || {
             #[expect(deprecated, reason = "a network namespace shares no memory or descriptors")]
             rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
+            fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1").unwrap();
             tell.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
             todo.into_iter().for_each(|work| work());
         });
