@@ -163,7 +163,10 @@ impl fmt::Display for Change {
                     sets.values().map(BTreeSet::len).sum()
                 };
                 let (deleted, added) = (count(deleted), count(added));
-                write!(f, "take {deleted} prefixes out of the nftables sets and put in {added}")
+                write!(
+                    f,
+                    "take prefixes out of the nftables sets ({deleted}) and put others in ({added})"
+                )
             }
             Self::DeleteAddress(a) => write!(f, "take {} off {}", a.address, a.link),
             Self::DeleteForwarding(link, mac) => write!(f, "forget on {link} where {mac} is"),

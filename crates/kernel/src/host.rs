@@ -12,7 +12,7 @@ use crate::error::HostError;
 use crate::links::HostLink;
 use crate::message::{HeardEnd, HeardLink, HeardRoute};
 use crate::netlink::Netlink;
-use crate::nft::Nftables;
+use crate::nft::{ForwardDrop, Nftables};
 use crate::sysctl;
 
 /// A network namespace's kernel state.
@@ -95,6 +95,12 @@ impl Host {
             }
         }
         Ok(state)
+    }
+
+    /// The nftables chains of all tables that drop what this host passes on for others and none of their rules takes,
+    /// so that the mesh's packets need a rule there. Those of the older iptables (`ip_tables`) are not seen.
+    pub fn forward_drops(&self) -> Result<Vec<ForwardDrop>, HostError> {
+        self.nftables().map_or_else(|| Ok(Vec::new()), Nftables::forward_drops)
     }
 
     /// The nftables table as [`observe`](Self::observe) tells it.

@@ -38,6 +38,7 @@ pub use error::{ChangeError, HostError, Refusal};
 pub use feature::Feature;
 pub use host::Host;
 pub use links::{Conflict, HostLink};
+pub use nft::ForwardDrop;
 pub use port::{PortOwner, port_owner};
 pub use sysctl::{Forwarding, SysctlError, is_forwarding};
 pub use watch::{Event, Watch};

@@ -24,6 +24,7 @@ mod render;
 mod rule;
 mod wire;
 
+pub use read::ForwardDrop;
 pub(crate) use render::disjoint;
 pub(crate) use wire::NftMessage;
 
@@ -71,6 +72,12 @@ impl Nftables {
     /// Whether the kernel has nftables.
     pub(crate) fn is_there(&self) -> Result<bool, HostError> {
         Ok(self.connection().generation_if_any()?.is_some())
+    }
+
+    /// The chains of all tables that drop what is passed on and none of their rules takes.
+    pub(crate) fn forward_drops(&self) -> Result<Vec<ForwardDrop>, HostError> {
+        let chains = self.connection().list(NftMessage::any(NFT_MSG_GETCHAIN))?;
+        Ok(chains.iter().filter_map(read::forward_drop).collect())
     }
 
     /// Whether the transaction that gave the rule set this number came after the table was last read or written.
@@ -172,9 +179,14 @@ impl Connection {
 
     /// A list of what is in our table.
     fn dump(&mut self, kind: u8, attributes: Attributes) -> Result<Vec<NftMessage>, HostError> {
-        match whole_list(self.send(NftMessage::inet(kind, attributes), NLM_F_DUMP)?) {
-            // The kernel tells the chains of every table of the family, whatever was asked.
-            List::Whole(list) => Ok(list.into_iter().filter(is_of_our_table).collect()),
+        // The kernel tells the chains of every table of the family, whatever was asked.
+        let list = self.list(NftMessage::inet(kind, attributes))?;
+        Ok(list.into_iter().filter(is_of_our_table).collect())
+    }
+
+    fn list(&mut self, request: NftMessage) -> Result<Vec<NftMessage>, HostError> {
+        match whole_list(self.send(request, NLM_F_DUMP)?) {
+            List::Whole(list) => Ok(list),
             List::Interrupted => Err(HostError::Interrupted { what: WHAT, attempts: 1 }),
             List::Refused(refusal) if refusal.is(Errno::NOENT) => {
                 Err(HostError::Interrupted { what: WHAT, attempts: 1 })

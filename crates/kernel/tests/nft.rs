@@ -166,8 +166,38 @@ fn a_refused_transaction_changes_nothing_and_says_why() {
         let report = host.apply(&[change]).await.unwrap();
         assert_eq!(report.written, 0);
         let error = report.failed[0].to_string();
-        assert!(error.contains("take 2 prefixes out") && error.contains("No such file"), "{error}");
+        assert!(
+            error.contains("out of the nftables sets (2)") && error.contains("No such file"),
+            "{error}"
+        );
         assert_eq!(listed(), include_str!("golden/table.nft"));
         assert_eq!(diff(&with(full()), &host.observe(&[]).await.unwrap()), vec![]);
+    });
+}
+
+#[test]
+fn chains_that_drop_what_is_passed_on_are_found() {
+    need!(root);
+    need!(program "nft");
+    in_namespace(|| async {
+        let host = Host::new().unwrap();
+        bring(&host, &with(full())).await;
+        assert_eq!(host.forward_drops().unwrap(), []);
+        for command in [
+            "add table ip filter",
+            "add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }",
+            "add chain ip filter INPUT { type filter hook input priority filter; policy drop; }",
+            "add table inet firewall",
+            "add chain inet firewall through { type filter hook forward priority 10; policy drop; }",
+            "add chain inet firewall other { type filter hook forward priority 20; policy accept; }",
+            "add table bridge firewall",
+            "add chain bridge firewall ports { type filter hook forward priority 0; policy drop; }",
+        ] {
+            nft_command(command);
+        }
+        let mut told: Vec<String> =
+            host.forward_drops().unwrap().iter().map(ToString::to_string).collect();
+        told.sort();
+        assert_eq!(told, ["inet firewall through", "ip filter FORWARD"]);
     });
 }

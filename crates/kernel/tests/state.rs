@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use support::*;
-use wireloom_kernel::{Change, ChangeError, Host, HostError, diff};
+use wireloom_kernel::{Cached, Change, ChangeError, Host, HostError, diff};
 use wireloom_model::kernel::{KernelState, Link};
 use wireloom_testkit::need;
 
@@ -313,6 +313,12 @@ fn a_host_can_be_used_from_any_task() {
         is_send(host.apply(&[]));
         is_send(host.watch());
         is_send(host.route_conflicts(&[], &[]));
-        is_send(async move { host.watch().await.unwrap().next().await });
+        let watched = host.clone();
+        is_send(async move { watched.watch().await.unwrap().next().await });
+        is_send(async move {
+            let mut cached = Cached::new(&host, vec![]).await.unwrap();
+            cached.bring(&KernelState::default()).await.unwrap();
+            cached.changed().await
+        });
     };
 }

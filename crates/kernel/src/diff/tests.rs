@@ -329,3 +329,37 @@ fn a_change_reads_like_a_sentence() {
         "delete the route to 10.0.0.0/8 metric 5 table 7"
     );
 }
+
+#[test]
+fn every_kind_of_change_reads_like_a_sentence() {
+    let mac = MacAddress([2, 0, 0, 0, 0, 1]);
+    let kind = LinkKind::Vxlan { id: 7, port: 4789, local: [10, 0, 0, 1].into(), mac };
+    let wl0 = || "wl0".parse::<InterfaceName>().unwrap();
+    let rule = Rule {
+        from: Some("10.42.0.0/24".parse().unwrap()),
+        input: Some(wl0()),
+        mark: Some(Mark { value: 16, mask: 255 }),
+        ..Rule::all(Family::V4, 500, 1107)
+    };
+    let set =
+        |prefix: &str| BTreeMap::from([(NftSet::Mesh, BTreeSet::from([prefix.parse().unwrap()]))]);
+    let prefixes = Change::ChangeNftSets { deleted: set("10.0.0.0/8"), added: set("fd00::/8") };
+    for (change, sentence) in [
+        (
+            Change::AddLink(wl0(), Link { mtu: 1450, up: true, kind }),
+            "make the vxlan link wl0, up with MTU 1450",
+        ),
+        (
+            Change::AddRule(rule),
+            "add the rule 500: from 10.42.0.0/24 fwmark 0x10/0xff iif wl0 lookup 1107",
+        ),
+        (prefixes, "take prefixes out of the nftables sets (1) and put others in (1)"),
+        (
+            Change::SetNeighbour(wl0(), [10, 4, 0, 2].into(), mac),
+            "know 10.4.0.2 on wl0 to be 02:00:00:00:00:01",
+        ),
+        (Change::SetSetting(wl0(), LinkSetting::RpFilter, 2), "set rp_filter of wl0 to 2"),
+    ] {
+        assert_eq!(change.to_string(), sentence);
+    }
+}

@@ -1,7 +1,11 @@
 use proptest::option;
 use proptest::prelude::*;
 
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
+use wireloom_model::kernel::{MacAddress, Mark, Rule};
+
 use super::*;
+use crate::diff::canonical_rule;
 
 proptest! {
     /// What we ask the kernel for reads back as the same route.
@@ -29,6 +33,62 @@ proptest! {
         prop_assert_eq!(heard.key, key);
         prop_assert_eq!(heard.link, link);
         prop_assert_eq!((heard.gateway, heard.source), (wanted.gateway, wanted.source));
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_rule_goes_there_and_back(
+        bits: u128,
+        lengths in option::of((0u8..=32, 0u8..=32)),
+        priority: u32,
+        table in 1u32..,
+        v6: bool,
+        mark in option::of((any::<u32>(), any::<u32>())),
+        has_input: bool,
+    ) {
+        let (family, address) = if v6 {
+            (Family::V6, IpAddr::V6(bits.into()))
+        } else {
+            (Family::V4, IpAddr::V4((bits as u32).into()))
+        };
+        let prefix = |length| Cidr::truncated(address, length).unwrap();
+        let wanted = Rule {
+            from: lengths.map(|(from, _)| prefix(from)),
+            to: lengths.map(|(_, to)| prefix(to)),
+            input: has_input.then(|| "wl0".parse().unwrap()),
+            mark: mark.map(|(value, mask)| Mark { value, mask }),
+            ..Rule::all(family, priority, table)
+        };
+        let (RouteNetlinkMessage::NewRule(message), _) = add_rule(&wanted) else {
+            panic!("a new rule");
+        };
+        let heard = rule(&message).unwrap();
+        prop_assert!(heard.is_ours);
+        prop_assert_eq!(heard.rule, canonical_rule(&wanted));
+    }
+}
+
+#[test]
+fn a_bridge_says_no_family_and_a_passing_neighbour_is_none() {
+    let mac = MacAddress([2, 0, 0, 0, 0, 1]);
+    for host in [IpAddr::from([10, 0, 0, 1]), [0xfd00, 0, 0, 0, 0, 0, 0, 1].into()] {
+        let bytes = match host {
+            IpAddr::V4(host) => host.octets().to_vec(),
+            IpAddr::V6(host) => host.octets().to_vec(),
+        };
+        let (RouteNetlinkMessage::NewNeighbour(mut message), _) = set_forwarding(7, mac, host)
+        else {
+            panic!("a new entry");
+        };
+        for attribute in &mut message.attributes {
+            if let NeighbourAttribute::Destination(address) = attribute {
+                *address = NeighbourAddress::Other(bytes.clone());
+            }
+        }
+        assert_eq!(end(&message), Some(HeardEnd::Forwarding { link: 7, mac, host }));
+        message.header.state = NeighbourState::Reachable;
+        assert_eq!(end(&message), None);
     }
 }
 

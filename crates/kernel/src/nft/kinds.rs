@@ -16,6 +16,9 @@ pub(super) const NFT_MSG_DELSETELEM: u8 = 14;
 pub(super) const NFT_MSG_NEWGEN: u8 = 15;
 pub(super) const NFT_MSG_GETGEN: u8 = 16;
 
+/// The families whose hooks are those of IP (`NFPROTO_INET`, `_IPV4` and `_IPV6`), with the words of `nft`.
+pub(super) const IP_FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
+
 /// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, `NFTA_SET_TABLE` and `NFTA_SET_ELEM_LIST_TABLE` alike.
 pub(super) const NFTA_TABLE: u16 = 1;
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
@@ -54,6 +57,7 @@ pub(super) const NFTA_EXPR_DATA: u16 = 2;
 
 pub(super) const NFTA_GEN_ID: u16 = 1;
 
+pub(super) const NF_DROP: u32 = 0;
 pub(super) const NF_ACCEPT: u32 = 1;
 pub(super) const NF_INET_FORWARD: u32 = 2;
 pub(super) const NF_INET_POST_ROUTING: u32 = 4;

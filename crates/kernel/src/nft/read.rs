@@ -1,8 +1,10 @@
 //! From what the kernel tells of the table back to what it is for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::Serialize;
 use wireloom_model::kernel::{Nft, NftSet};
 use wireloom_model::{Cidr, Family};
 
@@ -10,6 +12,38 @@ use super::kinds::*;
 use super::render::{chains, key_type, set_name};
 use super::rule::{CLAMP_OUT_OF, MASQUERADE};
 use super::wire::{NftMessage, attributes, number, text};
+
+/// A chain that drops what a host passes on and none of its rules takes (`policy drop`, nft(8)). No other table can
+/// take that back: to accept a packet ends one chain alone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct ForwardDrop {
+    /// The family of its table in the words of nft(8): `ip`, `ip6` or `inet`.
+    pub family: &'static str,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub chain: String,
+}
+
+/// In the words of nft(8).
+impl fmt::Display for ForwardDrop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, table, chain } = self;
+        write!(f, "{family} {table} {chain}")
+    }
+}
+
+pub(super) fn forward_drop(told: &NftMessage) -> Option<ForwardDrop> {
+    let (_, family) =
+        IP_FAMILIES.into_iter().find(|(family, _)| told.payload.first() == Some(family))?;
+    let (_, at, _, policy) = hook(told)?;
+    (at == NF_INET_FORWARD && policy == NF_DROP).then_some(())?;
+    Some(ForwardDrop {
+        family,
+        table: text(told.attribute(NFTA_TABLE)?),
+        chain: text(told.attribute(NFTA_CHAIN_NAME)?),
+    })
+}
 
 /// Everything in the table, as the kernel tells it.
 #[derive(Debug, Default)]

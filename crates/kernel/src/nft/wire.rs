@@ -30,6 +30,11 @@ impl NftMessage {
         Self { kind: u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]), payload }
     }
 
+    /// About objects of any family.
+    pub(crate) fn any(kind: u8) -> Self {
+        Self { kind: u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]), payload: vec![0; HEADER] }
+    }
+
     /// `NFT_MSG_`, for a message of nftables.
     pub(crate) const fn nft_kind(&self) -> Option<u8> {
         let [subsystem, kind] = self.kind.to_be_bytes();
