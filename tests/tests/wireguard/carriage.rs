@@ -1,7 +1,8 @@
 //! Packets of all sizes, families and protocols.
 
+use wireloom_lab::Host;
 use wireloom_tests::device::{Device, iperf, stream};
-use wireloom_tests::{Pair, ok, ping};
+use wireloom_tests::{Pair, cable, ok, ping};
 
 use crate::need_all;
 
@@ -82,6 +83,49 @@ fn a_tunnel_that_is_larger_than_its_wire_allows_still_carries() {
         let rate = stream(&pair.a, &pair.b, "10.9.0.2");
         println!("MTU 1420 over {} with 1400: TCP {:.2} Gbit/s", outer[0], rate / 1e9);
         assert!(rate > 10e6, "{rate} bit/s");
+    }
+}
+
+#[test]
+fn a_wire_that_is_narrow_further_on_is_found_out() {
+    need_all!();
+    let [left, router, right] = ["a", "router", "b"].map(|name| Host::start(name).unwrap());
+    cable(&left, "eth0", &router, "left");
+    cable(&right, "eth0", &router, "right");
+    for (host, link, net, last) in [
+        (&left, "eth0", 1, 2),
+        (&router, "left", 1, 1),
+        (&right, "eth0", 2, 2),
+        (&router, "right", 2, 1),
+    ] {
+        ok(host, &format!("ip address add 192.0.{net}.{last}/24 dev {link}"));
+        ok(host, &format!("ip address add 2001:db8:{net}::{last}/64 dev {link} nodad"));
+        if last == 2 {
+            ok(host, &format!("ip route add default via 192.0.{net}.1"));
+            ok(host, &format!("ip -6 route add default via 2001:db8:{net}::1"));
+        }
+    }
+    for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        router.write(format!("/proc/sys/net/{setting}"), "1").unwrap();
+    }
+    for (host, link) in [(&router, "right"), (&right, "eth0")] {
+        ok(host, &format!("ip link set {link} mtu 1400"));
+    }
+    let (a, b) = (Device::start(&left, 1), Device::start(&right, 2));
+    b.await_dial(&a);
+    for outer in ["192.0.2.2", "2001:db8:2::2"] {
+        a.dial(&b, outer);
+        for (there, headers) in b.inside().iter().zip(ECHO) {
+            ping(&left, there);
+            // The first may be lost to finding out.
+            let size = 1420 - headers;
+            ok(&left, &format!("ping -n -c 10 -i 0.1 -w 5 -M do -s {size} {there}"));
+            for (from, to, address) in [(&left, &right, there), (&right, &left, &a.inside()[0])] {
+                let rate = stream(from, to, address);
+                println!("narrow further on, to {outer}: TCP {:.2} Gbit/s", rate / 1e9);
+                assert!(rate > 10e6, "{rate} bit/s");
+            }
+        }
     }
 }
 
