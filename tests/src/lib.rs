@@ -42,6 +42,10 @@ impl Pair {
     /// Starts both.
     pub fn start() -> Self {
         let (a, b) = (Host::start("a").unwrap(), Host::start("b").unwrap());
+        for host in [&a, &b] {
+            // Nobody else can have an address of ours, so there is no use in waiting for the search for duplicates.
+            host.write("/proc/sys/net/ipv6/conf/default/dad_transmits", "0").unwrap();
+        }
         cable(&a, "eth0", &b, "eth0");
         for (host, last) in [(&a, 1), (&b, 2)] {
             ok(host, "ip link set lo up");
