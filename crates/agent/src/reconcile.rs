@@ -1,7 +1,7 @@
 //! One pass of a node: from the last snapshot to a device and a kernel that do what its plan says.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use wireloom_model::kernel::KernelState;
 use wireloom_model::{
     Family, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
 };
-use wireloom_topology::{Plan, PlanError};
+use wireloom_topology::{Mtus, Plan, PlanError};
 
 use crate::agent::Identity;
 use crate::configure::{self, DesiredDevice, DesiredPeer};
@@ -18,6 +18,9 @@ use crate::device::TunnelDevice;
 use crate::resolve::Resolver;
 use crate::status::Work;
 use crate::view::wall_now;
+
+/// The MTU of an Ethernet (RFC 894).
+const ETHERNET_MTU: u32 = 1500;
 
 /// The MTU of a tunnel over an Ethernet of 1,500 bytes, whichever family is outside.
 const USUAL_MTU: u32 = 1420;
@@ -28,7 +31,7 @@ const OVERHEAD: u32 = 40 + 8 + 32;
 /// The least MTU that IPv6 works with (RFC 8200, section 5).
 const LEAST_MTU: u32 = 1280;
 
-/// How many endpoints are asked for the MTU of their path.
+/// How many far ends are asked for the MTU of their path.
 const MTU_SAMPLE: usize = 16;
 
 /// A node's plan, and what it takes to bring the device and the kernel in line with it.
@@ -42,7 +45,7 @@ pub(crate) struct Reconciler {
     dialled: BTreeMap<PublicKey, SocketAddr>,
     plan: Option<Arc<Plan>>,
     listen_port: Option<NonZeroU16>,
-    mtu: u32,
+    mtus: Mtus,
     /// Whether the plan has this node pass on packets of others: as a gateway, or to prefixes behind it.
     forwards: bool,
     /// How forwarding was before it was needed.
@@ -68,7 +71,7 @@ impl Reconciler {
             dialled: BTreeMap::new(),
             plan: None,
             listen_port: None,
-            mtu: USUAL_MTU,
+            mtus: Mtus { tunnel: USUAL_MTU, internal: ETHERNET_MTU },
             forwards: false,
             forwarding: None,
             plan_problems: Vec::new(),
@@ -80,8 +83,8 @@ impl Reconciler {
         self.plan.as_ref()
     }
 
-    pub(crate) const fn mtu(&self) -> u32 {
-        self.mtu
+    pub(crate) const fn mtus(&self) -> Mtus {
+        self.mtus
     }
 
     pub(crate) const fn work(&self) -> Work {
@@ -112,10 +115,11 @@ impl Reconciler {
             }
         }
         self.refresh_names().await;
-        self.mtu = match snapshot.mesh.mtu {
+        let tunnel = match snapshot.mesh.mtu {
             Some(mtu) => u32::from(mtu.get()),
-            None => self.path_mtu().await,
+            None => self.tunnel_mtu().await,
         };
+        self.mtus = Mtus { tunnel, internal: self.internal_mtu().await };
         self.find_conflicts(snapshot).await;
     }
 
@@ -165,19 +169,34 @@ impl Reconciler {
     }
 
     /// The MTU that the narrowest path to a peer leaves to the tunnel.
-    async fn path_mtu(&self) -> u32 {
-        let mut narrowest: Option<u32> = None;
+    async fn tunnel_mtu(&self) -> u32 {
         let plan = self.plan.iter();
         let endpoints =
             plan.flat_map(|plan| &plan.tunnel_peers).filter_map(|peer| peer.endpoint.as_ref());
-        for endpoint in endpoints.take(MTU_SAMPLE) {
-            let Some(address) = self.resolver.address(endpoint, None) else { continue };
-            match self.host.path_mtu_to(address.ip()).await {
+        let addresses = endpoints.take(MTU_SAMPLE).filter_map(|endpoint| {
+            self.resolver.address(endpoint, None).map(|address| address.ip())
+        });
+        let narrowest = self.narrowest(addresses).await;
+        narrowest.map_or(USUAL_MTU, |mtu| mtu.saturating_sub(OVERHEAD).max(LEAST_MTU))
+    }
+
+    /// The MTU of the narrowest path to others of the location whose packets are wrapped.
+    async fn internal_mtu(&self) -> u32 {
+        let wraps = self.plan.iter().flat_map(|plan| plan.wraps.values());
+        let ends = wraps.flat_map(|wrap| wrap.ends.keys().copied().take(MTU_SAMPLE));
+        self.narrowest(ends).await.unwrap_or(ETHERNET_MTU)
+    }
+
+    /// The least MTU of the paths to these addresses, as far as any is known.
+    async fn narrowest(&self, addresses: impl Iterator<Item = IpAddr>) -> Option<u32> {
+        let mut narrowest: Option<u32> = None;
+        for address in addresses {
+            match self.host.path_mtu_to(address).await {
                 Ok(mtu) => narrowest = narrowest.into_iter().chain(mtu).min(),
                 Err(error) => tracing::debug!(%address, %error, "the path's MTU is not known"),
             }
         }
-        narrowest.map_or(USUAL_MTU, |mtu| mtu.saturating_sub(OVERHEAD).max(LEAST_MTU))
+        narrowest
     }
 
     /// Says which of the host's own routes share addresses with the overlay.
@@ -206,7 +225,7 @@ impl Reconciler {
         }));
         problems.extend(self.reconcile_device(device));
         let desired = match &self.plan {
-            Some(plan) => plan.kernel_state(&self.interface, self.mtu),
+            Some(plan) => plan.kernel_state(&self.interface, self.mtus),
             None => KernelState::default(),
         };
         problems.extend(self.reconcile_kernel(&desired).await);
