@@ -99,13 +99,12 @@ impl Reconciler {
     /// Takes a snapshot and plans by it. Without a place in the mesh there is no plan, and the problems say why.
     pub(crate) async fn adopt(&mut self, snapshot: &Snapshot) {
         self.plan_problems.clone_from(&snapshot.problems);
-        match self.plan_by(snapshot) {
+        match place_in(snapshot, &self.identity, self.private_key.public_key()) {
             Ok((plan, own)) => {
                 self.plan_problems.clone_from(&plan.problems);
                 let own_port = own.endpoint.as_ref().map(|endpoint| endpoint.port);
                 self.listen_port = Some(own_port.unwrap_or(snapshot.mesh.port));
-                self.forwards =
-                    plan.gateway || !own.pod_prefixes.is_empty() || !own.extra_prefixes.is_empty();
+                self.forwards = is_forwarder(&plan, own);
                 self.plan = Some(Arc::new(plan));
             }
             Err(problem) => {
@@ -121,44 +120,6 @@ impl Reconciler {
         };
         self.mtus = Mtus { tunnel, internal: self.internal_mtu().await };
         self.find_conflicts(snapshot).await;
-    }
-
-    fn plan_by<'a>(&self, snapshot: &'a Snapshot) -> Result<(Plan, &'a Node), Problem> {
-        let key = self.private_key.public_key();
-        let problem =
-            |subject, message| Err(Problem::error(subject, ProblemKind::Invalid, message));
-        let own = match &self.identity {
-            Identity::Key => snapshot.nodes.iter().find(|node| node.key == key),
-            Identity::Name(name) => snapshot.nodes.iter().find(|node| node.name == *name),
-        };
-        let Some(own) = own else {
-            let who = match &self.identity {
-                Identity::Key => String::new(),
-                Identity::Name(name) => format!(" name = \"{name}\" and"),
-            };
-            return problem(
-                Subject::Mesh,
-                format!(
-                    "this machine is not in the mesh: give it a node with{who} public-key = \"{key}\""
-                ),
-            );
-        };
-        if own.key != key {
-            return problem(
-                Subject::Node(own.name.clone()),
-                format!(
-                    "the mesh has the public key {} for it, this machine's key is {key}",
-                    own.key
-                ),
-            );
-        }
-        match wireloom_topology::plan(snapshot, &own.name) {
-            Ok(plan) => Ok((plan, own)),
-            Err(error @ (PlanError::KeptOut { .. } | PlanError::Unknown { .. })) => {
-                problem(Subject::Node(own.name.clone()), error.to_string())
-            }
-            Err(error) => problem(Subject::Mesh, error.to_string()),
-        }
     }
 
     /// Resolves the endpoints that are names. Returns whether an answer changed.
@@ -307,4 +268,48 @@ impl Reconciler {
         problems.extend(self.reconcile_forwarding());
         problems
     }
+}
+
+/// The plan of the machine with this identity and key, and its node. The problem says why it has none, and how to get
+/// one.
+pub(crate) fn place_in<'a>(
+    snapshot: &'a Snapshot,
+    identity: &Identity,
+    key: PublicKey,
+) -> Result<(Plan, &'a Node), Problem> {
+    let problem = |subject, message| Err(Problem::error(subject, ProblemKind::Invalid, message));
+    let own = match identity {
+        Identity::Key => snapshot.nodes.iter().find(|node| node.key == key),
+        Identity::Name(name) => snapshot.nodes.iter().find(|node| node.name == *name),
+    };
+    let Some(own) = own else {
+        let who = match identity {
+            Identity::Key => String::new(),
+            Identity::Name(name) => format!(" name = \"{name}\" and"),
+        };
+        return problem(
+            Subject::Mesh,
+            format!(
+                "this machine is not in the mesh: give it a node with{who} public-key = \"{key}\""
+            ),
+        );
+    };
+    if own.key != key {
+        return problem(
+            Subject::Node(own.name.clone()),
+            format!("the mesh has the public key {} for it, this machine's key is {key}", own.key),
+        );
+    }
+    match wireloom_topology::plan(snapshot, &own.name) {
+        Ok(plan) => Ok((plan, own)),
+        Err(error @ (PlanError::KeptOut { .. } | PlanError::Unknown { .. })) => {
+            problem(Subject::Node(own.name.clone()), error.to_string())
+        }
+        Err(error) => problem(Subject::Mesh, error.to_string()),
+    }
+}
+
+/// Whether a node passes on packets of others: as a gateway, or to prefixes behind it.
+pub(crate) const fn is_forwarder(plan: &Plan, own: &Node) -> bool {
+    plan.gateway || !own.pod_prefixes.is_empty() || !own.extra_prefixes.is_empty()
 }

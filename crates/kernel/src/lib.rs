@@ -4,7 +4,8 @@
 //! it: [`diff`] compares it with what [`Host::observe`] saw and yields [`Change`]s in a safe order, [`Host::apply`]
 //! makes them, and [`Host::watch`] tells when somebody else undoes them. Everything is keyed by name, so a link made
 //! anew gets its addresses and routes back. What we make carries our route protocol number or sits on a link of ours;
-//! nothing else is ever changed, and `diff(&KernelState::default(), &observed)` takes all of it away.
+//! nothing else is ever changed unasked, and `diff(&KernelState::default(), &observed)` takes all of it away. What
+//! somebody else left for good goes by [`Host::remove`].
 //!
 //! Beside that: [what the host has](HostLink) of its own, [who holds a port](port_owner), and
 //! [forwarding](Forwarding).
@@ -22,6 +23,7 @@ mod links;
 mod message;
 mod netlink;
 mod nft;
+mod others;
 mod port;
 mod sysctl;
 mod watch;
@@ -33,7 +35,8 @@ pub use diff::diff;
 pub use error::{ChangeError, HostError, Refusal};
 pub use feature::Feature;
 pub use host::Host;
-pub use links::{Conflict, HostLink};
+pub use links::{Conflict, HostLink, Way};
+pub use others::{OthersRoute, Removal, RemovalError};
 pub use port::{PortOwner, port_owner};
 pub use sysctl::{Forwarding, SysctlError, is_forwarding};
 pub use watch::{Event, Watch};
