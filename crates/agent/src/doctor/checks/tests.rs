@@ -89,6 +89,7 @@ fn running(change: impl FnOnce(&mut Status)) -> Agent {
         interface: "wl0".parse().unwrap(),
         listen_port: Some(51820),
         mtu: Some(1420),
+        pod_mtu: None,
         location: None,
         gateway: true,
         home: None,
