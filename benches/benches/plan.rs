@@ -8,7 +8,9 @@ use std::hint::black_box;
 use std::num::{NonZeroU16, NonZeroU32};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wireloom_model::{GatewayCount, Mesh, Node, NodeName, Overlay, PublicKey, Snapshot};
+use wireloom_model::{
+    Encapsulation, GatewayCount, Mesh, Node, NodeName, Overlay, PublicKey, Snapshot,
+};
 use wireloom_topology::{Topology, plan};
 
 const LOCATIONS: usize = 100;
@@ -52,6 +54,7 @@ fn mesh() -> Snapshot {
             port: NonZeroU16::new(51820).expect("the port is not 0"),
             mtu: None,
             carry_internal_addresses: true,
+            encapsulation: Encapsulation::default(),
         },
         nodes: (0..NODES).map(node).collect(),
         peers: Vec::new(),

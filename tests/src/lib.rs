@@ -1,7 +1,7 @@
 //! Scenarios that need more than one crate, and the rules of the house.
 //!
 //! Owns nothing but its files under `tests/`, each named after what it proves, and the rig that they share: two hosts
-//! on one wire. Imports any crate it likes: nobody imports this one.
+//! on one wire, and tunnel [devices](device) on them. Imports any crate it likes: nobody imports this one.
 
 #![expect(
     clippy::expect_used,
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use wireloom_lab::{Child, Host};
 use wireloom_testkit::wireloom_binary;
 
+pub mod device;
+
 /// How long anything may take that is expected to happen soon.
 pub const SOON: Duration = Duration::from_secs(15);
 
@@ -27,17 +29,28 @@ pub struct Pair {
     pub b: Host,
 }
 
+/// Joins two hosts by a wire, up at both ends.
+pub fn cable(a: &Host, link_of_a: &str, b: &Host, link_of_b: &str) {
+    let net = b.namespace(wireloom_lab::host::Namespace::Network);
+    let net = net.display();
+    ok(a, &format!("ip link add {link_of_a} type veth peer name {link_of_b} netns {net}"));
+    ok(a, &format!("ip link set {link_of_a} up"));
+    ok(b, &format!("ip link set {link_of_b} up"));
+}
+
 impl Pair {
     /// Starts both.
     pub fn start() -> Self {
         let (a, b) = (Host::start("a").unwrap(), Host::start("b").unwrap());
-        let net = b.namespace(wireloom_lab::host::Namespace::Network);
-        ok(&a, &format!("ip link add eth0 type veth peer name eth0 netns {}", net.display()));
+        for host in [&a, &b] {
+            // Nobody else can have an address of ours, so there is no use in waiting for the search for duplicates.
+            host.write("/proc/sys/net/ipv6/conf/default/dad_transmits", "0").unwrap();
+        }
+        cable(&a, "eth0", &b, "eth0");
         for (host, last) in [(&a, 1), (&b, 2)] {
             ok(host, "ip link set lo up");
             ok(host, &format!("ip address add 192.0.2.{last}/24 dev eth0"));
             ok(host, &format!("ip address add 2001:db8::{last}/64 dev eth0 nodad"));
-            ok(host, "ip link set eth0 up");
         }
         for host in [&a, &b] {
             eventually("the link-local address is proven", || {

@@ -6,32 +6,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
-use wireloom_lab::{Child, Host};
+use wireloom_lab::Host;
 use wireloom_testkit::need;
-use wireloom_tests::{
-    Keys, NetworkState, Pair, SOON, answers, eventually, ok, ping, run, wireloom,
-};
-
-/// A device in front, ready for wg.
-fn tunnel(host: &Host, interface: &str) -> Child {
-    let child = wireloom(host, &format!("tunnel -f {interface}"));
-    wait_for_device(host, interface);
-    child
-}
-
-fn wait_for_device(host: &Host, interface: &str) {
-    eventually("wg finds the device", || {
-        run(host, &format!("wg show {interface}")).status.success()
-    });
-}
-
-/// Writes a WireGuard configuration into the host's own `/run` and returns its path.
-fn configuration(host: &Host, text: &str) -> String {
-    let path = "/run/wireloom-test/wg0.conf";
-    host.write(path, text).unwrap();
-    ok(host, &format!("chmod 600 {path}"));
-    path.to_owned()
-}
+use wireloom_tests::device::{configuration, tunnel, wait_for_device};
+use wireloom_tests::{Keys, NetworkState, Pair, SOON, answers, eventually, ok, ping, run};
 
 fn addresses(host: &Host, last: u8) {
     ok(host, &format!("ip address add 10.9.0.{last}/24 dev wg0"));

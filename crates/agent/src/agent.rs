@@ -236,7 +236,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         {
             let mut view = self.view.lock();
             view.plan.clone_from(&plan);
-            view.mtu = Some(self.node.mtu());
+            view.mtus = Some(self.node.mtus());
             view.work = self.node.work();
             view.problems = problems;
         }

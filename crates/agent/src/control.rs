@@ -56,10 +56,16 @@ pub enum ControlError {
         reason: String,
     },
     /// Another agent listens there.
-    #[error("{}: an agent for this interface runs already; stop it by `wireloom down`", socket.display())]
+    #[error(
+        "{}: an agent for this interface runs already{}; stop it by `wireloom down`",
+        socket.display(),
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
     InUse {
         /// The socket's path.
         socket: PathBuf,
+        /// The agent's process, unless it can't be seen from here.
+        pid: Option<i32>,
     },
     /// The socket can't be made, reached or read.
     #[error("{}: {error}", socket.display())]
@@ -97,6 +103,31 @@ pub fn socket_path(directory: &Path, interface: &InterfaceName) -> PathBuf {
     directory.join(format!("{interface}.sock"))
 }
 
+/// Who listens at a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listener {
+    /// An agent.
+    Agent {
+        /// Its process, unless it can't be seen from here.
+        pid: Option<i32>,
+    },
+    /// Nobody: there is no socket, or whoever made it has ended.
+    Nobody,
+}
+
+/// Who listens at the path. The kernel remembers for a socket which process began to listen (`SO_PEERCRED`, unix(7)).
+pub async fn listener(socket: &Path) -> Listener {
+    match UnixStream::connect(socket).await {
+        // 0 stands for a process of another PID namespace.
+        Ok(stream) => Listener::Agent {
+            pid: stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid != 0),
+        },
+        // A queue that is full is somebody's.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Listener::Agent { pid: None },
+        Err(_) => Listener::Nobody,
+    }
+}
+
 impl ControlSocket {
     /// Listens at the path, for the owner alone. A socket that a dead agent left is replaced.
     pub async fn bind(socket: &Path) -> Result<Self, ControlError> {
@@ -104,8 +135,8 @@ impl ControlSocket {
         if let Some(directory) = socket.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(io)?;
         }
-        if UnixStream::connect(socket).await.is_ok() {
-            return Err(ControlError::InUse { socket: socket.to_owned() });
+        if let Listener::Agent { pid } = listener(socket).await {
+            return Err(ControlError::InUse { socket: socket.to_owned(), pid });
         }
         match fs::remove_file(socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
@@ -218,7 +249,14 @@ mod tests {
             ask::<u8>(&path, Request::Status).await,
             Err(ControlError::Answer { .. })
         ));
-        assert!(matches!(ControlSocket::bind(&path).await, Err(ControlError::InUse { .. })));
+        let own = i32::try_from(std::process::id()).ok();
+        match ControlSocket::bind(&path).await {
+            Err(error @ ControlError::InUse { pid, .. }) => {
+                assert_eq!(pid, own);
+                assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
 
         server.abort();
         let _ = server.await;

@@ -1,7 +1,7 @@
 //! One pass of a node: from the last snapshot to a device and a kernel that do what its plan says.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use wireloom_model::kernel::KernelState;
 use wireloom_model::{
     Family, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
 };
-use wireloom_topology::{Plan, PlanError};
+use wireloom_topology::{Mtus, Plan, PlanError};
 
 use crate::agent::Identity;
 use crate::configure::{self, DesiredDevice, DesiredPeer};
@@ -18,6 +18,9 @@ use crate::device::TunnelDevice;
 use crate::resolve::Resolver;
 use crate::status::Work;
 use crate::view::wall_now;
+
+/// The MTU of an Ethernet (RFC 894).
+const ETHERNET_MTU: u32 = 1500;
 
 /// The MTU of a tunnel over an Ethernet of 1,500 bytes, whichever family is outside.
 const USUAL_MTU: u32 = 1420;
@@ -28,7 +31,7 @@ const OVERHEAD: u32 = 40 + 8 + 32;
 /// The least MTU that IPv6 works with (RFC 8200, section 5).
 const LEAST_MTU: u32 = 1280;
 
-/// How many endpoints are asked for the MTU of their path.
+/// How many far ends are asked for the MTU of their path.
 const MTU_SAMPLE: usize = 16;
 
 /// A node's plan, and what it takes to bring the device and the kernel in line with it.
@@ -42,7 +45,7 @@ pub(crate) struct Reconciler {
     dialled: BTreeMap<PublicKey, SocketAddr>,
     plan: Option<Arc<Plan>>,
     listen_port: Option<NonZeroU16>,
-    mtu: u32,
+    mtus: Mtus,
     /// Whether the plan has this node pass on packets of others: as a gateway, or to prefixes behind it.
     forwards: bool,
     /// How forwarding was before it was needed.
@@ -68,7 +71,7 @@ impl Reconciler {
             dialled: BTreeMap::new(),
             plan: None,
             listen_port: None,
-            mtu: USUAL_MTU,
+            mtus: Mtus { tunnel: USUAL_MTU, internal: ETHERNET_MTU },
             forwards: false,
             forwarding: None,
             plan_problems: Vec::new(),
@@ -80,8 +83,8 @@ impl Reconciler {
         self.plan.as_ref()
     }
 
-    pub(crate) const fn mtu(&self) -> u32 {
-        self.mtu
+    pub(crate) const fn mtus(&self) -> Mtus {
+        self.mtus
     }
 
     pub(crate) const fn work(&self) -> Work {
@@ -96,13 +99,12 @@ impl Reconciler {
     /// Takes a snapshot and plans by it. Without a place in the mesh there is no plan, and the problems say why.
     pub(crate) async fn adopt(&mut self, snapshot: &Snapshot) {
         self.plan_problems.clone_from(&snapshot.problems);
-        match self.plan_by(snapshot) {
+        match place_in(snapshot, &self.identity, self.private_key.public_key()) {
             Ok((plan, own)) => {
                 self.plan_problems.clone_from(&plan.problems);
                 let own_port = own.endpoint.as_ref().map(|endpoint| endpoint.port);
                 self.listen_port = Some(own_port.unwrap_or(snapshot.mesh.port));
-                self.forwards =
-                    plan.gateway || !own.pod_prefixes.is_empty() || !own.extra_prefixes.is_empty();
+                self.forwards = is_forwarder(&plan, own);
                 self.plan = Some(Arc::new(plan));
             }
             Err(problem) => {
@@ -112,49 +114,12 @@ impl Reconciler {
             }
         }
         self.refresh_names().await;
-        self.mtu = match snapshot.mesh.mtu {
+        let tunnel = match snapshot.mesh.mtu {
             Some(mtu) => u32::from(mtu.get()),
-            None => self.path_mtu().await,
+            None => self.tunnel_mtu().await,
         };
+        self.mtus = Mtus { tunnel, internal: self.internal_mtu().await };
         self.find_conflicts(snapshot).await;
-    }
-
-    fn plan_by<'a>(&self, snapshot: &'a Snapshot) -> Result<(Plan, &'a Node), Problem> {
-        let key = self.private_key.public_key();
-        let problem =
-            |subject, message| Err(Problem::error(subject, ProblemKind::Invalid, message));
-        let own = match &self.identity {
-            Identity::Key => snapshot.nodes.iter().find(|node| node.key == key),
-            Identity::Name(name) => snapshot.nodes.iter().find(|node| node.name == *name),
-        };
-        let Some(own) = own else {
-            let who = match &self.identity {
-                Identity::Key => String::new(),
-                Identity::Name(name) => format!(" name = \"{name}\" and"),
-            };
-            return problem(
-                Subject::Mesh,
-                format!(
-                    "this machine is not in the mesh: give it a node with{who} public-key = \"{key}\""
-                ),
-            );
-        };
-        if own.key != key {
-            return problem(
-                Subject::Node(own.name.clone()),
-                format!(
-                    "the mesh has the public key {} for it, this machine's key is {key}",
-                    own.key
-                ),
-            );
-        }
-        match wireloom_topology::plan(snapshot, &own.name) {
-            Ok(plan) => Ok((plan, own)),
-            Err(error @ (PlanError::KeptOut { .. } | PlanError::Unknown { .. })) => {
-                problem(Subject::Node(own.name.clone()), error.to_string())
-            }
-            Err(error) => problem(Subject::Mesh, error.to_string()),
-        }
     }
 
     /// Resolves the endpoints that are names. Returns whether an answer changed.
@@ -165,19 +130,34 @@ impl Reconciler {
     }
 
     /// The MTU that the narrowest path to a peer leaves to the tunnel.
-    async fn path_mtu(&self) -> u32 {
-        let mut narrowest: Option<u32> = None;
+    async fn tunnel_mtu(&self) -> u32 {
         let plan = self.plan.iter();
         let endpoints =
             plan.flat_map(|plan| &plan.tunnel_peers).filter_map(|peer| peer.endpoint.as_ref());
-        for endpoint in endpoints.take(MTU_SAMPLE) {
-            let Some(address) = self.resolver.address(endpoint, None) else { continue };
-            match self.host.path_mtu_to(address.ip()).await {
+        let addresses = endpoints.take(MTU_SAMPLE).filter_map(|endpoint| {
+            self.resolver.address(endpoint, None).map(|address| address.ip())
+        });
+        let narrowest = self.narrowest(addresses).await;
+        narrowest.map_or(USUAL_MTU, |mtu| mtu.saturating_sub(OVERHEAD).max(LEAST_MTU))
+    }
+
+    /// The MTU of the narrowest path to others of the location whose packets are wrapped.
+    async fn internal_mtu(&self) -> u32 {
+        let wraps = self.plan.iter().flat_map(|plan| plan.wraps.values());
+        let ends = wraps.flat_map(|wrap| wrap.ends.keys().copied().take(MTU_SAMPLE));
+        self.narrowest(ends).await.unwrap_or(ETHERNET_MTU)
+    }
+
+    /// The least MTU of the paths to these addresses, as far as any is known.
+    async fn narrowest(&self, addresses: impl Iterator<Item = IpAddr>) -> Option<u32> {
+        let mut narrowest: Option<u32> = None;
+        for address in addresses {
+            match self.host.path_mtu_to(address).await {
                 Ok(mtu) => narrowest = narrowest.into_iter().chain(mtu).min(),
                 Err(error) => tracing::debug!(%address, %error, "the path's MTU is not known"),
             }
         }
-        narrowest.map_or(USUAL_MTU, |mtu| mtu.saturating_sub(OVERHEAD).max(LEAST_MTU))
+        narrowest
     }
 
     /// Says which of the host's own routes share addresses with the overlay.
@@ -206,7 +186,7 @@ impl Reconciler {
         }));
         problems.extend(self.reconcile_device(device));
         let desired = match &self.plan {
-            Some(plan) => plan.kernel_state(&self.interface, self.mtu),
+            Some(plan) => plan.kernel_state(&self.interface, self.mtus),
             None => KernelState::default(),
         };
         problems.extend(self.reconcile_kernel(&desired).await);
@@ -288,4 +268,48 @@ impl Reconciler {
         problems.extend(self.reconcile_forwarding());
         problems
     }
+}
+
+/// The plan of the machine with this identity and key, and its node. The problem says why it has none, and how to get
+/// one.
+pub(crate) fn place_in<'a>(
+    snapshot: &'a Snapshot,
+    identity: &Identity,
+    key: PublicKey,
+) -> Result<(Plan, &'a Node), Problem> {
+    let problem = |subject, message| Err(Problem::error(subject, ProblemKind::Invalid, message));
+    let own = match identity {
+        Identity::Key => snapshot.nodes.iter().find(|node| node.key == key),
+        Identity::Name(name) => snapshot.nodes.iter().find(|node| node.name == *name),
+    };
+    let Some(own) = own else {
+        let who = match identity {
+            Identity::Key => String::new(),
+            Identity::Name(name) => format!(" name = \"{name}\" and"),
+        };
+        return problem(
+            Subject::Mesh,
+            format!(
+                "this machine is not in the mesh: give it a node with{who} public-key = \"{key}\""
+            ),
+        );
+    };
+    if own.key != key {
+        return problem(
+            Subject::Node(own.name.clone()),
+            format!("the mesh has the public key {} for it, this machine's key is {key}", own.key),
+        );
+    }
+    match wireloom_topology::plan(snapshot, &own.name) {
+        Ok(plan) => Ok((plan, own)),
+        Err(error @ (PlanError::KeptOut { .. } | PlanError::Unknown { .. })) => {
+            problem(Subject::Node(own.name.clone()), error.to_string())
+        }
+        Err(error) => problem(Subject::Mesh, error.to_string()),
+    }
+}
+
+/// Whether a node passes on packets of others: as a gateway, or to prefixes behind it.
+pub(crate) const fn is_forwarder(plan: &Plan, own: &Node) -> bool {
+    plan.gateway || !own.pod_prefixes.is_empty() || !own.extra_prefixes.is_empty()
 }

@@ -20,6 +20,8 @@ pub struct Status {
     pub listen_port: Option<u16>,
     /// The device's MTU in bytes.
     pub mtu: Option<u32>,
+    /// The largest packet in bytes that reaches every pod of the mesh whole: what to give to pods as their MTU.
+    pub pod_mtu: Option<u32>,
     /// Its location.
     pub location: Option<Location>,
     /// Whether it carries its location's traffic.

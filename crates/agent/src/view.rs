@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wireloom_model::{InterfaceName, Location, Problem, PublicKey, Snapshot};
-use wireloom_topology::{Plan, TunnelPeerName};
+use wireloom_topology::{Mtus, Plan, TunnelPeerName};
 use wireloom_tunnel::uapi::DeviceStatus;
 
 use crate::control::{self, Request};
@@ -21,7 +21,7 @@ pub(crate) struct View {
     pub(crate) device: Option<Arc<dyn TunnelDevice>>,
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) plan: Option<Arc<Plan>>,
-    pub(crate) mtu: Option<u32>,
+    pub(crate) mtus: Option<Mtus>,
     pub(crate) stale: Option<String>,
     pub(crate) problems: Vec<Problem>,
     pub(crate) work: Work,
@@ -39,7 +39,7 @@ impl SharedView {
             device: None,
             snapshot: None,
             plan: None,
-            mtu: None,
+            mtus: None,
             stale: None,
             problems: Vec::new(),
             work: Work::default(),
@@ -79,7 +79,8 @@ impl View {
             public_key: self.public_key,
             interface: self.interface.clone(),
             listen_port: device_status.as_ref().map(|status| status.listen_port),
-            mtu: self.mtu,
+            mtu: self.mtus.map(|mtus| mtus.tunnel),
+            pod_mtu: plan.zip(self.mtus).map(|(plan, mtus)| plan.pod_mtu(mtus)),
             location: own.map(|node| -> Location { node.location.clone() }),
             gateway: plan.is_some_and(|plan| plan.gateway),
             home: plan.map(|plan| plan.home.clone()),

@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use toml_edit::{Document, Item, Table, TableLike};
-use wireloom_model::{Cidr, Family, GatewayCount, Mesh, Overlay, Problem, Severity, Snapshot};
+use wireloom_model::{
+    Cidr, Encapsulation, Family, GatewayCount, Mesh, Overlay, Problem, Severity, Snapshot,
+};
 
 use crate::FileError;
 use crate::entry::{Entry, entries, node, peer};
@@ -107,6 +109,10 @@ impl Source<'_> {
         let port = fields.number("port", 1..=u16::MAX).and_then(NonZeroU16::new);
         let mtu = fields.number("mtu", LEAST_MTU..=u16::MAX).and_then(NonZeroU16::new);
         let carry_internal_addresses = fields.flag("carry-internal-addresses");
+        let encapsulation = Encapsulation {
+            when: fields.text("encapsulation").unwrap_or_default(),
+            by: fields.text("encapsulate-by").unwrap_or_default(),
+        };
         let place = fields.offset("overlay");
 
         let defaults = || OVERLAY.iter().filter_map(|range| range.parse().ok()).collect();
@@ -128,6 +134,7 @@ impl Source<'_> {
             port: port.unwrap_or(PORT),
             mtu,
             carry_internal_addresses: carry_internal_addresses.unwrap_or(true),
+            encapsulation,
         })
     }
 

@@ -7,8 +7,9 @@
 //! made anew gets its addresses and routes back.
 //!
 //! What we make is known by its mark: routes and rules by our protocol number, links by our group, the nftables table by
-//! its name; the rest sits on a link of ours. Nothing else is ever changed, and
-//! `diff(&KernelState::default(), &observed)` takes all of it away.
+//! its name; the rest sits on a link of ours. Nothing else is ever changed unasked, and
+//! `diff(&KernelState::default(), &observed)` takes all of it away. What somebody else left for good goes by
+//! [`Host::remove`].
 //!
 //! Beside that: [what the host has](HostLink) of its own, [what its kernel lacks](Feature), [who holds a
 //! port](port_owner), and [forwarding](Forwarding).
@@ -26,6 +27,7 @@ mod links;
 mod message;
 mod netlink;
 mod nft;
+mod others;
 mod port;
 mod sysctl;
 mod watch;
@@ -37,8 +39,9 @@ pub use diff::diff;
 pub use error::{ChangeError, HostError, Refusal};
 pub use feature::Feature;
 pub use host::Host;
-pub use links::{Conflict, HostLink};
+pub use links::{Conflict, HostLink, Way};
 pub use nft::ForwardDrop;
+pub use others::{OthersRoute, Removal, RemovalError};
 pub use port::{PortOwner, port_owner};
 pub use sysctl::{Forwarding, SysctlError, is_forwarding};
 pub use watch::{Event, Watch};

@@ -32,6 +32,15 @@ pub struct HostLink {
     pub kind: Option<String>,
 }
 
+/// How packets to an address leave this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Way {
+    /// The link that they leave by.
+    pub link: HostLink,
+    /// The link's MTU in bytes, or less if the kernel knows of a narrower place on the way (RFC 1191, RFC 8201).
+    pub mtu: u32,
+}
+
 /// A route of somebody else that shares addresses with a range of ours.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Conflict {
@@ -80,9 +89,13 @@ impl Host {
             .collect())
     }
 
-    /// The MTU in bytes of the link that packets to this address leave by, or less if the kernel knows of a narrower
-    /// place on the way (RFC 1191, RFC 8201). `None` if there is no way.
+    /// The MTU in bytes of the [way to](Self::way_to) this address. `None` if there is no way.
     pub async fn path_mtu_to(&self, address: IpAddr) -> Result<Option<u32>, HostError> {
+        Ok(self.way_to(address).await?.map(|way| way.mtu))
+    }
+
+    /// How packets to this address leave. `None` if there is no way.
+    pub async fn way_to(&self, address: IpAddr) -> Result<Option<Way>, HostError> {
         let route =
             match self.netlink().ask("route to an address", message::route_to(address)).await? {
                 Ok(RouteNetlinkMessage::NewRoute(route)) => message::route(&route),
@@ -95,9 +108,8 @@ impl Host {
                 }
             };
         let Some(route) = route else { return Ok(None) };
-        let links = self.links().await?;
-        let link = links.iter().find(|link| Some(link.index) == route.link);
-        Ok(link.map(|link| route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu))))
+        let link = self.links().await?.into_iter().find(|link| Some(link.index) == route.link);
+        Ok(link.map(|link| Way { mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)), link }))
     }
 
     /// The routes of others that share addresses with these ranges, except those out of `ours`. Default routes do not

@@ -1,12 +1,14 @@
 //! The words of the mesh.
 //!
-//! Owns what every other crate talks about: [keys](key), [prefixes](cidr), [endpoints](endpoint), [names](name),
+//! Owns what every other crate talks about: [keys](key), [prefixes](cidr), [endpoints](endpoint),
+//! [encapsulations](encapsulation), [names](name),
 //! [nodes and peers](node), the [snapshot] that a registry delivers, and the [kernel state](kernel) that a
 //! plan asks for, all as plain data with strict parsing.
 //!
 //! Floor 0: imports no other crate of the workspace and does no IO.
 
 pub mod cidr;
+pub mod encapsulation;
 pub mod endpoint;
 pub mod kernel;
 pub mod key;
@@ -17,6 +19,7 @@ pub mod snapshot;
 mod text;
 
 pub use cidr::{Cidr, CidrError, Family, InterfaceAddress};
+pub use encapsulation::{EncapsulateBy, EncapsulateWhen, Encapsulation};
 pub use endpoint::{Endpoint, EndpointError, Host};
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use name::{DnsName, InterfaceName, Location, NameError, NodeName, PeerName};

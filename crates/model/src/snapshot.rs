@@ -6,6 +6,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::str::FromStr;
 
 use crate::cidr::{Cidr, Family};
+use crate::encapsulation::Encapsulation;
 use crate::node::{Node, Peer};
 use crate::problem::Problem;
 use crate::text::serde_as_text;
@@ -37,6 +38,8 @@ pub struct Mesh {
     pub mtu: Option<NonZeroU16>,
     /// Whether nodes reach each other's internal addresses across locations.
     pub carry_internal_addresses: bool,
+    /// How the nodes of a location reach what lies behind each other.
+    pub encapsulation: Encapsulation,
 }
 
 /// The ranges that overlay addresses come from: one of at least one family.

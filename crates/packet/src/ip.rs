@@ -13,7 +13,7 @@ pub const UDP: u8 = 17;
 /// The protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
 /// The next header of an IPv6 fragment (RFC 8200 section 4.5).
-pub(crate) const IPV6_FRAGMENT: u8 = 44;
+pub const IPV6_FRAGMENT: u8 = 44;
 /// The length of an IPv4 header without options, in bytes.
 pub const IPV4_HEADER_BYTES: usize = 20;
 /// The length of an IPv6 header without extension headers, in bytes.

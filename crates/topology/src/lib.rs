@@ -12,9 +12,11 @@
 
 mod anchors;
 mod claims;
+mod encapsulation;
 mod gateways;
 pub mod graph;
 mod homes;
+mod kernel_state;
 mod overlay;
 mod plan;
 mod rendezvous;
@@ -22,7 +24,9 @@ mod resolve;
 mod segment;
 mod topology;
 
+pub use encapsulation::Wrap;
 pub use graph::Graph;
+pub use kernel_state::{Mtus, RULE_PRIORITY, VXLAN_ID, VXLAN_PORT, WRAPPED_TABLE};
 pub use plan::{Hop, NodeSummary, Plan, PlanError, TunnelPeer, TunnelPeerName};
 pub use segment::Segment;
 pub use topology::Topology;

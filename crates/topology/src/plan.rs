@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use serde::Serialize;
-use wireloom_model::kernel::{Address, KernelState, Link, Route, RouteKey};
 use wireloom_model::{
-    Cidr, Endpoint, Family, Held, InterfaceAddress, InterfaceName, NodeName, PeerName,
-    PresharedKey, Problem, PublicKey, Subject,
+    Cidr, Endpoint, Family, Held, InterfaceAddress, NodeName, PeerName, PresharedKey, Problem,
+    PublicKey, Subject,
 };
 
+use crate::encapsulation::Wrap;
 use crate::segment::Segment;
 use crate::topology::Topology;
 
@@ -33,6 +33,10 @@ pub struct Plan {
     pub tunnel_peers: Vec<TunnelPeer>,
     /// Where packets for each prefix go. Prefixes of its own and the on-link addresses of its segment are not here.
     pub routes: BTreeMap<Cidr, Hop>,
+    /// How it wraps packets for others of its segment, by family; without the families of which it wraps none.
+    pub wraps: BTreeMap<Family, Wrap>,
+    /// The prefixes of its own pods.
+    pub pods: BTreeSet<Cidr>,
     /// What it holds once this is done, for others to plan by.
     pub publishes: Held,
     /// What is wrong with the whole mesh; the same list on every node.
@@ -72,6 +76,8 @@ pub enum TunnelPeerName {
 pub struct Hop {
     /// The internal address of another node of the segment. `None` sends through the tunnel device.
     pub gateway: Option<IpAddr>,
+    /// Whether the packet is wrapped in one to that address.
+    pub wrapped: bool,
     /// The address that the node's own packets take. `None` leaves it to the kernel.
     pub source: Option<IpAddr>,
 }
@@ -115,24 +121,6 @@ pub enum PlanError {
     },
 }
 
-impl Plan {
-    /// The kernel state that this plan asks for, with the tunnel device of this name and MTU (in bytes).
-    pub fn kernel_state(&self, interface: &InterfaceName, mtu: u32) -> KernelState {
-        let address = |&address| Address { link: interface.clone(), address };
-        let route = |(&destination, hop): (&Cidr, &Hop)| {
-            let link = hop.gateway.is_none().then(|| interface.clone());
-            let route = Route { gateway: hop.gateway, link, source: hop.source };
-            (RouteKey::main(destination), route)
-        };
-        KernelState {
-            links: BTreeMap::from([(interface.clone(), Link::held(mtu))]),
-            addresses: self.addresses.iter().map(address).collect(),
-            routes: self.routes.iter().map(route).collect(),
-            ..KernelState::default()
-        }
-    }
-}
-
 impl Topology<'_> {
     pub(crate) fn plan_of(&self, me: usize) -> Plan {
         let member = &self.members[me];
@@ -148,6 +136,8 @@ impl Topology<'_> {
             addresses: overlay.iter().copied().map(InterfaceAddress::host).collect(),
             tunnel_peers: if gateway { self.tunnel_peers(me) } else { Vec::new() },
             routes: self.routes(me),
+            wraps: self.wraps(me),
+            pods: member.pods.iter().copied().collect(),
             publishes: Held {
                 overlay_addresses: overlay,
                 gateway,
@@ -308,12 +298,15 @@ impl<'a> Table<'a> {
     /// A route out of the segment by way of this gateway: through the tunnel device if that is the node itself. The
     /// source is one that the other side accepts.
     fn away(&self, prefix: Cidr, by: usize) -> Option<(Cidr, Hop)> {
+        self.to(prefix, by, self.source(prefix.family()))
+    }
+
+    const fn source(&self, family: Family) -> Option<IpAddr> {
         let [v4, v6] = self.sources;
-        let source = match prefix.family() {
+        match family {
             Family::V4 => v4,
             Family::V6 => v6,
-        };
-        self.to(prefix, by, source)
+        }
     }
 
     /// A route to what another node of the segment holds.
@@ -328,13 +321,19 @@ impl<'a> Table<'a> {
         if self.on_link.get(behind).is_some_and(|address| prefix.contains(*address)) {
             return None;
         }
+        let family = prefix.family();
+        if at == self.me {
+            return Some((prefix, Hop { gateway: None, wrapped: false, source }));
+        }
+        if let Some(end) = self.topology.end(self.me, at, family) {
+            // The link that wraps has no address that the kernel could take. Answers to this one are wrapped too.
+            let own = || self.topology.end(at, self.me, family);
+            let source = source.or_else(|| self.source(family)).or_else(own);
+            return Some((prefix, Hop { gateway: Some(end), wrapped: true, source }));
+        }
         let members = &self.topology.members;
-        let gateway = if at == self.me {
-            None
-        } else {
-            Some(members[self.me].next_hop(&members[at], prefix.family())?)
-        };
-        Some((prefix, Hop { gateway, source }))
+        let gateway = Some(members[self.me].next_hop(&members[at], family)?);
+        Some((prefix, Hop { gateway, wrapped: false, source }))
     }
 
     /// Whether the prefix lies in, or holds, a network that the node is attached to.

@@ -32,6 +32,8 @@ pub(crate) enum Purpose {
     Owner = 5,
     /// Which node carries an extra prefix on from its owner.
     Carrier = 6,
+    /// Which Ethernet address a node has where packets are wrapped.
+    Ethernet = 7,
 }
 
 /// A candidate's score for one choice; the greatest wins.

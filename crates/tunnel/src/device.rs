@@ -82,8 +82,8 @@ pub struct Sealer {
 pub struct Refusal {
     /// Which one of the batch.
     pub frame: usize,
-    /// Why: [`NoPeer`](DropReason::NoPeer), [`NoEndpoint`](DropReason::NoEndpoint), [`NoKey`](DropReason::NoKey) or
-    /// [`BadPacket`](DropReason::BadPacket).
+    /// Why: [`NoPeer`](DropReason::NoPeer), [`NoEndpoint`](DropReason::NoEndpoint), [`NoKey`](DropReason::NoKey),
+    /// [`Looped`](DropReason::Looped) or [`BadPacket`](DropReason::BadPacket).
     pub reason: DropReason,
 }
 
@@ -188,6 +188,9 @@ impl Device {
     ) {
         if let Some(reason) = turn.refusal() {
             return sealer.refuse(place, reason);
+        }
+        if turn.has_sent(frame.packet) {
+            return sealer.refuse(place, DropReason::Looped);
         }
         let Ok(mut segments) = Segments::new(frame) else {
             return sealer.refuse(place, DropReason::BadPacket);

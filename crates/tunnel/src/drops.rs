@@ -20,6 +20,9 @@ pub enum DropReason {
     Congested,
     /// A data message for a session older than 180 s or with a counter beyond the limit.
     Expired,
+    /// A message of ours that was routed back into the tunnel: the way to the peer's endpoint leads through the tunnel
+    /// itself.
+    Looped,
     /// A packet for a peer whose endpoint is not known.
     NoEndpoint,
     /// A packet for a peer while the device has no private key.
@@ -42,7 +45,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::BadHandshake,
         Self::BadMac,
         Self::BadMessage,
@@ -50,6 +53,7 @@ impl DropReason {
         Self::BadTag,
         Self::Congested,
         Self::Expired,
+        Self::Looped,
         Self::NoEndpoint,
         Self::NoKey,
         Self::NoPeer,
@@ -71,6 +75,7 @@ impl DropReason {
             Self::BadTag => "bad_tag",
             Self::Congested => "congested",
             Self::Expired => "expired",
+            Self::Looped => "looped",
             Self::NoEndpoint => "no_endpoint",
             Self::NoKey => "no_key",
             Self::NoPeer => "no_peer",

@@ -18,11 +18,13 @@ use crate::drops::{DropCounts, DropReason};
 use crate::engine::{Engine, HANDSHAKE_ROOM, Sending};
 use crate::message::DATA_OVERHEAD;
 use crate::moment::Moment;
+use crate::peer::looped::Opening;
 use crate::timers::{Due, REKEY_AFTER_TIME, REKEY_JITTER, REKEY_ON_RECEIVE, REKEY_TIMEOUT, Timers};
 
 pub(crate) use inbound::Sinks;
 
 mod inbound;
+mod looped;
 
 /// The packets that wait for a session at most; the oldest make room.
 const STAGED: usize = 256;
@@ -56,6 +58,8 @@ pub(crate) struct State {
     pub(crate) is_higher: bool,
     /// Whether the session is in doubt: the next packet starts a handshake.
     is_doubtful: bool,
+    /// What our last initiation and our last data message to the peer began with.
+    openings: [Opening; 2],
     staged: VecDeque<Vec<u8>>,
     random: ChaCha8Rng,
 }
@@ -89,6 +93,7 @@ impl Peer {
             rx_bytes: 0,
             is_higher: false,
             is_doubtful: false,
+            openings: Default::default(),
             staged: VecDeque::new(),
             random,
         };
@@ -327,7 +332,9 @@ impl Turn<'_> {
         let jitter = self.state.random_below(REKEY_JITTER);
         let state = &mut *self.state;
         let (Some(engine), Some(path)) = (&mut state.engine, &state.path) else { return };
-        let Some(length) = engine.initiate(outbox.slot(HANDSHAKE_ROOM)) else { return };
+        let slot = outbox.slot(HANDSHAKE_ROOM);
+        let Some(length) = engine.initiate(slot) else { return };
+        state.openings[0] = Opening::of(slot);
         outbox.commit(length, path, Ecn::NotEct);
         state.tx_bytes += length as u64;
         state.timers.initiated(now, jitter);
@@ -339,6 +346,7 @@ impl Turn<'_> {
         let Some(engine) = self.state.sender(self.now) else { return false };
         let slot = outbox.slot(packet.len() + DATA_OVERHEAD);
         let Some(length) = engine.seal(self.now, packet, slot) else { return false };
+        self.state.openings[1] = Opening::of(slot);
         outbox.commit(length, &path, outer_ecn(packet));
         self.state.tx_bytes += length as u64;
         self.sent.any = true;

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::logging::LogFormat;
-use crate::{check, completion, demo, down, graph, keys, logging, status, tunnel, up};
+use crate::{
+    check, cleanup, completion, demo, doctor, down, graph, keys, logging, status, tunnel, up,
+};
 
 /// One network out of machines in any cloud or cupboard: a userspace WireGuard mesh.
 #[derive(Debug, Parser)]
@@ -53,6 +55,10 @@ enum Command {
     Graph(graph::GraphArgs),
     /// Check a mesh file and say everything that is wrong with it.
     Check(check::CheckArgs),
+    /// Look for what stands in the way of the mesh on this machine, and say what to do about it.
+    Doctor(doctor::DoctorArgs),
+    /// Remove what an agent that did not end by itself left on this machine, or what Kilo left.
+    Cleanup(cleanup::CleanupArgs),
     /// Build a mesh of four regions on this machine, in network namespaces, and show that it works.
     Demo(demo::DemoArgs),
     /// Print the completion script of a shell.
@@ -73,6 +79,8 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(&args),
         Command::Graph(args) => graph::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Completion(args) => completion::run(&args),
     }

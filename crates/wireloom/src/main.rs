@@ -5,10 +5,12 @@
 
 mod background;
 mod check;
+mod cleanup;
 mod cli;
 mod completion;
 mod demo;
 mod device;
+mod doctor;
 mod down;
 mod graph;
 mod keys;

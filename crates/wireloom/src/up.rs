@@ -19,6 +19,16 @@ pub(crate) const DEFAULT_INTERFACE: &str = "wl0";
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Return once the node is in the mesh, and stay there in the background.
+    #[arg(short, long)]
+    detach: bool,
+}
+
+/// Which mesh, and which machine of it.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
     /// The mesh file; see docs/mesh-file.md.
     #[arg(
         short,
@@ -27,10 +37,10 @@ pub(crate) struct UpArgs {
         default_value = "/etc/wireloom/mesh.toml",
         value_name = "FILE"
     )]
-    config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Which node of the mesh this machine is. Without it, the one with this machine's public key.
     #[arg(long, env = "WIRELOOM_NODE", value_name = "NAME")]
-    node: Option<NodeName>,
+    pub(crate) node: Option<NodeName>,
     /// The file with this machine's private key, made if it is missing.
     #[arg(
         long,
@@ -38,19 +48,23 @@ pub(crate) struct UpArgs {
         default_value = "/var/lib/wireloom/key",
         value_name = "FILE"
     )]
-    key: PathBuf,
-    /// The tunnel device to make.
+    pub(crate) key: PathBuf,
+    /// The tunnel device.
     #[arg(long, env = "WIRELOOM_INTERFACE", default_value = DEFAULT_INTERFACE, value_name = "NAME")]
-    interface: InterfaceName,
-    /// Where the agent has its socket.
+    pub(crate) interface: InterfaceName,
+    /// Where agents have their sockets.
     #[arg(long, env = "WIRELOOM_RUN_DIR", default_value = control::RUN_DIRECTORY, value_name = "DIR")]
-    run_dir: PathBuf,
-    /// Return once the node is in the mesh, and stay there in the background.
-    #[arg(short, long)]
-    detach: bool,
+    pub(crate) run_dir: PathBuf,
+}
+
+impl NodeArgs {
+    pub(crate) fn identity(&self) -> Identity {
+        self.node.clone().map_or(Identity::Key, Identity::Name)
+    }
 }
 
 pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
+    let UpArgs { node: args, detach } = args;
     // What is wrong with the file is said here, before anything is made or changed.
     let snapshot = wireloom_file::load(&args.config)?;
     let random = keys::random_bytes()?;
@@ -59,13 +73,13 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     if !snapshot.nodes.iter().any(|node| node.key == public_key) {
         tracing::warn!(file = %args.config.display(), %public_key, "no node of the mesh has this machine's public key yet");
     }
-    let background = match background::split(!args.detach)? {
+    let background = match background::split(!detach)? {
         Role::Called(code) => return Ok(code),
         Role::Front => None,
         Role::Stays(background) => Some(background),
     };
     let config = Config {
-        identity: args.node.map_or(Identity::Key, Identity::Name),
+        identity: args.identity(),
         private_key,
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),

@@ -1,6 +1,6 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
-use wireloom_model::{GatewayCount, Mesh, Node, Overlay, PublicKey, Snapshot};
+use wireloom_model::{Encapsulation, GatewayCount, Mesh, Node, Overlay, PublicKey, Snapshot};
 
 use super::svg::frames;
 use super::*;
@@ -23,6 +23,7 @@ fn mesh(nodes: usize, locations: &[&str]) -> Snapshot {
             port: NonZeroU16::MAX,
             mtu: None,
             carry_internal_addresses: true,
+            encapsulation: Encapsulation::default(),
         },
         nodes: (0..nodes).map(node).collect(),
         peers: Vec::new(),

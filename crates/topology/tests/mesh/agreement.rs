@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use wireloom_model::{Cidr, Family, InterfaceAddress, NodeName, ProblemKind, Snapshot};
+use wireloom_model::kernel::KernelState;
+use wireloom_model::{
+    Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Family, InterfaceAddress, NodeName,
+    ProblemKind, Snapshot,
+};
 use wireloom_topology::{Graph, Plan, Topology, TunnelPeerName, plan};
 
 use crate::generator::{Kind, inside, mesh};
@@ -304,6 +308,45 @@ fn the_walker_follows_many_packets() {
     // Each ordered pair of six nodes, both families, overlay, internal and pod address to each of these.
     assert_eq!(world.check_nodes().unwrap(), 6 * 5 * 2 * 3 * 3);
     assert!(world.check_peers().unwrap() > 0);
+}
+
+#[test]
+fn the_walker_follows_as_many_that_are_wrapped_and_sees_what_is_missing() {
+    let mut snapshot = crate::golden::demo();
+    for (when, by) in EncapsulateWhen::ALL.into_iter().zip([EncapsulateBy::Vxlan; 3]) {
+        snapshot.mesh.encapsulation = Encapsulation { when, by };
+        assert_eq!(World::of(&snapshot).check_nodes().unwrap(), 6 * 5 * 2 * 3 * 3, "{when}");
+    }
+    let broken = |name: &str, breaks: fn(&mut KernelState)| {
+        let mut world = World::of(&snapshot);
+        breaks(&mut world.nodes.get_mut(&name.parse::<NodeName>().unwrap()).unwrap().kernel);
+        world.check_nodes().unwrap_err()
+    };
+    let no_far_end = broken("ams-1", |kernel| kernel.forwarding.clear());
+    assert!(no_far_end.contains("no far end"), "{no_far_end}");
+    let no_link = broken("ams-2", |kernel| kernel.links.clear());
+    assert!(no_link.contains("no link"), "{no_link}");
+    let no_rule = broken("ams-1", |kernel| kernel.rules.clear());
+    assert!(no_rule.contains("wrapped false"), "{no_rule}");
+}
+
+#[test]
+fn only_other_subnets_are_wrapped_for_and_both_ends_agree_though_their_lengths_differ() {
+    let mut snapshot = crate::golden::demo();
+    snapshot.mesh.encapsulation.when = EncapsulateWhen::CrossSubnet;
+    // ams-2 takes ams-1 for a neighbour, ams-1 does not take ams-2 for one.
+    let internal = [("ams-1", "10.10.0.1/32"), ("ams-2", "10.10.0.2/24")];
+    for (name, address) in internal {
+        let node = snapshot.nodes.iter_mut().find(|node| node.name.as_str() == name).unwrap();
+        node.internal_addresses = vec![address.parse().unwrap()];
+    }
+    for (name, end) in [("ams-1", "10.10.0.2"), ("ams-2", "10.10.0.1")] {
+        let plan = plan(&snapshot, &name.parse().unwrap()).unwrap();
+        let ends: Vec<IpAddr> = plan.wraps[&Family::V4].ends.keys().copied().collect();
+        assert_eq!(ends, [end.parse::<IpAddr>().unwrap()]);
+    }
+    assert!(plan(&snapshot, &"waw-1".parse().unwrap()).unwrap().wraps.is_empty());
+    World::of(&snapshot).check_nodes().unwrap();
 }
 
 #[test]

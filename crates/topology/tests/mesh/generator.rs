@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use wireloom_model::{
-    Cidr, Endpoint, GatewayCount, GatewayPreference, InterfaceAddress, Mesh, Node, Overlay, Peer,
-    PublicKey, Snapshot,
+    Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Endpoint, GatewayCount, GatewayPreference,
+    InterfaceAddress, Mesh, Node, Overlay, Peer, PublicKey, Snapshot,
 };
 
 /// How meshes come out.
@@ -95,14 +95,19 @@ pub(crate) fn mesh(kind: Kind, most: usize) -> impl Strategy<Value = Snapshot> {
     ];
     let nodes = vec(draft(), 1..=most);
     let peers = vec((1u8..12, 0u8..3, 0u64..4, option::of((1u16..60).prop_map(nonzero))), 0..3);
-    (count, overlay, any::<bool>(), nodes, peers).prop_map(
-        move |(gateways, overlay, carry_internal_addresses, drafts, peers)| {
+    let encapsulation = (
+        prop::sample::select(&EncapsulateWhen::ALL[..]),
+        prop::sample::select(&EncapsulateBy::ALL[..]),
+    );
+    (count, overlay, any::<bool>(), encapsulation, nodes, peers).prop_map(
+        move |(gateways, overlay, carry_internal_addresses, (when, by), drafts, peers)| {
             let mesh = Mesh {
                 overlay,
                 gateways,
                 port: nonzero(51820),
                 mtu: None,
                 carry_internal_addresses,
+                encapsulation: Encapsulation { when, by },
             };
             let nodes = drafts.iter().enumerate().map(|(at, d)| node(kind, at, d, &mesh)).collect();
             let peers = peers.into_iter().enumerate().map(|(at, draft)| peer(kind, at, draft));
@@ -119,6 +124,7 @@ pub(crate) fn newcomer() -> impl Strategy<Value = Node> {
         port: nonzero(51820),
         mtu: None,
         carry_internal_addresses: true,
+        encapsulation: Encapsulation::default(),
     };
     (draft(), 0u8..6).prop_map(move |(draft, location)| {
         let draft = Draft {
@@ -152,7 +158,8 @@ fn node(kind: Kind, at: usize, draft: &Draft, mesh: &Mesh) -> Node {
     let four = v4.then(|| IpAddr::from(four));
     let six =
         v6.then(|| IpAddr::V6(Ipv6Addr::new(0xfd10, 0, 0, site.into(), 0, 0, 0, number.into())));
-    let internal = [(four, 24), (six, 64)];
+    // Some take the location for a smaller subnet than others do.
+    let internal = [(four, 24), (six, if draft.spot.is_multiple_of(3) { 125 } else { 64 })];
     node.internal_addresses = internal
         .into_iter()
         .filter_map(|(address, length)| InterfaceAddress::new(address?, length))

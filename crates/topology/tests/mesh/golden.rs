@@ -3,8 +3,12 @@
 use std::fmt::Write as _;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use wireloom_model::{GatewayCount, Mesh, Node, Overlay, Peer, PublicKey, Snapshot};
-use wireloom_topology::{Graph, Plan, Topology, TunnelPeer};
+use wireloom_model::kernel::KernelState;
+use wireloom_model::{
+    EncapsulateBy, EncapsulateWhen, Encapsulation, GatewayCount, Mesh, Node, Overlay, Peer,
+    PublicKey, Snapshot,
+};
+use wireloom_topology::{Graph, Mtus, Plan, Topology, TunnelPeer};
 
 fn nonzero(number: u16) -> NonZeroU16 {
     NonZeroU16::new(number).unwrap()
@@ -43,6 +47,7 @@ pub(crate) fn demo() -> Snapshot {
             port: nonzero(51820),
             mtu: None,
             carry_internal_addresses: true,
+            encapsulation: Encapsulation::default(),
         },
         nodes: nodes.collect(),
         peers: vec![Peer {
@@ -105,15 +110,11 @@ fn the_laptops_own_configuration() {
     insta::assert_snapshot!(out);
 }
 
-#[test]
-fn the_kernel_state_of_a_gateway() {
-    let snapshot = demo();
-    let plan = wireloom_topology::plan(&snapshot, &"lon-1".parse().unwrap()).unwrap();
-    let device = "wl0".parse().unwrap();
-    let state = plan.kernel_state(&device, 1420);
-    let link = &state.links[&device];
+fn show_state(state: &KernelState) -> String {
     let mut out = String::new();
-    writeln!(out, "{device} mtu {} up {}", link.mtu, link.up).unwrap();
+    for (name, link) in &state.links {
+        writeln!(out, "{name} mtu {} up {} {:?}", link.mtu, link.up, link.kind).unwrap();
+    }
     for address in &state.addresses {
         writeln!(out, "{} on {}", address.address, address.link).unwrap();
     }
@@ -127,7 +128,37 @@ fn the_kernel_state_of_a_gateway() {
         writeln!(out, "{}{words} table {} metric {}", key.destination, key.table, key.metric)
             .unwrap();
     }
-    insta::assert_snapshot!(out);
+    for rule in &state.rules {
+        writeln!(out, "rule {rule}").unwrap();
+    }
+    for ((link, address), mac) in &state.neighbours {
+        writeln!(out, "neighbour {address} {mac} dev {link}").unwrap();
+    }
+    for ((link, mac), host) in &state.forwarding {
+        writeln!(out, "forwarding {mac} to {host} dev {link}").unwrap();
+    }
+    out
+}
+
+fn state_of(snapshot: &Snapshot, node: &str) -> KernelState {
+    let plan = wireloom_topology::plan(snapshot, &node.parse().unwrap()).unwrap();
+    plan.kernel_state(&"wl0".parse().unwrap(), Mtus { tunnel: 1420, internal: 1500 })
+}
+
+#[test]
+fn the_kernel_state_of_a_gateway() {
+    insta::assert_snapshot!(show_state(&state_of(&demo(), "lon-1")));
+}
+
+#[test]
+fn the_kernel_states_of_a_location_that_wraps() {
+    for by in EncapsulateBy::ALL {
+        let mut snapshot = demo();
+        snapshot.mesh.encapsulation = Encapsulation { when: EncapsulateWhen::Always, by };
+        for node in ["ams-1", "ams-2"] {
+            insta::assert_snapshot!(format!("{node}-{by}"), show_state(&state_of(&snapshot, node)));
+        }
+    }
 }
 
 #[test]

@@ -4,12 +4,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use wireloom_model::{Cidr, Family, NodeName, PeerName, PublicKey, Snapshot};
+use wireloom_model::kernel::{KernelState, LinkKind, MAIN_TABLE, Rule};
+use wireloom_model::{
+    Cidr, EncapsulateWhen, Encapsulation, Family, InterfaceName, NodeName, PeerName, PublicKey,
+    Snapshot,
+};
 use wireloom_topology::graph::{GraphNode, GraphPeer};
-use wireloom_topology::{Graph, Plan, Segment, Topology, TunnelPeer, TunnelPeerName};
+use wireloom_topology::{Graph, Mtus, Plan, Segment, Topology, TunnelPeer, TunnelPeerName};
 
 /// A mesh whose every node does as its plan says.
 pub(crate) struct World {
+    encapsulation: Encapsulation,
     pub(crate) nodes: BTreeMap<NodeName, Machine>,
     pub(crate) peers: BTreeMap<PeerName, Laptop>,
 }
@@ -19,6 +24,7 @@ pub(crate) struct Machine {
     pub(crate) facts: GraphNode,
     pub(crate) segment: Segment,
     pub(crate) plan: Plan,
+    pub(crate) kernel: KernelState,
     /// The networks behind it.
     pub(crate) lists: Vec<Cidr>,
 }
@@ -53,11 +59,17 @@ impl Packet {
     }
 }
 
+#[derive(Debug, Clone)]
 enum Step {
     Here,
+    /// To an address of the location's network.
     Neighbour(IpAddr),
+    /// Wrapped, by this link and to this address.
+    Wrapped(InterfaceName, IpAddr),
     Tunnel,
 }
+
+const DEVICE: &str = "wl0";
 
 impl World {
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
@@ -76,8 +88,14 @@ impl World {
                     .unwrap();
                 let lists: Vec<Cidr> =
                     node.extra_prefixes.iter().filter(|p| owned.contains(p)).copied().collect();
-                let machine =
-                    Machine { facts: facts.clone(), segment: segment.segment.clone(), plan, lists };
+                let mtus = Mtus { tunnel: 1420, internal: 1500 };
+                let machine = Machine {
+                    facts: facts.clone(),
+                    segment: segment.segment.clone(),
+                    kernel: plan.kernel_state(&DEVICE.parse().unwrap(), mtus),
+                    plan,
+                    lists,
+                };
                 nodes.insert(facts.name.clone(), machine);
             }
         }
@@ -87,25 +105,42 @@ impl World {
             let key = named.min_by_key(|peer| (peer.since, peer.key)).unwrap().key;
             (facts.name.clone(), Laptop { facts: facts.clone(), key, view })
         });
-        Self { nodes, peers: peers.collect() }
+        let encapsulation = snapshot.mesh.encapsulation;
+        Self { encapsulation, nodes, peers: peers.collect() }
     }
 
     /// Follows a packet to its end, or says where it was lost.
     pub(crate) fn walk(&self, start: &Place, packet: Packet) -> Result<Place, String> {
         let mut at = start.clone();
+        let mut by_tunnel = false;
         for _ in 0..8 {
+            let came_by_tunnel = std::mem::take(&mut by_tunnel);
             at = match &at {
                 Place::Peer(name) => {
                     let laptop = &self.peers[name];
                     if laptop.facts.allowed_ips.iter().any(|prefix| prefix.contains(packet.to)) {
                         return Ok(at);
                     }
+                    by_tunnel = true;
                     self.cross(&at, laptop.key, &laptop.view, packet)?
                 }
-                Place::Node(name) => match self.step(name, packet.to)? {
+                Place::Node(name) => match self.step(name, packet, came_by_tunnel)? {
                     Step::Here => return Ok(at),
-                    Step::Neighbour(address) => Place::Node(self.neighbour(name, address)?),
+                    Step::Neighbour(address) => {
+                        let next = self.neighbour(name, address)?;
+                        let of_mesh = came_by_tunnel || self.nodes[name].lends(packet.from);
+                        if of_mesh || address != packet.to {
+                            self.expect_wrapping(name, &next, Family::of(address), false)?;
+                        }
+                        Place::Node(next)
+                    }
+                    Step::Wrapped(link, address) => {
+                        let next = self.unwrapped(name, &link, address)?;
+                        self.expect_wrapping(name, &next, Family::of(address), true)?;
+                        Place::Node(next)
+                    }
                     Step::Tunnel => {
+                        by_tunnel = true;
                         let plan = &self.nodes[name].plan;
                         self.cross(&at, plan.key, &plan.tunnel_peers, packet)?
                     }
@@ -115,37 +150,107 @@ impl World {
         Err(format!("{packet:?} goes round in circles"))
     }
 
-    /// The kernel's choice on a node.
-    fn step(&self, name: &NodeName, to: IpAddr) -> Result<Step, String> {
+    /// The kernel's choice on a node: its own addresses, then what policy rules lead to, then the main table.
+    fn step(&self, name: &NodeName, packet: Packet, by_tunnel: bool) -> Result<Step, String> {
         let machine = &self.nodes[name];
-        let mut best: Option<(u8, Step)> = None;
+        let to = packet.to;
+        let facts = &machine.facts;
+        let internal = || facts.internal_addresses.iter();
+        if facts.overlay_addresses.contains(&to) || internal().any(|a| a.address() == to) {
+            return Ok(Step::Here);
+        }
+        let mut rules = machine.kernel.rules.iter().filter(|rule| applies(rule, packet, by_tunnel));
+        if let Some(step) = rules.find_map(|rule| machine.look_up(rule.table, to)) {
+            return Ok(step.1);
+        }
+        let mut best = machine.look_up(MAIN_TABLE, to);
         let mut offer = |prefix: Cidr, step: Step| {
-            let better = best.as_ref().is_none_or(|(length, _)| prefix.length() > *length);
+            let better = best.as_ref().is_none_or(|(length, _)| prefix.length() >= *length);
             if prefix.contains(to) && better {
                 best = Some((prefix.length(), step));
             }
         };
-        let facts = &machine.facts;
-        for &address in &facts.overlay_addresses {
-            offer(Cidr::host(address), Step::Here);
-        }
-        for address in &facts.internal_addresses {
-            offer(Cidr::host(address.address()), Step::Here);
-        }
-        if self.neighbour(name, to).is_ok() {
-            offer(Cidr::host(to), Step::Neighbour(to));
+        // A host of the location's network that is no node: delivered on the link.
+        for address in internal() {
+            offer(address.network(), Step::Here);
         }
         for &prefix in facts.pod_prefixes.iter().chain(&machine.lists) {
             offer(prefix, Step::Here);
         }
-        // A host of the location's network that is no node: delivered on the link.
-        for address in &facts.internal_addresses {
-            offer(address.network(), Step::Here);
-        }
-        for (&prefix, hop) in &machine.plan.routes {
-            offer(prefix, hop.gateway.map_or(Step::Tunnel, Step::Neighbour));
+        if self.neighbour(name, to).is_ok() {
+            offer(Cidr::host(to), Step::Neighbour(to));
         }
         best.map(|(_, step)| step).ok_or_else(|| format!("{name} has no route to {to}"))
+    }
+
+    /// Who takes a packet out of its wrapping.
+    fn unwrapped(
+        &self,
+        name: &NodeName,
+        link: &InterfaceName,
+        gateway: IpAddr,
+    ) -> Result<NodeName, String> {
+        let kernel = &self.nodes[name].kernel;
+        let lost = |what: &str| format!("{name} wraps for {gateway} by {link}: {what}");
+        let kind = &kernel.links.get(link).ok_or_else(|| lost("no link"))?.kind;
+        let (local, outer, mac) = match kind {
+            LinkKind::Ipip { local } => (IpAddr::V4(*local), gateway, None),
+            LinkKind::Vxlan { local, .. } => {
+                let mac = kernel.neighbours.get(&(link.clone(), gateway));
+                let mac = *mac.ok_or_else(|| lost("no neighbour"))?;
+                let outer = kernel.forwarding.get(&(link.clone(), mac));
+                (*local, *outer.ok_or_else(|| lost("no far end"))?, Some(mac))
+            }
+            _ => return Err(lost("not of our making")),
+        };
+        let envelope = Packet { from: local, to: outer };
+        match self.step(name, envelope, false)? {
+            Step::Neighbour(address) if address == outer => {}
+            step => return Err(lost(&format!("{envelope:?} goes {step:?}"))),
+        }
+        let next = self.neighbour(name, outer)?;
+        let takes = |theirs: &LinkKind| match (kind, theirs) {
+            (LinkKind::Ipip { .. }, LinkKind::Ipip { local }) => IpAddr::V4(*local) == outer,
+            (LinkKind::Vxlan { id, port, .. }, LinkKind::Vxlan { id: i, port: p, mac: m, .. }) => {
+                (id, port, mac) == (i, p, Some(*m))
+            }
+            _ => false,
+        };
+        let theirs = &self.nodes[&next];
+        if !theirs.kernel.links.values().any(|link| takes(&link.kind)) {
+            return Err(lost(&format!("{next} has no link for it")));
+        }
+        let back = theirs.plan.wraps.get(&Family::of(local));
+        match back.is_some_and(|wrap| wrap.ends.contains_key(&local)) {
+            true => Ok(next),
+            false => Err(lost(&format!("{next} does not wrap what it answers"))),
+        }
+    }
+
+    /// Checks that what one node passes on to another is wrapped if, and only if, the mesh says so.
+    fn expect_wrapping(
+        &self,
+        one: &NodeName,
+        other: &NodeName,
+        family: Family,
+        wrapped: bool,
+    ) -> Result<(), String> {
+        let Encapsulation { when, by } = self.encapsulation;
+        let near = |one: &NodeName, other: &NodeName| {
+            let networks = self.nodes[one].facts.internal_addresses.iter().map(|a| a.network());
+            let mut networks = networks.filter(|network| network.family() == family);
+            let theirs = &self.nodes[other].facts.internal_addresses;
+            networks.any(|network| theirs.iter().any(|a| network.contains(a.address())))
+        };
+        let asked = match when {
+            EncapsulateWhen::Never => false,
+            EncapsulateWhen::CrossSubnet => !(near(one, other) && near(other, one)),
+            EncapsulateWhen::Always => true,
+        };
+        if wrapped == (asked && by.carries(family)) {
+            return Ok(());
+        }
+        Err(format!("{one} to {other}, {family}: wrapped {wrapped} with {:?}", self.encapsulation))
     }
 
     /// The other node of the segment with this internal address.
@@ -191,7 +296,34 @@ impl World {
     }
 }
 
+/// Whether a policy rule is for a packet.
+fn applies(rule: &Rule, packet: Packet, by_tunnel: bool) -> bool {
+    rule.family == Family::of(packet.to)
+        && rule.from.is_none_or(|from| from.contains(packet.from))
+        && rule.to.is_none_or(|to| to.contains(packet.to))
+        && rule.input.as_ref().is_none_or(|input| input.as_str() == DEVICE && by_tunnel)
+}
+
 impl Machine {
+    /// The longest route of a table, and its length.
+    fn look_up(&self, table: u32, to: IpAddr) -> Option<(u8, Step)> {
+        let routes = self.kernel.routes.iter();
+        let holding = routes.filter(|(key, _)| key.table == table && key.destination.contains(to));
+        let (key, route) = holding.max_by_key(|(key, _)| key.destination.length())?;
+        let step = match (&route.link, route.gateway) {
+            (Some(link), Some(gateway)) => Step::Wrapped(link.clone(), gateway),
+            (None, Some(gateway)) => Step::Neighbour(gateway),
+            _ => Step::Tunnel,
+        };
+        Some((key.destination.length(), step))
+    }
+
+    /// Whether the mesh knows it as the place of an address that its location's network does not know.
+    fn lends(&self, address: IpAddr) -> bool {
+        self.facts.overlay_addresses.contains(&address)
+            || self.facts.pod_prefixes.iter().any(|prefix| prefix.contains(address))
+    }
+
     pub(crate) fn speaks(&self, family: Family) -> bool {
         self.facts.internal_addresses.iter().any(|address| address.family() == family)
     }

@@ -98,6 +98,44 @@ fn what_cannot_be_sent_is_told() {
     assert_eq!(world.hosts[0].sealer.refused(), [refusal]);
 }
 
+/// A datagram as the packet that it is when its route leads into the tunnel.
+fn routed(datagram: &Datagram) -> Vec<u8> {
+    let ends = (datagram.from.ip().to_string(), datagram.to.ip().to_string());
+    let mut packet = packet(&ends.0, &ends.1, datagram.bytes.len());
+    packet[20..22].copy_from_slice(&datagram.from.port().to_be_bytes());
+    packet[22..24].copy_from_slice(&datagram.to.port().to_be_bytes());
+    packet[28..].copy_from_slice(&datagram.bytes);
+    packet
+}
+
+#[test]
+fn a_message_of_our_own_is_not_sealed_again() {
+    let mut world = World::new(2);
+    let everything = SetPeer { allowed_ips: [cidr("0.0.0.0/0")].into(), ..world.peer(1) };
+    world.set_peer(0, everything);
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    let initiation = world.wire[0].clone();
+    world.run();
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 1000)]);
+    let data = world.intercept().remove(0);
+    world.seal(0, &[routed(&initiation), routed(&data), routed(&data)]);
+    assert_eq!((world.wire.len(), world.drops(0, DropReason::Looped)), (0, 3));
+    // Its beginning is enough, as in the first of several fragments; what follows is no message.
+    let mut fragment = routed(&data)[..500].to_vec();
+    fragment[2..4].copy_from_slice(&500_u16.to_be_bytes());
+    fragment[6] = 0x20;
+    world.seal(0, &[fragment.clone()]);
+    assert_eq!((world.wire.len(), world.drops(0, DropReason::Looped)), (0, 4));
+    fragment[7] = 9;
+    // Another host's messages to the same place are its own affair.
+    let mut foreign = data.clone();
+    foreign.bytes[5] ^= 1;
+    let mut elsewhere = data.clone();
+    elsewhere.to.set_port(7);
+    world.seal(0, &[fragment, routed(&foreign), routed(&elsewhere)]);
+    assert_eq!((world.wire.len(), world.drops(0, DropReason::Looped)), (3, 4));
+}
+
 #[test]
 fn the_endpoint_moves_with_the_first_data_message_from_elsewhere() {
     let mut world = World::pair();

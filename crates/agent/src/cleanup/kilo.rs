@@ -1,0 +1,174 @@
+//! What Kilo leaves on a host: its link, routes and rules, its chains in the packet filter, its CNI configuration.
+//!
+//! Kilo marks nothing as its own, so each kind of thing has its signs. What has none stays: a route of Kilo straight
+//! out of the host's own link looks like anybody's static route.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use wireloom_kernel::{Host, HostError, HostLink, OthersRoute, Removal};
+use wireloom_model::InterfaceName;
+use wireloom_model::kernel::{Address, Rule};
+
+use super::packet_filter::{self, Found, Tool};
+use super::{CleanupError, Report};
+
+/// Kilo's CNI configuration, unless its flag `--cni-path` said otherwise.
+pub const CNI_PATH: &str = "/etc/cni/net.d/10-kilo.conflist";
+
+/// Kilo's WireGuard link, unless its flag `--interface` said otherwise.
+const LINK: &str = "kilo0";
+
+/// The link by which Kilo encapsulates. The kernel's module ipip brings one of this name along, and others use it too.
+const TUNNEL: &str = "tunl0";
+
+/// Kilo's routing table for packets to nodes.
+const TABLE: u32 = 1107;
+
+/// The maker that Kilo's routes name (`RTPROT_STATIC`, `linux/rtnetlink.h`).
+const STATIC: u8 = 4;
+
+/// What is on a host, as far as it may be Kilo's.
+#[derive(Debug, Default)]
+struct Observed {
+    links: Vec<HostLink>,
+    addresses: Vec<Address>,
+    routes: Vec<OthersRoute>,
+    rules: Vec<Rule>,
+}
+
+/// What Kilo left.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    removals: Vec<Removal>,
+    packet_filters: Vec<(Tool, Found)>,
+    cni: Option<PathBuf>,
+}
+
+/// Looks for what Kilo left. `cni` is the path of its CNI configuration.
+pub async fn look(host: &Host, cni: &Path) -> Result<Leftovers, HostError> {
+    let packet_filters = packet_filter::look();
+    let observed = Observed {
+        links: host.links().await?,
+        addresses: host.addresses().await?.into_iter().collect(),
+        routes: host.others_routes().await?,
+        rules: host.others_rules().await?,
+    };
+    Ok(Leftovers {
+        removals: removals(&observed, !packet_filters.is_empty()),
+        packet_filters,
+        cni: cni.exists().then(|| cni.to_owned()),
+    })
+}
+
+impl Leftovers {
+    /// All of it, in words.
+    pub fn things(&self) -> Vec<String> {
+        let filters = self.packet_filters.iter().flat_map(|(_, found)| found.things.clone());
+        let removals = self.removals.iter().map(ToString::to_string);
+        removals.chain(filters).chain(self.cni.iter().map(|path| cni_shown(path))).collect()
+    }
+
+    /// Takes it away; the CNI configuration only if asked, because no pod starts on a node that has none.
+    ///
+    /// # Errors
+    ///
+    /// If Kilo runs, or the kernel can't be talked to.
+    pub async fn remove(self, host: &Host, with_cni: bool) -> Result<Report, CleanupError> {
+        if let Some(pid) = running() {
+            return Err(CleanupError::KiloRuns { pid });
+        }
+        let mut report = Report::default();
+        let failed = host.remove(&self.removals).await?;
+        let is_gone = |removal: &Removal| !failed.iter().any(|error| error.removal == *removal);
+        let gone = self.removals.iter().filter(|removal| is_gone(removal));
+        report.removed.extend(gone.map(ToString::to_string));
+        report.failed.extend(failed.iter().map(ToString::to_string));
+        for (tool, found) in self.packet_filters {
+            match tool.remove(&found) {
+                Ok(()) => report.removed.extend(found.things),
+                Err(error) => report.failed.extend(
+                    found.things.iter().map(|thing| format!("cannot remove {thing}: {error}")),
+                ),
+            }
+        }
+        match self.cni {
+            Some(path) if with_cni => report.remove_file(&path, CNI_SHOWN),
+            Some(path) => report.kept.push(format!(
+                "{}: pods start by it until another network takes over; --cni removes it",
+                cni_shown(&path)
+            )),
+            None => {}
+        }
+        Ok(report)
+    }
+}
+
+const CNI_SHOWN: &str = "the CNI configuration";
+
+fn cni_shown(path: &Path) -> String {
+    format!("{CNI_SHOWN} {}", path.display())
+}
+
+/// The process of a Kilo agent in the calling thread's network namespace.
+pub fn running() -> Option<i32> {
+    let own = fs::read_link("/proc/thread-self/ns/net").ok()?;
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let process = entry.path();
+        let name = fs::read_to_string(process.join("comm")).ok()?;
+        let is_kilo = name.trim_end() == "kg"
+            && fs::read_link(process.join("ns/net")).is_ok_and(|namespace| namespace == own);
+        is_kilo.then(|| entry.file_name().to_str()?.parse().ok())?
+    })
+}
+
+/// What goes of links, routes and rules: routes before the links that they lead out of.
+fn removals(observed: &Observed, has_chains: bool) -> Vec<Removal> {
+    let rules: Vec<&Rule> = observed.rules.iter().filter(|rule| rule.table == TABLE).collect();
+    let link = observed.links.iter().find(|link| {
+        link.name.as_str() == LINK && matches!(link.kind.as_deref(), Some("tun" | "wireguard"))
+    });
+    let in_table = |route: &&OthersRoute| route.key.table == TABLE && route.protocol == STATIC;
+    let has_signs = has_chains
+        || link.is_some()
+        || !rules.is_empty()
+        || observed.routes.iter().any(|route| in_table(&route));
+    let tunnel = observed.links.iter().find(|link| is_kilos_tunnel(link, observed, has_signs));
+    let links: Vec<&InterfaceName> =
+        [link, tunnel].into_iter().flatten().map(|l| &l.name).collect();
+    let out_of_link = |route: &&OthersRoute| {
+        route.protocol == STATIC && route.link.as_ref().is_some_and(|link| links.contains(&link))
+    };
+    let routes = observed.routes.iter().filter(|route| in_table(route) || out_of_link(route));
+    rules
+        .into_iter()
+        .cloned()
+        .map(Removal::Rule)
+        .chain(routes.cloned().map(Removal::Route))
+        .chain(links.iter().map(|link| Removal::Link((*link).clone())))
+        .collect()
+}
+
+/// Whether Kilo made or took the IPIP link. Kilo gives it no address and leads nothing but static routes out of it; who
+/// else uses it (Calico does) has an address on it, or routes of its own protocol.
+fn is_kilos_tunnel(link: &HostLink, observed: &Observed, has_signs: bool) -> bool {
+    let name = Some(&link.name);
+    let has_address = observed.addresses.iter().any(|address| Some(&address.link) == name);
+    let mut routes = observed.routes.iter().filter(|route| {
+        // What the kernel made goes with the link.
+        route.link.as_ref() == name && route.protocol != KERNEL
+    });
+    let has_others = routes.clone().any(|route| route.protocol != STATIC);
+    link.name.as_str() == TUNNEL
+        && link.kind.as_deref() == Some("ipip")
+        && link.up
+        && !has_address
+        && !has_others
+        && (has_signs || routes.next().is_some())
+}
+
+/// The maker of routes that come with addresses and links (`RTPROT_KERNEL`).
+const KERNEL: u8 = 2;
+
+#[cfg(test)]
+mod tests;

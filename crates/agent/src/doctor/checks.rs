@@ -1,0 +1,519 @@
+//! What the facts mean: one function a check, each of which says nothing where nothing is wrong.
+
+use wireloom_model::{Family, ProblemKind, Severity as ProblemSeverity};
+
+use super::facts::{Agent, Facts, Key, Place, TUN};
+use super::{Check, Finding, Severity};
+use crate::status::PeerState;
+
+/// Everything that the facts give reason to say, the worst first.
+pub fn findings(facts: &Facts) -> Vec<Finding> {
+    let mut found: Vec<Finding> = CHECKS.iter().flat_map(|check| check(facts)).collect();
+    found.sort();
+    found
+}
+
+const CHECKS: [fn(&Facts) -> Vec<Finding>; 19] = [
+    accept_ra, agent, buffers, clock, endpoints, forwarding, ipv6, kernel, key, kilo, leftovers,
+    mesh, mtu, peers, port, privilege, ranges, rp_filter, tun,
+];
+
+use Severity::{Error, Note, Warning};
+
+fn finding(
+    severity: Severity,
+    check: Check,
+    what: impl Into<String>,
+    why: &'static str,
+    remedy: impl Into<String>,
+) -> Finding {
+    Finding { severity, check, what: what.into(), why, remedy: remedy.into() }
+}
+
+impl Facts {
+    fn place(&self) -> Option<&Place> {
+        self.place.as_ref()?.as_ref().ok()
+    }
+
+    fn forwards(&self) -> bool {
+        self.place().is_some_and(|place| place.forwards)
+    }
+
+    /// Whether the running agent says so itself.
+    fn is_told(&self, text: &str) -> bool {
+        match &self.agent {
+            Agent::Running(status) => {
+                status.problems.iter().any(|problem| problem.message.contains(text))
+            }
+            _ => false,
+        }
+    }
+}
+
+fn mesh(facts: &Facts) -> Vec<Finding> {
+    let why = "the mesh goes on without what is wrong in it, but not as it was meant";
+    let snapshot = match &facts.subject.mesh {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            let why = "without a mesh there is nobody to reach";
+            let remedy =
+                "write or mend it, and see `wireloom check FILE`; docs/mesh-file.md has the format";
+            return vec![finding(Error, Check::Mesh, error, why, remedy)];
+        }
+    };
+    let (plan, missing) = match &facts.place {
+        Some(Ok(place)) => (Some(&place.plan), None),
+        Some(Err(problem)) => (None, Some(problem)),
+        None => (None, None),
+    };
+    // The plan's problems contain the snapshot's own.
+    let known = plan.map_or(&snapshot.problems, |plan| &plan.problems);
+    let problems = known.iter().filter(|problem| !facts.is_told(&problem.message));
+    let mut found: Vec<Finding> = problems
+        .map(|problem| {
+            let severity = match problem.severity {
+                ProblemSeverity::Error => Error,
+                ProblemSeverity::Warning => Warning,
+            };
+            let remedy = match problem.kind {
+                ProblemKind::ExposedSecret => "chmod 600 on the mesh file",
+                _ => "mend the mesh file; `wireloom check FILE` says where",
+            };
+            finding(severity, Check::Mesh, problem.to_string(), why, remedy)
+        })
+        .collect();
+    found.extend(missing.filter(|problem| !facts.is_told(&problem.message)).map(|problem| {
+        let why = "this machine takes no part in the mesh";
+        finding(
+            Error,
+            Check::Mesh,
+            problem.to_string(),
+            why,
+            "add or mend its node in the mesh file",
+        )
+    }));
+    found
+}
+
+fn key(facts: &Facts) -> Vec<Finding> {
+    match &facts.subject.key {
+        Key::Good(_) => Vec::new(),
+        Key::Missing(path) => vec![finding(
+            Note,
+            Check::Key,
+            format!("there is no private key at {} yet", path.display()),
+            "the mesh knows a machine by its key",
+            format!(
+                "`wireloom up` makes one; or: (umask 077; mkdir -p {0}; wireloom keygen > {1})",
+                path.parent().unwrap_or(path).display(),
+                path.display()
+            ),
+        )],
+        Key::Unusable(error) => {
+            let why = "the agent does not start without a key that is a secret";
+            vec![finding(
+                Error,
+                Check::Key,
+                error,
+                why,
+                "as said; `wireloom keygen` makes a new one",
+            )]
+        }
+    }
+}
+
+fn agent(facts: &Facts) -> Vec<Finding> {
+    let interface = &facts.subject.interface;
+    match &facts.agent {
+        Agent::Absent => Vec::new(),
+        Agent::Silent(error) => {
+            let why = "nobody can say how this node stands";
+            let remedy =
+                format!("see its log; stop it and start it anew: wireloom down {interface}");
+            vec![finding(Error, Check::Agent, error, why, remedy)]
+        }
+        Agent::Running(status) => {
+            let stale = status.stale.iter().map(|reason| {
+                let what = format!("the mesh may be out of date: {reason}");
+                let why =
+                    "the last good one stays in force, and changes since then are not followed";
+                finding(
+                    Warning,
+                    Check::Agent,
+                    what,
+                    why,
+                    "make the mesh file readable and whole again",
+                )
+            });
+            let problems = status.problems.iter().map(|problem| {
+                let severity = if problem.severity == "error" { Error } else { Warning };
+                let what = format!("{}: {}", problem.subject, problem.message);
+                let why = "the running agent says so";
+                finding(
+                    severity,
+                    Check::Agent,
+                    what,
+                    why,
+                    "as said; `wireloom status` shows when it is gone",
+                )
+            });
+            stale.chain(problems).collect()
+        }
+    }
+}
+
+fn peers(facts: &Facts) -> Vec<Finding> {
+    let Agent::Running(status) = &facts.agent else { return Vec::new() };
+    let dialled = |peer: &crate::status::PeerReport| {
+        peer.endpoint.map_or_else(String::new, |endpoint| format!(" at {endpoint}"))
+    };
+    let why = "packets to it and to what lies behind it are lost";
+    let found = status.peers.iter().filter_map(|peer| {
+        let what = match peer.state {
+            PeerState::Unreached => {
+                format!("{}{} never answered a handshake", peer.name, dialled(peer))
+            }
+            // Keepalives keep sessions fresh, so one that is not is lost.
+            PeerState::Idle if peer.persistent_keepalive > 0 => format!(
+                "{}{} was last heard {} s ago, though it is asked every {} s",
+                peer.name,
+                dialled(peer),
+                peer.handshake_age.unwrap_or_default(),
+                peer.persistent_keepalive
+            ),
+            _ => return None,
+        };
+        let remedy = format!(
+            "on {}: wireloom doctor; and let UDP to its port through every firewall on the way",
+            peer.name
+        );
+        Some(finding(Warning, Check::Peers, what, why, remedy))
+    });
+    found.collect()
+}
+
+fn leftovers(facts: &Facts) -> Vec<Finding> {
+    if facts.left_by_us.is_empty() {
+        return Vec::new();
+    }
+    let what = format!("an agent that runs no longer left {}", list(&facts.left_by_us));
+    let why = "packets follow routes and rules that nobody looks after";
+    vec![finding(Warning, Check::Leftovers, what, why, "wireloom cleanup")]
+}
+
+fn kilo(facts: &Facts) -> Vec<Finding> {
+    if let Some(pid) = facts.kilo {
+        let what = format!("Kilo's agent runs here (process {pid})");
+        let why = "both want the same ports and prefixes";
+        let remedy = "before Wireloom takes over: kubectl -n kube-system delete daemonset kilo, then \
+            wireloom cleanup --kilo";
+        return vec![finding(Warning, Check::Kilo, what, why, remedy)];
+    }
+    if facts.left_by_kilo.is_empty() {
+        return Vec::new();
+    }
+    let what = format!("Kilo left {}", list(&facts.left_by_kilo));
+    let why = "its routes and its packet filter take packets that are meant for the mesh";
+    vec![finding(Warning, Check::Kilo, what, why, "wireloom cleanup --kilo")]
+}
+
+/// The first few, and how many more.
+fn list(things: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown = things.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match things.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+fn forwarding(facts: &Facts) -> Vec<Finding> {
+    if !facts.forwards() {
+        return Vec::new();
+    }
+    let off = facts.families.iter().filter(|(_, held)| held.forwards == Some(false));
+    let found = off.map(|(family, _)| {
+        let name = match family {
+            Family::V4 => "net.ipv4.ip_forward",
+            Family::V6 => "net.ipv6.conf.all.forwarding",
+        };
+        let what = format!("{family} forwarding is off ({name} = 0)");
+        match facts.agent {
+            Agent::Absent => finding(
+                Note,
+                Check::Forwarding,
+                what,
+                "this node passes on packets of others",
+                "nothing: `wireloom up` switches it on while it runs",
+            ),
+            _ => finding(
+                Error,
+                Check::Forwarding,
+                what,
+                "this node is there to pass on packets of others, and the kernel drops them",
+                format!("sysctl -w {name}=1, and find out who switched it off"),
+            ),
+        }
+    });
+    found.collect()
+}
+
+fn rp_filter(facts: &Facts) -> Vec<Finding> {
+    if facts.addressed_links < 2 {
+        return Vec::new();
+    }
+    let strict = facts.underlay.iter().filter(|(_, held)| held.rp_filter == 1);
+    let found = strict.map(|(link, _)| {
+        finding(
+            Warning,
+            Check::RpFilter,
+            format!(
+                "{link} drops packets whose answer would leave by another link (rp_filter = 1)"
+            ),
+            "this machine has several links, and peers may send to one what is answered by another",
+            format!("sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{link}.rp_filter=2"),
+        )
+    });
+    found.collect()
+}
+
+fn accept_ra(facts: &Facts) -> Vec<Finding> {
+    let forwards = facts.families.get(&Family::V6).and_then(|held| held.forwards) == Some(true);
+    if !(forwards || facts.forwards()) {
+        return Vec::new();
+    }
+    let loses = facts.underlay.iter().filter(|(_, held)| held.default_by_ra && held.accept_ra < 2);
+    let found = loses.map(|(link, held)| {
+        finding(
+            Warning,
+            Check::AcceptRa,
+            format!(
+                "{link} has its IPv6 default route by router advertisements, and accept_ra is {}",
+                held.accept_ra
+            ),
+            "a machine that forwards believes no advertisement unless it is 2: the route expires",
+            format!("sysctl -w net.ipv6.conf.{link}.accept_ra=2"),
+        )
+    });
+    found.collect()
+}
+
+fn ipv6(facts: &Facts) -> Vec<Finding> {
+    let wants = facts
+        .subject
+        .mesh
+        .as_ref()
+        .is_ok_and(|snapshot| snapshot.mesh.overlay.range(Family::V6).is_some());
+    let held = facts.families.get(&Family::V6).copied().unwrap_or_default();
+    let why = "the overlay has an IPv6 range, and this node can't have an address of it";
+    match held.forwards {
+        _ if !wants => Vec::new(),
+        None => vec![finding(
+            Warning,
+            Check::Ipv6,
+            "this kernel has no IPv6",
+            why,
+            "start it without ipv6.disable=1, or give the overlay an IPv4 range alone",
+        )],
+        Some(_) if held.is_disabled => vec![finding(
+            Warning,
+            Check::Ipv6,
+            "IPv6 is switched off (net.ipv6.conf.all.disable_ipv6 or that of default)",
+            why,
+            "sysctl -w net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0",
+        )],
+        Some(_) => Vec::new(),
+    }
+}
+
+fn ranges(facts: &Facts) -> Vec<Finding> {
+    let news = facts.conflicts.iter().filter(|conflict| !facts.is_told(&conflict.to_string()));
+    let found = news.map(|conflict| {
+        let show = match conflict.table {
+            wireloom_model::kernel::MAIN_TABLE => String::new(),
+            table => format!(" table {table}"),
+        };
+        finding(
+            Error,
+            Check::Ranges,
+            conflict.to_string(),
+            "packets to the addresses in both go one way only, and not by the mesh",
+            format!(
+                "give the mesh another range, or this machine another network: ip route show {}{show}",
+                conflict.destination
+            ),
+        )
+    });
+    found.collect()
+}
+
+fn kernel(facts: &Facts) -> Vec<Finding> {
+    let lacking = facts.lacking.iter().map(|feature| {
+        let what = format!("this kernel has no {feature}");
+        finding(Note, Check::Kernel, what, "some ways to run a mesh need it", feature.remedy())
+    });
+    let old = facts.kernel.filter(|version| *version < USO).map(|(major, minor)| {
+        finding(
+            Note,
+            Check::Kernel,
+            format!("Linux {major}.{minor} does not merge UDP on a TUN device"),
+            "UDP inside the tunnel, QUIC for one, moves packet by packet and costs more time",
+            format!("run Linux {}.{} or newer", USO.0, USO.1),
+        )
+    });
+    lacking.chain(old).collect()
+}
+
+/// The first Linux with `TUN_F_USO4` and `TUN_F_USO6` (`linux/if_tun.h`).
+const USO: (u32, u32) = (6, 2);
+
+fn tun(facts: &Facts) -> Vec<Finding> {
+    let found = facts.no_tun.iter().map(|reason| {
+        finding(
+            Error,
+            Check::Tun,
+            format!("{TUN} can't be opened: {reason}"),
+            "the tunnel is a TUN device",
+            format!(
+                "as root: modprobe tun; in a container, hand it in (docker run --device {TUN} --cap-add NET_ADMIN)"
+            ),
+        )
+    });
+    found.collect()
+}
+
+fn port(facts: &Facts) -> Vec<Finding> {
+    let (Agent::Absent, Some(place), Some(owner)) =
+        (&facts.agent, facts.place(), &facts.port_owner)
+    else {
+        return Vec::new();
+    };
+    vec![finding(
+        Error,
+        Check::Port,
+        format!("UDP port {} is held by {owner}", place.port),
+        "the tunnel needs it: peers dial it",
+        "stop that one, or give this node's endpoint another port in the mesh file",
+    )]
+}
+
+fn endpoints(facts: &Facts) -> Vec<Finding> {
+    let unresolved = facts.unresolved.iter().map(|(name, reason)| {
+        finding(
+            Warning,
+            Check::Endpoints,
+            format!("the endpoint's name {name} can't be resolved: {reason}"),
+            "its peer can't be dialled from here",
+            format!("getent ahosts {name}"),
+        )
+    });
+    let ways = facts.endpoints.iter().filter_map(|endpoint| {
+        let (peer, address) = (&endpoint.peer, endpoint.address);
+        match &endpoint.way {
+            None => Some(finding(
+                Warning,
+                Check::Endpoints,
+                format!("there is no route to {address}, the endpoint of {peer}"),
+                "it can't be dialled from here",
+                format!("give this machine a route: ip route get {}", address.ip()),
+            )),
+            Some(way) if way.link.name == facts.subject.interface => Some(finding(
+                Error,
+                Check::Endpoints,
+                format!(
+                    "{address}, the endpoint of {peer}, is reached by {} itself",
+                    way.link.name
+                ),
+                "the tunnel's own packets would go round in it and never leave",
+                "give it an endpoint outside the ranges of the mesh",
+            )),
+            Some(_) => None,
+        }
+    });
+    unresolved.chain(ways).collect()
+}
+
+fn mtu(facts: &Facts) -> Vec<Finding> {
+    let Some(mtu) = facts.tunnel_mtu else { return Vec::new() };
+    let narrow = facts.endpoints.iter().filter_map(|endpoint| {
+        let way = endpoint.way.as_ref().filter(|way| way.mtu < mtu + endpoint.overhead())?;
+        Some((endpoint, way.mtu))
+    });
+    let worst =
+        narrow.min_by_key(|(endpoint, path)| i64::from(*path) - i64::from(endpoint.overhead()));
+    let found = worst.map(|(endpoint, path)| {
+        let overhead = endpoint.overhead();
+        finding(
+            Warning,
+            Check::Mtu,
+            format!(
+                "the tunnel's MTU is {mtu}, which makes packets of {} bytes, and the path to {} ({}) takes {path}",
+                mtu + overhead,
+                endpoint.peer,
+                endpoint.address
+            ),
+            "packets that are too large arrive in pieces, or not at all",
+            format!("set `mtu = {}` in [mesh], or leave it out", path.saturating_sub(overhead)),
+        )
+    });
+    found.into_iter().collect()
+}
+
+fn clock(facts: &Facts) -> Vec<Finding> {
+    let why = "a peer takes no handshake that is older than the last one it saw, so after a step back of the \
+        clock nobody answers";
+    let set = "set the clock and keep it right: timedatectl set-ntp true";
+    if facts.now < facts.subject.made {
+        let behind = facts.subject.made - facts.now;
+        let what = format!("the clock is {} before this program was made", days(behind));
+        return vec![finding(Error, Check::Clock, what, why, set)];
+    }
+    let ahead = facts.last_written.iter().filter_map(|(path, written)| {
+        let ahead = written.checked_sub(facts.now).filter(|ahead| *ahead > TOLERANCE)?;
+        let what =
+            format!("{} was written {} after now by this clock", path.display(), days(ahead));
+        Some(finding(Warning, Check::Clock, what, why, set))
+    });
+    ahead.collect()
+}
+
+/// How far files may lie ahead of the clock, in seconds.
+const TOLERANCE: u64 = 60;
+
+fn days(seconds: u64) -> String {
+    match seconds / 86_400 {
+        0 => format!("{seconds} s"),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
+}
+
+fn buffers(facts: &Facts) -> Vec<Finding> {
+    let wanted = facts.subject.udp_buffer;
+    let small = facts.udp_buffer.filter(|got| *got < wanted).map(|got| {
+        finding(
+            Warning,
+            Check::Buffers,
+            format!("a UDP socket gets a buffer of {got} bytes and not the {wanted} that the tunnel asks for"),
+            "bursts that do not fit are lost, and TCP in the tunnel slows down",
+            format!("sysctl -w net.core.rmem_max={wanted} net.core.wmem_max={wanted}"),
+        )
+    });
+    small.into_iter().collect()
+}
+
+fn privilege(facts: &Facts) -> Vec<Finding> {
+    if facts.is_root {
+        return Vec::new();
+    }
+    vec![finding(
+        Note,
+        Check::Privilege,
+        "this was not run as root",
+        "the kernel does not show everything to others, so more may be wrong",
+        "sudo wireloom doctor",
+    )]
+}
+
+#[cfg(test)]
+mod tests;
