@@ -16,11 +16,11 @@ use wireloom_packet::{Arena, Ecn, Frame, Outbox, Received, Segments};
 use crate::allowed_ips::{Routes, Slot};
 use crate::cookie::Macs;
 use crate::drops::{DropCounts, DropReason, Drops};
-use crate::engine::{Identity, Limits};
+use crate::engine::{EngineKind, Identity, Introduction, Limits, Wall};
 use crate::gate::{Admission, Gate};
 use crate::message::Message;
-use crate::moment::Moment;
-use crate::peer::{Peer, Sinks, Turn};
+use crate::moment::{Moment, wall_clock};
+use crate::peer::{Peer, Sinks, Turn, packet_slot};
 use crate::uapi::{DeviceStatus, PeerStatus};
 
 use configure::Control;
@@ -46,7 +46,9 @@ pub struct Device {
     mtu: AtomicU16,
     /// When the first peer's timers are due, or earlier; in nanoseconds since boot, `u64::MAX` for never.
     next: AtomicU64,
+    kind: EngineKind,
     limits: Limits,
+    wall: Wall,
 }
 
 /// What the hot path looks things up in. It is replaced as a whole.
@@ -71,8 +73,6 @@ struct Own {
 pub struct Sealer {
     /// The peer of each frame that has one.
     order: Vec<(Slot, usize)>,
-    /// Where packets are cut and padded.
-    scratch: Vec<u8>,
     refused: Vec<Refusal>,
     drops: DropCounts,
 }
@@ -106,13 +106,18 @@ impl Table {
 }
 
 impl Device {
-    /// A device without a key and without peers. All its randomness but boringtun's ephemeral keys comes from the seed,
-    /// which must be secret.
+    /// A device without a key and without peers, with the engine that is chosen by default. All its randomness but the
+    /// ephemeral keys' comes from the seed, which must be secret.
     pub fn new(seed: [u8; 32]) -> Self {
-        Self::with_limits(seed, Limits::WIREGUARD)
+        Self::with_engine(seed, EngineKind::default())
     }
 
-    fn with_limits(seed: [u8; 32], limits: Limits) -> Self {
+    /// The same with this engine.
+    pub fn with_engine(seed: [u8; 32], kind: EngineKind) -> Self {
+        Self::with_limits(seed, kind, Limits::WIREGUARD, wall_clock)
+    }
+
+    fn with_limits(seed: [u8; 32], kind: EngineKind, limits: Limits, wall: Wall) -> Self {
         let mut random = ChaCha20Rng::from_seed(seed);
         let gate = Gate::new(fork(&mut random));
         Self {
@@ -122,8 +127,15 @@ impl Device {
             drops: Drops::default(),
             mtu: AtomicU16::new(DEFAULT_MTU),
             next: AtomicU64::new(u64::MAX),
+            kind,
             limits,
+            wall,
         }
+    }
+
+    /// Which engine the device uses.
+    pub const fn engine(&self) -> EngineKind {
+        self.kind
     }
 
     /// Tells the MTU of the tunnel interface in bytes: no packet is padded beyond it.
@@ -194,13 +206,10 @@ impl Device {
         };
         let mtu = usize::from(self.mtu.load(Ordering::Relaxed));
         let room = segments.largest() + PADDING;
-        if sealer.scratch.len() < room {
-            sealer.scratch.resize(room.next_power_of_two(), 0);
-        }
-        while let Some(length) = segments.next_into(&mut sealer.scratch) {
+        while let Some(length) = segments.next_into(packet_slot(outbox, room)) {
             let padded = padded(length, mtu);
-            sealer.scratch[length..padded].fill(0);
-            turn.send(&sealer.scratch[..padded], outbox, &mut sealer.drops);
+            packet_slot(outbox, padded)[length..].fill(0);
+            turn.send(padded, outbox, &mut sealer.drops);
         }
     }
 
@@ -229,9 +238,9 @@ impl Device {
                     // Nobody waits for a lock while the gate thinks.
                     self.finish(turn.take(), sinks.outbox);
                 }
-                let peer = match self.recipient(now, &table, message, datagram, from, sinks.outbox)
-                {
-                    Ok(peer) => peer,
+                let recipient = self.recipient(now, &table, message, datagram, from, sinks.outbox);
+                let (peer, introduction) = match recipient {
+                    Ok(recipient) => recipient,
                     Err(reason) => {
                         sinks.drops.add(reason);
                         continue;
@@ -241,14 +250,14 @@ impl Device {
                     self.finish(turn.take(), sinks.outbox);
                 }
                 let turn = turn.get_or_insert_with(|| peer.turn(now));
-                turn.take(message, datagram, from, &table.routes, &mut sinks);
+                turn.take(message, introduction, datagram, from, &table.routes, &mut sinks);
             }
         }
         self.finish(turn, sinks.outbox);
         self.drops.add(&drops);
     }
 
-    /// The peer that a message is for. Handshake messages pass the gate on the way.
+    /// The peer that a message is for, and an initiation's introduction. Handshake messages pass the gate on the way.
     fn recipient<'a>(
         &self,
         now: Moment,
@@ -257,7 +266,7 @@ impl Device {
         datagram: &[u8],
         from: &Received<'_>,
         outbox: &mut Outbox,
-    ) -> Result<&'a Peer, DropReason> {
+    ) -> Result<(&'a Peer, Option<Introduction>), DropReason> {
         let own = table.own.as_ref().ok_or(DropReason::NoKey)?;
         let known = match message {
             Message::Initiation { .. } => None,
@@ -281,14 +290,17 @@ impl Device {
                 Admission::Drop => return Err(DropReason::UnderLoad),
             }
         }
-        let slot = match known {
-            Some(slot) => slot,
+        let (slot, introduction) = match known {
+            Some(slot) => (slot, None),
             None => {
-                let key = own.identity.initiator(datagram).ok_or(DropReason::BadHandshake)?;
-                table.by_key.get(&key).ok_or(DropReason::UnknownPeer)?
+                let introduction = own.identity.initiator(datagram);
+                let introduction = introduction.ok_or(DropReason::BadHandshake)?;
+                let slot = table.by_key.get(&introduction.key).ok_or(DropReason::UnknownPeer)?;
+                (slot, Some(introduction))
             }
         };
-        table.peer(*slot).ok_or(DropReason::UnknownPeer)
+        let peer = table.peer(*slot).ok_or(DropReason::UnknownPeer)?;
+        Ok((peer, introduction))
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called; `None` while nothing is pending. It may be early,

@@ -126,7 +126,10 @@ impl State {
     }
 
     /// Puts a new engine in place. While the one before can still send, it does until the new one has a session.
-    pub(crate) fn replace_engine(&mut self, now: Moment, engine: Engine) {
+    pub(crate) fn replace_engine(&mut self, now: Moment, mut engine: Engine) {
+        if let Some(former) = &self.engine {
+            engine.succeed(former);
+        }
         let former = self.engine.replace(engine);
         if let Some(former) = former.filter(|former| former.sending(now).is_some()) {
             self.retired = Some(former);
@@ -206,9 +209,10 @@ impl Turn<'_> {
         }
     }
 
-    /// Seals a packet, padded already, or lets it wait for a session.
-    pub(crate) fn send(&mut self, packet: &[u8], outbox: &mut Outbox, drops: &mut DropCounts) {
-        if self.seal(packet, outbox) {
+    /// Seals a packet, padded already, or lets it wait for a session. The packet of this length stands 16 bytes into
+    /// the outbox's [slot](packet_slot).
+    pub(crate) fn send(&mut self, length: usize, outbox: &mut Outbox, drops: &mut DropCounts) {
+        if self.seal(length, outbox) {
             self.sent.data = true;
             return;
         }
@@ -217,7 +221,7 @@ impl Turn<'_> {
             self.state.staged.pop_front();
             drops.add(DropReason::Unsent);
         }
-        self.state.staged.push_back(packet.to_vec());
+        self.state.staged.push_back(packet_slot(outbox, length).to_vec());
     }
 
     /// Does what is due.
@@ -241,7 +245,7 @@ impl Turn<'_> {
                     self.initiate(outbox);
                 }
                 Due::Keepalive => {
-                    self.seal(&[], outbox);
+                    self.seal(0, outbox);
                 }
                 Due::PersistentKeepalive => self.keep_alive(outbox),
             }
@@ -291,7 +295,7 @@ impl Turn<'_> {
     }
 
     fn keep_alive(&mut self, outbox: &mut Outbox) {
-        if self.seal(&[], outbox) || self.state.timers.is_shaking_hands() {
+        if self.seal(0, outbox) || self.state.timers.is_shaking_hands() {
             return;
         }
         // Both ends notice at the same time that a session is over: the one with the lower key goes first.
@@ -327,19 +331,22 @@ impl Turn<'_> {
         let jitter = self.state.random_below(REKEY_JITTER);
         let state = &mut *self.state;
         let (Some(engine), Some(path)) = (&mut state.engine, &state.path) else { return };
-        let Some(length) = engine.initiate(outbox.slot(HANDSHAKE_ROOM)) else { return };
+        // One that can't be made, for a peer's key that is none, is repeated no sooner than one that was lost.
+        let length = engine.initiate(now, outbox.slot(HANDSHAKE_ROOM)).unwrap_or_default();
         outbox.commit(length, path, Ecn::NotEct);
         state.tx_bytes += length as u64;
         state.timers.initiated(now, jitter);
     }
 
-    /// Seals a packet, or an empty one as a keepalive. `false` if there is no session or no path.
-    fn seal(&mut self, packet: &[u8], outbox: &mut Outbox) -> bool {
+    /// Seals the packet of this length in the outbox's [slot](packet_slot), none for a keepalive. `false` if there is no
+    /// session or no path.
+    fn seal(&mut self, length: usize, outbox: &mut Outbox) -> bool {
         let Some(path) = self.state.path else { return false };
         let Some(engine) = self.state.sender(self.now) else { return false };
-        let slot = outbox.slot(packet.len() + DATA_OVERHEAD);
-        let Some(length) = engine.seal(self.now, packet, slot) else { return false };
-        outbox.commit(length, &path, outer_ecn(packet));
+        let ecn = outer_ecn(packet_slot(outbox, length));
+        let slot = outbox.slot(length + DATA_OVERHEAD);
+        let Some(length) = engine.seal(self.now, length, slot) else { return false };
+        outbox.commit(length, &path, ecn);
         self.state.tx_bytes += length as u64;
         self.sent.any = true;
         true
@@ -347,13 +354,19 @@ impl Turn<'_> {
 
     fn flush(&mut self, outbox: &mut Outbox) {
         while let Some(packet) = self.state.staged.pop_front() {
-            if !self.seal(&packet, outbox) {
+            packet_slot(outbox, packet.len()).copy_from_slice(&packet);
+            if !self.seal(packet.len(), outbox) {
                 self.state.staged.push_front(packet);
                 return;
             }
             self.sent.data = true;
         }
     }
+}
+
+/// Where a packet of this length is sealed in place: the message's header and tag go around it.
+pub(crate) fn packet_slot(outbox: &mut Outbox, length: usize) -> &mut [u8] {
+    &mut outbox.slot(length + DATA_OVERHEAD)[16..16 + length]
 }
 
 /// The ECN bits of the outer header. A keepalive has none.

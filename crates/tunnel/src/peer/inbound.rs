@@ -5,7 +5,7 @@ use wireloom_packet::{Arena, Ecn, Outbox, Path, Received, ecn};
 use super::Turn;
 use crate::allowed_ips::Routes;
 use crate::drops::{DropCounts, DropReason};
-use crate::engine::{Engine, HANDSHAKE_ROOM, Opened, Refused};
+use crate::engine::{Engine, HANDSHAKE_ROOM, Introduction, Opened, Refused};
 use crate::message::Message;
 
 /// Where the results of a batch go.
@@ -16,17 +16,21 @@ pub(crate) struct Sinks<'a> {
 }
 
 impl Turn<'_> {
-    /// Takes a message for this peer. Its form, and a handshake message's first MAC, are checked already.
+    /// Takes a message for this peer. Its form, and a handshake message's first MAC, are checked already; an initiation
+    /// comes with its introduction.
     pub(crate) fn take(
         &mut self,
         message: Message,
+        introduction: Option<Introduction>,
         datagram: &[u8],
         from: &Received<'_>,
         routes: &Routes,
         sinks: &mut Sinks<'_>,
     ) {
         let taken = match message {
-            Message::Initiation { .. } => self.answer(datagram, &from.path, sinks.outbox),
+            Message::Initiation { .. } => {
+                self.answer(introduction, datagram, &from.path, sinks.outbox)
+            }
             Message::Response { receiver, .. } => {
                 self.complete(receiver, datagram, &from.path, sinks.outbox)
             }
@@ -44,13 +48,16 @@ impl Turn<'_> {
     /// somebody else, and the first message of the new session follows at once if it is not.
     fn answer(
         &mut self,
+        introduction: Option<Introduction>,
         initiation: &[u8],
         path: &Path,
         outbox: &mut Outbox,
     ) -> Result<(), DropReason> {
         let now = self.now;
+        let introduction = introduction.ok_or(DropReason::BadHandshake)?;
         let engine = self.state.engine.as_mut().ok_or(DropReason::UnknownPeer)?;
-        let length = engine.answer(now, initiation, outbox.slot(HANDSHAKE_ROOM))?;
+        let room = outbox.slot(HANDSHAKE_ROOM);
+        let length = engine.answer(now, introduction, initiation, room)?;
         outbox.commit(length, path, Ecn::NotEct);
         self.state.path.get_or_insert(*path);
         self.state.timers.session_began(now);
@@ -83,7 +90,7 @@ impl Turn<'_> {
     /// A cookie says nothing of where the peer is, since whoever sees our messages can make one.
     fn take_cookie(&mut self, receiver: u32, reply: &[u8]) -> Result<(), DropReason> {
         let engine = self.state.engine.as_mut().filter(|engine| engine.index() == receiver >> 8);
-        engine.ok_or(DropReason::UnknownSession)?.take_cookie(reply)?;
+        engine.ok_or(DropReason::UnknownSession)?.take_cookie(self.now, reply)?;
         self.state.rx_bytes += reply.len() as u64;
         Ok(())
     }
