@@ -11,7 +11,7 @@ use wireloom_file::{FileRegistry, key};
 use wireloom_model::{InterfaceName, NodeName};
 
 use crate::background::{self, Background, Role};
-use crate::device::DataplaneOpener;
+use crate::device::{DataplaneOpener, EngineArg};
 use crate::{keys, signals};
 
 /// The tunnel device of a node that names none.
@@ -48,6 +48,8 @@ pub(crate) struct UpArgs {
     /// Return once the node is in the mesh, and stay there in the background.
     #[arg(short, long)]
     detach: bool,
+    #[command(flatten)]
+    engine: EngineArg,
 }
 
 pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
@@ -70,7 +72,8 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),
     };
-    let opener = DataplaneOpener::new(args.interface, uapi_socket::DIRECTORY.into());
+    let opener =
+        DataplaneOpener::new(args.interface, uapi_socket::DIRECTORY.into(), args.engine.engine);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")
