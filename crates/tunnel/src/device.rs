@@ -1,7 +1,6 @@
 //! The device: peers, the table that finds them, and the batches that pass through.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,30 +9,28 @@ use arc_swap::ArcSwap;
 use rand_chacha::{ChaCha8Rng, ChaCha20Rng};
 use rand_core::{RngCore as _, SeedableRng as _};
 use wireloom_model::PublicKey;
-use wireloom_packet::ip::Ends;
-use wireloom_packet::{Arena, Ecn, Frame, Outbox, Received, Segments};
+use wireloom_packet::Outbox;
 
 use crate::allowed_ips::{Routes, Slot};
 use crate::cookie::Macs;
-use crate::drops::{DropCounts, DropReason, Drops};
-use crate::engine::{EngineKind, Identity, Introduction, Limits, Wall};
-use crate::gate::{Admission, Gate};
-use crate::message::Message;
+use crate::drops::{DropCounts, Drops};
+use crate::engine::{EngineKind, Identity, Limits, Wall};
+use crate::gate::Gate;
 use crate::moment::{Moment, wall_clock};
-use crate::peer::{Peer, Sinks, Turn, packet_slot};
+use crate::peer::{Peer, Turn};
 use crate::uapi::{DeviceStatus, PeerStatus};
 
 use configure::Control;
 pub use configure::Effects;
+pub use outbound::{Refusal, Sealer};
 
 mod configure;
+mod inbound;
+mod outbound;
 
 /// The largest packet that is padded: the tunnel's MTU unless [`Device::set_mtu`] says otherwise (1,500 bytes less
 /// 80 for the outer IPv6 and UDP headers and the message's own).
 const DEFAULT_MTU: u16 = 1_420;
-/// Packets are padded to a multiple of this many bytes (WireGuard paper, section 5.4.6).
-const PADDING: usize = 16;
-
 /// A WireGuard device: any number of threads may seal, open, tick and configure it at the same time.
 ///
 /// It holds no socket and no clock. Whoever drives it passes the time as `now`, sends what an [`Outbox`] holds after
@@ -66,37 +63,6 @@ struct Table {
 struct Own {
     identity: Identity,
     macs: Macs,
-}
-
-/// The memory that a sending thread keeps between batches, and the frames of the last batch that went nowhere.
-#[derive(Default)]
-pub struct Sealer {
-    /// The peer of each frame that has one.
-    order: Vec<(Slot, usize)>,
-    refused: Vec<Refusal>,
-    drops: DropCounts,
-}
-
-/// A frame that could not be sent, for its sender to be told so by ICMP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    /// Which one of the batch.
-    pub frame: usize,
-    /// Why: [`NoPeer`](DropReason::NoPeer), [`NoEndpoint`](DropReason::NoEndpoint), [`NoKey`](DropReason::NoKey) or
-    /// [`BadPacket`](DropReason::BadPacket).
-    pub reason: DropReason,
-}
-
-impl Sealer {
-    /// The frames of the last batch that went nowhere.
-    pub fn refused(&self) -> &[Refusal] {
-        &self.refused
-    }
-
-    fn refuse(&mut self, frame: usize, reason: DropReason) {
-        self.refused.push(Refusal { frame, reason });
-        self.drops.add(reason);
-    }
 }
 
 impl Table {
@@ -141,166 +107,6 @@ impl Device {
     /// Tells the MTU of the tunnel interface in bytes: no packet is padded beyond it.
     pub fn set_mtu(&self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
-    }
-
-    /// Seals frames for the peers that their destinations belong to. The packets of a peer keep their order; packets
-    /// for a peer without a session wait in the device while a handshake is made, 256 at most.
-    ///
-    /// Frames that could not be sent are in [`Sealer::refused`] afterwards. The timer may be due earlier than before:
-    /// see [`poll_timeout`](Self::poll_timeout).
-    pub fn seal(
-        &self,
-        now: Moment,
-        frames: &[Frame<'_>],
-        sealer: &mut Sealer,
-        outbox: &mut Outbox,
-    ) {
-        let table = self.table.load();
-        sealer.refused.clear();
-        sealer.drops = DropCounts::default();
-        let mut order = std::mem::take(&mut sealer.order);
-        order.clear();
-        let mut last: Option<(IpAddr, Slot)> = None;
-        for (place, frame) in frames.iter().enumerate() {
-            let Ok(Ends { destination, .. }) = Ends::of(frame.packet) else {
-                sealer.refuse(place, DropReason::BadPacket);
-                continue;
-            };
-            let known = last.filter(|(address, _)| *address == destination);
-            match known.map(|(_, slot)| slot).or_else(|| table.routes.lookup(destination)) {
-                Some(slot) => {
-                    last = Some((destination, slot));
-                    order.push((slot, place));
-                }
-                None => sealer.refuse(place, DropReason::NoPeer),
-            }
-        }
-        // Places differ, so the frames of a peer stay in order.
-        order.sort_unstable();
-        for run in order.chunk_by(|one, other| one.0 == other.0) {
-            let Some(peer) = run.first().and_then(|(slot, _)| table.peer(*slot)) else { continue };
-            let mut turn = peer.turn(now);
-            for &(_, place) in run {
-                // Every place is one of a frame.
-                self.seal_frame(&mut turn, place, &frames[place], sealer, outbox);
-            }
-            self.arm(turn.end(outbox));
-        }
-        sealer.order = order;
-        self.drops.add(&sealer.drops);
-    }
-
-    fn seal_frame(
-        &self,
-        turn: &mut Turn<'_>,
-        place: usize,
-        frame: &Frame<'_>,
-        sealer: &mut Sealer,
-        outbox: &mut Outbox,
-    ) {
-        if let Some(reason) = turn.refusal() {
-            return sealer.refuse(place, reason);
-        }
-        let Ok(mut segments) = Segments::new(frame) else {
-            return sealer.refuse(place, DropReason::BadPacket);
-        };
-        let mtu = usize::from(self.mtu.load(Ordering::Relaxed));
-        let room = segments.largest() + PADDING;
-        while let Some(length) = segments.next_into(packet_slot(outbox, room)) {
-            let padded = padded(length, mtu);
-            packet_slot(outbox, padded)[length..].fill(0);
-            turn.send(padded, outbox, &mut sealer.drops);
-        }
-    }
-
-    /// Opens datagrams: packets go to the arena, answers of any kind to the outbox.
-    ///
-    /// A packet is let in only if the longest match of its source over all peers is the peer that sent it. A peer's
-    /// endpoint moves to where its newest authentic data message, or a response, came from.
-    pub fn open(
-        &self,
-        now: Moment,
-        received: &[Received<'_>],
-        arena: &mut Arena,
-        outbox: &mut Outbox,
-    ) {
-        let table = self.table.load();
-        let mut drops = DropCounts::default();
-        let mut sinks = Sinks { arena, outbox, drops: &mut drops };
-        let mut turn: Option<Turn<'_>> = None;
-        for from in received {
-            for datagram in from.datagrams() {
-                let Some(message) = Message::parse(datagram) else {
-                    sinks.drops.add(DropReason::BadMessage);
-                    continue;
-                };
-                if matches!(message, Message::Initiation { .. } | Message::Response { .. }) {
-                    // Nobody waits for a lock while the gate thinks.
-                    self.finish(turn.take(), sinks.outbox);
-                }
-                let recipient = self.recipient(now, &table, message, datagram, from, sinks.outbox);
-                let (peer, introduction) = match recipient {
-                    Ok(recipient) => recipient,
-                    Err(reason) => {
-                        sinks.drops.add(reason);
-                        continue;
-                    }
-                };
-                if turn.as_ref().is_some_and(|turn| !turn.is_of(peer)) {
-                    self.finish(turn.take(), sinks.outbox);
-                }
-                let turn = turn.get_or_insert_with(|| peer.turn(now));
-                turn.take(message, introduction, datagram, from, &table.routes, &mut sinks);
-            }
-        }
-        self.finish(turn, sinks.outbox);
-        self.drops.add(&drops);
-    }
-
-    /// The peer that a message is for, and an initiation's introduction. Handshake messages pass the gate on the way.
-    fn recipient<'a>(
-        &self,
-        now: Moment,
-        table: &'a Table,
-        message: Message,
-        datagram: &[u8],
-        from: &Received<'_>,
-        outbox: &mut Outbox,
-    ) -> Result<(&'a Peer, Option<Introduction>), DropReason> {
-        let own = table.own.as_ref().ok_or(DropReason::NoKey)?;
-        let known = match message {
-            Message::Initiation { .. } => None,
-            Message::Response { receiver, .. }
-            | Message::CookieReply { receiver }
-            | Message::Data { receiver, .. } => {
-                Some(table.by_index.get(&(receiver >> 8)).ok_or(DropReason::UnknownSession)?)
-            }
-        };
-        if let Message::Initiation { sender } | Message::Response { sender, .. } = message {
-            if !own.macs.is_for_us(datagram) {
-                return Err(DropReason::BadMac);
-            }
-            let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-            match gate.admit(now, from.path.remote, datagram, sender, &own.macs) {
-                Admission::Pass => {}
-                Admission::Cookie(reply) => {
-                    outbox.push(&reply, &from.path, Ecn::NotEct);
-                    return Err(DropReason::UnderLoad);
-                }
-                Admission::Drop => return Err(DropReason::UnderLoad),
-            }
-        }
-        let (slot, introduction) = match known {
-            Some(slot) => (slot, None),
-            None => {
-                let introduction = own.identity.initiator(datagram);
-                let introduction = introduction.ok_or(DropReason::BadHandshake)?;
-                let slot = table.by_key.get(&introduction.key).ok_or(DropReason::UnknownPeer)?;
-                (slot, Some(introduction))
-            }
-        };
-        let peer = table.peer(*slot).ok_or(DropReason::UnknownPeer)?;
-        Ok((peer, introduction))
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called; `None` while nothing is pending. It may be early,
@@ -389,11 +195,6 @@ impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Device").field("drops", &self.drops()).finish_non_exhaustive()
     }
-}
-
-/// The length to which a packet is padded with zeroes; the receiver cuts them off by the IP header.
-fn padded(length: usize, mtu: usize) -> usize {
-    if length >= mtu { length } else { length.next_multiple_of(PADDING).min(mtu) }
 }
 
 /// A generator of its own for a part of the device.

@@ -6,7 +6,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use wireloom_model::{PresharedKey, PrivateKey, PublicKey};
@@ -14,6 +16,8 @@ use wireloom_model::{PresharedKey, PrivateKey, PublicKey};
 use crate::drops::DropReason;
 use crate::message::INITIATION_BYTES;
 use crate::moment::Moment;
+
+pub(crate) use session::Receiver;
 
 mod boringtun;
 mod counter;
@@ -136,6 +140,15 @@ impl From<DropReason> for Refused {
     }
 }
 
+/// A session that needs no lock of the peer's.
+pub(crate) struct Session(Arc<session::Session>);
+
+/// A session, and the numbers of the messages that are sealed on it next.
+pub(crate) struct Lane {
+    session: Arc<session::Session>,
+    numbers: Range<u64>,
+}
+
 /// The age and use of the session that is sent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sending {
@@ -171,6 +184,21 @@ impl Identity {
                 Some(Introduction { key: heard.peer, heard: Some(Box::new(heard)) })
             }
         }
+    }
+}
+
+impl Session {
+    /// The right to open its messages.
+    pub(crate) fn receiver(&self) -> Receiver<'_> {
+        self.0.receiver()
+    }
+}
+
+impl Lane {
+    /// As [`Engine::seal`]. `None` once more messages were sealed than the lane was taken for.
+    pub(crate) fn seal(&mut self, length: usize, buffer: &mut [u8]) -> Option<usize> {
+        let number = self.numbers.next()?;
+        Some(self.session.seal(number, length, buffer))
     }
 }
 
@@ -294,6 +322,30 @@ impl Engine {
         buffer: &mut [u8],
     ) -> Result<Opened, Refused> {
         either!(self, engine => engine.open(now, receiver, counter, message, buffer))
+    }
+
+    /// The session that is sent on, with numbers for so many messages: all of them or nothing. `None` too from an engine
+    /// whose sessions need the peer's lock.
+    pub(crate) fn lane(&self, now: Moment, messages: u64) -> Option<Lane> {
+        match self {
+            Self::Boringtun(_) => None,
+            Self::Noise(engine) => engine.lane(now, messages),
+        }
+    }
+
+    /// The session with this index of ours, while it may be used and if it needs no lock.
+    pub(crate) fn session(&self, now: Moment, index: u32) -> Option<Session> {
+        match self {
+            Self::Boringtun(_) => None,
+            Self::Noise(engine) => Some(Session(Arc::clone(engine.session(now, index).ok()?))),
+        }
+    }
+
+    /// Learns that a message has come in on the session with this index, if it was the first.
+    pub(crate) fn confirmed(&mut self, index: u32) {
+        if let Self::Noise(engine) = self {
+            engine.confirmed(index);
+        }
     }
 
     /// Forgets sessions that are too old to use.

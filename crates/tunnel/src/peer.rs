@@ -1,7 +1,7 @@
 //! One peer: its sessions, path, timers and waiting packets, behind one lock.
 //!
-//! The hot path takes the lock as a [`Turn`], once for a run of packets; what depends on the run as a whole, such as
-//! timers, is done when the turn [ends](Turn::end).
+//! The hot path takes the lock as a [`Turn`]; what depends on a run of packets as a whole, such as timers, is done when
+//! the turn [ends](Turn::end). Where the engine allows it the run is sealed or opened [before](run), without the lock.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -21,8 +21,10 @@ use crate::moment::Moment;
 use crate::timers::{Due, REKEY_AFTER_TIME, REKEY_JITTER, REKEY_ON_RECEIVE, REKEY_TIMEOUT, Timers};
 
 pub(crate) use inbound::Sinks;
+pub(crate) use run::Arrival;
 
 mod inbound;
+mod run;
 
 /// The packets that wait for a session at most; the oldest make room.
 const STAGED: usize = 256;

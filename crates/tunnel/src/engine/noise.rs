@@ -9,7 +9,7 @@ use wireloom_model::{PresharedKey, PrivateKey, PublicKey};
 use super::handshake::{Begun, FIRST_BYTES, Heard, Keys, SECOND_BYTES};
 use super::session::Session;
 use super::stamp::Stamp;
-use super::{Limits, Opened, Refused, Sending, Wall};
+use super::{Lane, Limits, Opened, Refused, Sending, Wall};
 use crate::cookie::{Mac, Macs};
 use crate::drops::DropReason;
 use crate::message::{INITIATION_BYTES, Message, RESPONSE_BYTES, write_initiation, write_response};
@@ -115,7 +115,7 @@ impl Engine {
 
     pub(super) fn sending(&self, now: Moment) -> Option<Sending> {
         let session = self.current.as_ref().filter(|session| session.is_fresh(now))?;
-        let sealed = session.counter.used();
+        let sealed = session.sealed();
         (sealed < self.limits.reject_after).then_some(Sending {
             began: session.began,
             initiator: session.initiator,
@@ -174,7 +174,13 @@ impl Engine {
         self.show(now, message);
         // What was sent before the peer begins to use the new keys comes in on the current ones.
         self.previous = None;
-        self.next = Some(Arc::new(Session::new(index, sender, false, now, &keys)));
+        self.next = Some(Arc::new(Session::new(
+            [index, sender],
+            false,
+            now,
+            self.limits.reject_after,
+            &keys,
+        )));
         Ok(RESPONSE_BYTES)
     }
 
@@ -196,7 +202,8 @@ impl Engine {
         let keys = self.read_second(place, response).ok_or(DropReason::BadHandshake)?;
         // What is older than the one that was answered is over as well.
         self.pending[place..].fill_with(|| None);
-        let session = Arc::new(Session::new(receiver, sender, true, now, &keys));
+        let session =
+            Arc::new(Session::new([receiver, sender], true, now, self.limits.reject_after, &keys));
         let former = self.current.replace(session);
         self.previous = self.next.take().or(former);
         self.seal(now, 0, buffer).ok_or(DropReason::BadHandshake)
@@ -215,9 +222,19 @@ impl Engine {
     }
 
     pub(super) fn seal(&mut self, now: Moment, length: usize, buffer: &mut [u8]) -> Option<usize> {
+        self.lane(now, 1)?.seal(length, buffer)
+    }
+
+    pub(super) fn lane(&self, now: Moment, messages: u64) -> Option<Lane> {
         let session = self.current.as_ref().filter(|session| session.is_fresh(now))?;
-        let number = session.counter.reserve(1, self.limits.reject_after).next()?;
-        Some(session.seal(number, length, buffer))
+        let numbers = session.reserve(messages)?;
+        Some(Lane { session: Arc::clone(session), numbers })
+    }
+
+    pub(super) fn session(&self, now: Moment, index: u32) -> Result<&Arc<Session>, DropReason> {
+        let session = self.sessions().find(|session| session.index == index);
+        let session = session.ok_or(DropReason::UnknownSession)?;
+        if session.is_fresh(now) { Ok(session) } else { Err(DropReason::Expired) }
     }
 
     pub(super) fn open(
@@ -228,20 +245,17 @@ impl Engine {
         message: &[u8],
         buffer: &mut [u8],
     ) -> Result<Opened, Refused> {
-        let session = self.sessions().find(|session| session.index == receiver);
-        let session = Arc::clone(session.ok_or(DropReason::UnknownSession)?);
-        if !session.is_fresh(now) || counter >= self.limits.reject_after {
-            return Err(DropReason::Expired.into());
-        }
-        let result = session.receiver().open(counter, message, buffer);
-        if session.is_confirmed()
-            && self.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, &session))
-        {
-            // The peer uses the new keys, and so do we.
-            self.previous = self.current.take();
-            self.current = self.next.take();
-        }
+        let result = self.session(now, receiver)?.receiver().open(counter, message, buffer);
+        self.confirmed(receiver);
         result
+    }
+
+    pub(super) fn confirmed(&mut self, index: u32) {
+        let next = self.next.take_if(|next| next.index == index && next.is_confirmed());
+        if next.is_some() {
+            // The peer uses the new keys, and so do we.
+            self.previous = std::mem::replace(&mut self.current, next);
+        }
     }
 
     pub(super) fn forget(&mut self, now: Moment) {

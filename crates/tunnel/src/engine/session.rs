@@ -1,6 +1,7 @@
 //! The keys of one handshake, and the messages sealed and opened with them.
 
 use std::hint::black_box;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,42 +26,50 @@ pub(super) struct Session {
     pub(super) index: u32,
     /// The other end's.
     remote: u32,
+    /// No message with this number or a higher one is sealed or opened.
+    limit: u64,
     /// Whether we sent the initiation.
     pub(super) initiator: bool,
     pub(super) began: Moment,
     sealing: LessSafeKey,
     opening: LessSafeKey,
-    pub(super) counter: Counter,
     /// Whether the other end has proven that it holds the keys.
     confirmed: AtomicBool,
-    window: Mutex<Window>,
+    counter: Apart<Counter>,
+    window: Apart<Mutex<Window>>,
 }
 
+/// What one direction writes, on cache lines that the other does not read.
+#[repr(align(128))]
+struct Apart<T>(T);
+
 /// The right to open a session's messages: its packets come out in the order in which they are opened.
-pub(super) struct Receiver<'a> {
+pub(crate) struct Receiver<'a> {
     session: &'a Session,
     window: MutexGuard<'a, Window>,
 }
 
 impl Session {
+    /// A session by our index of it and the other end's.
     pub(super) fn new(
-        index: u32,
-        remote: u32,
+        [index, remote]: [u32; 2],
         initiator: bool,
         began: Moment,
+        limit: u64,
         keys: &Keys,
     ) -> Self {
         Self {
             index,
             remote,
+            limit,
             initiator,
             began,
             sealing: cipher(&keys.sealing),
             opening: cipher(&keys.opening),
-            counter: Counter::new(),
             // A response proves it as well.
             confirmed: AtomicBool::new(initiator),
-            window: Mutex::new(Window::new()),
+            counter: Apart(Counter::new()),
+            window: Apart(Mutex::new(Window::new())),
         }
     }
 
@@ -72,8 +81,23 @@ impl Session {
         self.confirmed.load(Ordering::Relaxed)
     }
 
+    /// How many messages were sealed, or are about to be.
+    pub(super) fn sealed(&self) -> u64 {
+        self.counter.0.used()
+    }
+
+    /// Takes the numbers of so many messages for the caller alone. `None` if there are not so many left.
+    pub(super) fn reserve(&self, messages: u64) -> Option<Range<u64>> {
+        if self.limit.saturating_sub(self.sealed()) < messages {
+            return None;
+        }
+        // Somebody else may have taken the last ones meanwhile.
+        let numbers = self.counter.0.reserve(messages, self.limit);
+        (numbers.end - numbers.start == messages).then_some(numbers)
+    }
+
     /// Seals the packet of this length that stands 16 bytes into the buffer, under a number that was
-    /// [reserved](Counter::reserve) for it, and returns the message's length.
+    /// [reserved](Self::reserve) for it, and returns the message's length.
     pub(super) fn seal(&self, number: u64, length: usize, buffer: &mut [u8]) -> usize {
         debug_assert!(buffer.len() >= length + DATA_OVERHEAD, "no room to seal");
         let (header, body) = buffer.split_at_mut(HEADER_BYTES);
@@ -87,19 +111,22 @@ impl Session {
 
     pub(super) fn receiver(&self) -> Receiver<'_> {
         // A panic leaves the window whole: taking a number does not panic.
-        let window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = self.window.0.lock().unwrap_or_else(PoisonError::into_inner);
         Receiver { session: self, window }
     }
 }
 
 impl Receiver<'_> {
     /// Opens a message, whose number is given, into a buffer as long as the message without its header.
-    pub(super) fn open(
+    pub(crate) fn open(
         &mut self,
         number: u64,
         message: &[u8],
         buffer: &mut [u8],
     ) -> Result<Opened, Refused> {
+        if number >= self.session.limit {
+            return Err(DropReason::Expired.into());
+        }
         if !self.window.is_new(number) {
             return Err(DropReason::Replay.into());
         }

@@ -1,11 +1,12 @@
 //! What a peer does with messages that are addressed to it.
 
-use wireloom_packet::{Arena, Ecn, Outbox, Path, Received, ecn};
+use wireloom_packet::{Arena, Ecn, Outbox, Path, Received};
 
 use super::Turn;
+use super::run::Heard;
 use crate::allowed_ips::Routes;
 use crate::drops::{DropCounts, DropReason};
-use crate::engine::{Engine, HANDSHAKE_ROOM, Introduction, Opened, Refused};
+use crate::engine::{Engine, HANDSHAKE_ROOM, Introduction, Refused};
 use crate::message::Message;
 
 /// Where the results of a batch go.
@@ -111,39 +112,16 @@ impl Turn<'_> {
         let engine = engine.ok_or(DropReason::UnknownSession)?;
         // Everything but the header: the packet and its tag.
         let buffer = sinks.arena.slot(datagram.len() - 16);
-        let opened = match engine.open(now, receiver, counter, datagram, buffer) {
-            Ok(opened) => opened,
-            Err(Refused { reason, opened }) => {
-                if let Some(opened) = opened {
-                    self.heard(&opened, datagram.len(), &from.path, sinks.outbox);
-                }
-                return Err(reason);
-            }
-        };
-        self.heard(&opened, datagram.len(), &from.path, sinks.outbox);
+        let opened = engine.open(now, receiver, counter, datagram, buffer);
+        if let Ok(opened) | Err(Refused { opened: Some(opened), .. }) = &opened {
+            let mut heard = Heard::default();
+            heard.note(opened, datagram.len(), &from.path);
+            self.arrived(receiver, &heard, sinks.outbox);
+        }
+        let opened = opened.map_err(|refused| refused.reason)?;
         let Some((length, source)) = opened.packet else { return Ok(()) };
         self.received.data = true;
-        if routes.lookup(source) != Some(self.peer.slot) {
-            return Err(DropReason::WrongSource);
-        }
-        if !ecn::leave(sinks.arena.slot(length), from.ecn) {
-            return Err(DropReason::Congested);
-        }
-        sinks.arena.commit(length);
-        Ok(())
-    }
-
-    /// An authentic data message came in.
-    fn heard(&mut self, opened: &Opened, length: usize, path: &Path, outbox: &mut Outbox) {
-        self.received.any = true;
-        self.state.rx_bytes += length as u64;
-        if opened.is_newest && self.state.path.as_ref() != Some(path) {
-            self.state.path = Some(*path);
-        }
-        if opened.confirms {
-            self.state.established(self.now, true);
-            self.flush(outbox);
-        }
+        sinks.let_in(length, routes.lookup(source) == Some(self.peer.slot), from)
     }
 
     /// A handshake message of these lengths came in and was answered.

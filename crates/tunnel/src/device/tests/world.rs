@@ -1,13 +1,14 @@
 //! Devices joined in memory, on a clock that the test moves.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use wireloom_model::{Cidr, PrivateKey, PublicKey};
 use wireloom_packet::{Arena, Ecn, Frame, Outbox, Path, Received, VnetHeader};
 
 use super::*;
+use crate::drops::DropReason;
 use crate::uapi::{SetDevice, SetPeer};
 
 mod config;

@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::*;
 
 const NOW: Moment = Moment::new(Duration::from_secs(3));
+const LIMIT: u64 = 10_000;
 const PACKET: [u8; 20] = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
 
 /// The two ends of a session.
@@ -11,7 +12,10 @@ fn pair() -> [Session; 2] {
         sealing: [sealing; 32].into(),
         opening: [opening; 32].into(),
     };
-    [Session::new(1, 2, true, NOW, &keys(7, 8)), Session::new(2, 1, false, NOW, &keys(8, 7))]
+    [
+        Session::new([1, 2], true, NOW, LIMIT, &keys(7, 8)),
+        Session::new([2, 1], false, NOW, LIMIT, &keys(8, 7)),
+    ]
 }
 
 fn seal(session: &Session, number: u64, packet: &[u8]) -> Vec<u8> {
@@ -57,4 +61,16 @@ fn a_message_that_does_not_authenticate_leaves_the_window_alone() {
     }
     assert!(!other.is_confirmed());
     assert!(open(&other, 9_000, &message).is_ok());
+}
+
+#[test]
+fn numbers_are_taken_whole_or_not_at_all_and_end_at_the_limit() {
+    let [one, other] = pair();
+    assert_eq!(one.reserve(LIMIT - 2), Some(0..LIMIT - 2));
+    assert_eq!(one.reserve(3), None);
+    assert_eq!(one.reserve(2), Some(LIMIT - 2..LIMIT));
+    assert_eq!(one.reserve(1), None);
+    assert_eq!(one.sealed(), LIMIT);
+    assert!(open(&other, LIMIT - 1, &seal(&one, LIMIT - 1, &PACKET)).is_ok());
+    assert_eq!(open(&other, LIMIT, &seal(&one, LIMIT, &PACKET)), Err(DropReason::Expired));
 }
