@@ -89,6 +89,7 @@ impl Device {
         self.finish(turn, sinks.outbox);
         self.drops.add(&drops);
     }
+
     /// The peer that a message is for, and an initiation's introduction. Handshake messages pass the gate on the way.
     fn recipient<'a>(
         &self,

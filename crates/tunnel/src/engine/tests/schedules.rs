@@ -11,6 +11,10 @@ use super::*;
 enum Step {
     Initiate(bool),
     Seal(bool, u8),
+    /// Takes numbers for messages that are sealed later, as a thread does that is interrupted.
+    Hold(bool, u8),
+    /// Seals what was held.
+    Use(usize),
     /// Delivers a message under way, which is then gone.
     Deliver(usize),
     /// Delivers it and leaves it under way.
@@ -35,8 +39,10 @@ struct End {
 struct Both {
     now: Moment,
     ends: [End; 2],
-    /// The receiving end, the message, and the number of the packet in it.
+    /// Messages under way, each with the end that receives it.
     wire: Vec<(usize, Vec<u8>)>,
+    /// Numbers that were taken and not used yet, each with the end that took them.
+    held: Vec<(usize, Lane)>,
     packets: u32,
 }
 
@@ -60,15 +66,28 @@ impl Both {
                 opened: BTreeSet::new(),
             }
         };
-        Self { now: NOW, ends: [end(0), end(1)], wire: Vec::new(), packets: 0 }
+        Self { now: NOW, ends: [end(0), end(1)], wire: Vec::new(), held: Vec::new(), packets: 0 }
     }
 
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Initiate(end) => self.initiate(end.into()),
-            Step::Seal(end, count) => (0..count).for_each(|_| {
-                self.seal(end.into());
-            }),
+            Step::Seal(end, count) => {
+                if let Some(lane) = self.ends[usize::from(end)].engine.lane(self.now, count.into())
+                {
+                    self.seal(end.into(), lane);
+                }
+            }
+            Step::Hold(end, count) => {
+                let end = usize::from(end);
+                let lane = self.ends[end].engine.lane(self.now, count.into());
+                self.held.extend(lane.map(|lane| (end, lane)));
+            }
+            Step::Use(_) if self.held.is_empty() => {}
+            Step::Use(which) => {
+                let (end, lane) = self.held.swap_remove(which % self.held.len());
+                self.seal(end, lane);
+            }
             Step::Pass(millis) => self.now = self.now + Duration::from_millis(millis.into()),
             Step::Deliver(_) | Step::Repeat(_) | Step::Lose(_) if self.wire.is_empty() => {}
             Step::Deliver(which) => {
@@ -96,17 +115,17 @@ impl Both {
         self.wire.push((1 - from, buffer[..length].to_vec()));
     }
 
-    fn seal(&mut self, from: usize) -> bool {
+    /// Seals packets, as many as there are numbers.
+    fn seal(&mut self, from: usize, mut lane: Lane) {
         let mut buffer = [0; 64];
-        buffer[16..36].copy_from_slice(&PACKET);
-        self.packets += 1;
-        buffer[20..24].copy_from_slice(&self.packets.to_be_bytes());
-        let Some(length) = self.ends[from].engine.seal(self.now, PACKET.len(), &mut buffer) else {
-            return false;
-        };
-        self.sealed(from, &buffer[..length]);
-        self.wire.push((1 - from, buffer[..length].to_vec()));
-        true
+        loop {
+            buffer[16..36].copy_from_slice(&PACKET);
+            buffer[20..24].copy_from_slice(&(self.packets + 1).to_be_bytes());
+            let Some(length) = lane.seal(PACKET.len(), &mut buffer) else { return };
+            self.packets += 1;
+            self.sealed(from, &buffer[..length]);
+            self.wire.push((1 - from, buffer[..length].to_vec()));
+        }
     }
 
     fn sealed(&mut self, from: usize, message: &[u8]) {
@@ -172,7 +191,8 @@ impl Both {
             under_way.iter().for_each(|(to, message)| self.deliver(*to, message));
         }
         for end in [from, 1 - from] {
-            assert!(self.seal(end));
+            let lane = self.ends[end].engine.lane(self.now, 1).unwrap();
+            self.seal(end, lane);
             let (to, message) = self.wire.pop().unwrap();
             self.deliver(to, &message);
             assert!(self.ends[to].opened.contains(&self.packets), "the last packet is lost");
@@ -184,6 +204,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => any::<bool>().prop_map(Step::Initiate),
         4 => (any::<bool>(), 1u8..5).prop_map(|(end, count)| Step::Seal(end, count)),
+        2 => (any::<bool>(), 1u8..5).prop_map(|(end, count)| Step::Hold(end, count)),
+        2 => any::<usize>().prop_map(Step::Use),
         8 => any::<usize>().prop_map(Step::Deliver),
         2 => any::<usize>().prop_map(Step::Repeat),
         1 => any::<usize>().prop_map(Step::Lose),
