@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,7 +145,7 @@ pub(crate) struct Session(Arc<session::Session>);
 /// A session, and the numbers of the messages that are sealed on it next.
 pub(crate) struct Lane {
     session: Arc<session::Session>,
-    numbers: Range<u64>,
+    numbers: counter::Numbers,
 }
 
 /// The age and use of the session that is sent on.

@@ -1,14 +1,13 @@
 //! The keys of one handshake, and the messages sealed and opened with them.
 
 use std::hint::black_box;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ring::aead::{Aad, LessSafeKey};
 use wireloom_packet::ip::Ends;
 
-use super::counter::Counter;
+use super::counter::{Counter, Number, Numbers};
 use super::handshake::{Keys, cipher, nonce};
 use super::window::Window;
 use super::{Opened, Refused};
@@ -87,19 +86,21 @@ impl Session {
     }
 
     /// Takes the numbers of so many messages for the caller alone. `None` if there are not so many left.
-    pub(super) fn reserve(&self, messages: u64) -> Option<Range<u64>> {
+    pub(super) fn reserve(&self, messages: u64) -> Option<Numbers> {
         if self.limit.saturating_sub(self.sealed()) < messages {
             return None;
         }
         // Somebody else may have taken the last ones meanwhile.
         let numbers = self.counter.0.reserve(messages, self.limit);
-        (numbers.end - numbers.start == messages).then_some(numbers)
+        (numbers.left() == messages).then_some(numbers)
     }
 
     /// Seals the packet of this length that stands 16 bytes into the buffer, under a number that was
     /// [reserved](Self::reserve) for it, and returns the message's length.
-    pub(super) fn seal(&self, number: u64, length: usize, buffer: &mut [u8]) -> usize {
+    #[expect(clippy::needless_pass_by_value, reason = "a number is used up")]
+    pub(super) fn seal(&self, number: Number, length: usize, buffer: &mut [u8]) -> usize {
         debug_assert!(buffer.len() >= length + DATA_OVERHEAD, "no room to seal");
+        let number = number.value();
         let (header, body) = buffer.split_at_mut(HEADER_BYTES);
         let (packet, rest) = body.split_at_mut(length);
         write_data_header(header, self.remote, number);

@@ -4,19 +4,24 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::super::counter::Counter;
+use super::super::counter::{Counter, Number, Numbers};
 use super::super::window::{WINDOW, Window};
+
+fn values(numbers: Numbers) -> Vec<u64> {
+    numbers.map(|number: Number| number.value()).collect()
+}
 
 #[test]
 fn numbers_end_at_the_limit() {
     let counter = Counter::new();
-    assert_eq!(counter.reserve(3, 10), 0..3);
-    assert_eq!(counter.reserve(0, 10), 3..3);
-    assert_eq!(counter.reserve(100, 10), 3..10);
-    assert!(counter.reserve(u64::MAX, 10).is_empty());
+    assert_eq!(values(counter.reserve(3, 10)), [0, 1, 2]);
+    assert_eq!(values(counter.reserve(0, 10)), []);
+    assert_eq!(values(counter.reserve(100, 10)), [3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(values(counter.reserve(u64::MAX, 10)), []);
     assert_eq!(counter.used(), 10);
-    assert_eq!(counter.reserve(u64::MAX, u64::MAX), 10..u64::MAX);
-    assert!(counter.reserve(1, u64::MAX).is_empty());
+    let rest = counter.reserve(u64::MAX, u64::MAX);
+    assert_eq!(rest.left(), u64::MAX - 10);
+    assert_eq!(values(counter.reserve(1, u64::MAX)), []);
 }
 
 /// What the window does, without its memory bound.
