@@ -11,7 +11,7 @@ use ip_network_table::IpNetworkTable;
 use wireloom_model::{Cidr, PrivateKey};
 use wireloom_packet::{Arena, Ecn, Frame, Outbox, Path, Received, VnetHeader};
 use wireloom_tunnel::uapi::{SetDevice, SetPeer};
-use wireloom_tunnel::{Device, Moment, Routes, Sealer};
+use wireloom_tunnel::{Device, EngineKind, Moment, Routes, Sealer};
 
 const BATCH: usize = 64;
 const NOW: Moment = Moment::new(Duration::from_secs(1_000));
@@ -24,10 +24,10 @@ struct Pair {
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(engine: EngineKind) -> Self {
         let keys = [1, 2].map(|byte| PrivateKey::from_random([byte; 32]));
         let [client, server] = [0, 1].map(|place| {
-            let device = Device::new([place as u8; 32]);
+            let device = Device::with_engine([place as u8; 32], engine);
             let peer = SetPeer {
                 endpoint: Some(path(place).remote),
                 allowed_ips: ["0.0.0.0/0".parse().unwrap()].into(),
@@ -81,11 +81,12 @@ fn open(device: &Device, from: &Outbox, arena: &mut Arena, answers: &mut Outbox)
 }
 
 fn batches(criterion: &mut Criterion) {
-    for length in [1_420, 64] {
-        let mut group = criterion.benchmark_group(format!("tunnel/{BATCH}x{length}"));
+    for (length, engine) in [1_420, 64].into_iter().flat_map(|l| EngineKind::ALL.map(|e| (l, e))) {
+        let name = format!("tunnel/{BATCH}x{length}/{engine}");
+        let mut group = criterion.benchmark_group(name);
         group.throughput(Throughput::Bytes((BATCH * length) as u64));
         let packets = vec![packet(length); BATCH];
-        let mut pair = Pair::new();
+        let mut pair = Pair::new(engine);
         let mut outbox = Outbox::default();
         group.bench_function("seal", |bencher| {
             bencher.iter(|| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wireloom_model::PrivateKey;
 use wireloom_packet::{Arena, Ecn, Frame, Outbox, Path, Received, VnetHeader};
 use wireloom_tunnel::uapi::{DeviceStatus, Request, SetDevice, SetPeer};
-use wireloom_tunnel::{Device, Moment, Sealer};
+use wireloom_tunnel::{Device, EngineKind, Moment, Sealer};
 
 const NOW: Moment = Moment::new(Duration::from_secs(1_000));
 const SERVER: Path = Path { remote: address(1), local: None };
@@ -23,9 +23,16 @@ const fn address(host: u8) -> std::net::SocketAddr {
 /// session in front, flag 2 the first bytes of a real initiation, and flag 4 makes the length that of its type.
 ///
 /// Nothing is opened, and the live session goes on.
+///
+/// Both engines run, each with itself.
 pub fn tunnel_datagram(data: &[u8]) {
+    EngineKind::ALL.into_iter().for_each(|engine| datagrams(engine, data));
+}
+
+fn datagrams(engine: EngineKind, data: &[u8]) {
     let keys = [1, 2].map(|byte| PrivateKey::from_random([byte; 32]));
-    let [server, client] = [0, 1].map(|place| device(&keys[place], &keys[1 - place], place));
+    let [server, client] =
+        [0, 1].map(|place| device(engine, &keys[place], &keys[1 - place], place));
     let mut outbox = Outbox::default();
     seal(&client, &mut outbox);
     let initiation = taken(&mut outbox);
@@ -90,8 +97,8 @@ pub fn tunnel_uapi(data: &[u8]) {
     let _ = SetDevice::parse_response(&text);
 }
 
-fn device(own: &PrivateKey, other: &PrivateKey, place: usize) -> Device {
-    let device = Device::new([7; 32]);
+fn device(engine: EngineKind, own: &PrivateKey, other: &PrivateKey, place: usize) -> Device {
+    let device = Device::with_engine([7; 32], engine);
     let peer = SetPeer {
         endpoint: Some([CLIENT, SERVER][place].remote),
         allowed_ips: ["10.0.0.0/24".parse(), "fd00::/64".parse()].into_iter().flatten().collect(),

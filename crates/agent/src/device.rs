@@ -28,6 +28,8 @@ pub trait TunnelDevice: Send + Sync {
 /// How a data plane moves packets: for people, and for a look at what changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathReport {
+    /// What makes the device's handshakes and holds its sessions.
+    pub engine: Option<String>,
     /// Offloads by name, and whether each is in use.
     pub offloads: BTreeMap<String, bool>,
     /// Packets dropped, by reason, leaving out reasons that never occurred.

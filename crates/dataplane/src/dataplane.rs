@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use wireloom_io::{BindError, TunDevice, UdpBind};
 use wireloom_tunnel::uapi::{DeviceStatus, SetDevice};
-use wireloom_tunnel::{Device, DropCounts};
+use wireloom_tunnel::{Device, DropCounts, EngineKind};
 
 use crate::counters::Counters;
 use crate::offloads::Offloads;
@@ -26,6 +26,8 @@ pub struct Config {
     pub fwmark: u32,
     /// The offloads that are wanted.
     pub offloads: Offloads,
+    /// What makes handshakes and holds sessions.
+    pub engine: EngineKind,
 }
 
 /// A running WireGuard device: a TUN device, sockets, and the threads between them. Dropping it stops it.
@@ -105,12 +107,12 @@ impl Dataplane {
         network: impl UdpBind + 'static,
         config: Config,
     ) -> Result<Self, StartError> {
-        let Config { seed, listen_port, fwmark, offloads } = config;
+        let Config { seed, listen_port, fwmark, offloads, engine } = config;
         let binding = network.bind(listen_port, fwmark)?;
         offloads.apply(&*tun, &*binding.sender);
         let outlet = Outlet { port: binding.port, sender: Arc::clone(&binding.sender) };
         let reader = tun.reader();
-        let shared = Arc::new(Shared::new(Device::new(seed), tun, outlet)?);
+        let shared = Arc::new(Shared::new(Device::with_engine(seed, engine), tun, outlet)?);
         let control = Control { sockets: None, threads: Vec::new(), fwmark, offloads };
         // From here on dropping `dataplane` stops what was started.
         let dataplane = Self { shared, network: Box::new(network), control: Mutex::new(control) };
@@ -168,6 +170,11 @@ impl Dataplane {
     /// The UDP port that the device listens on.
     pub fn port(&self) -> u16 {
         self.shared.outlet.load().port
+    }
+
+    /// What makes handshakes and holds sessions.
+    pub fn engine(&self) -> EngineKind {
+        self.shared.device.engine()
     }
 
     /// The offloads in use. One that is wanted and not in use is not offered by the kernel, or was refused by it.

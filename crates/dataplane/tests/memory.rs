@@ -11,8 +11,8 @@ use wireloom_io::memory::{self, MemoryHost, MemoryNetwork};
 use wireloom_model::{PrivateKey, PublicKey};
 use wireloom_packet::checksum::Sum;
 use wireloom_packet::{GsoKind, VnetHeader};
-use wireloom_tunnel::DropReason;
 use wireloom_tunnel::uapi::{SetDevice, SetPeer};
+use wireloom_tunnel::{DropReason, EngineKind};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -27,8 +27,13 @@ impl End {
     fn new(network: &MemoryNetwork, number: u8) -> Self {
         let (tun, host) = memory::tun().unwrap();
         let udp = network.host(IpAddr::from([192, 0, 2, number]));
-        let config =
-            Config { seed: [number; 32], listen_port: 51820, fwmark: 0, offloads: Offloads::ALL };
+        let config = Config {
+            seed: [number; 32],
+            listen_port: 51820,
+            fwmark: 0,
+            offloads: Offloads::ALL,
+            engine: EngineKind::default(),
+        };
         let dataplane = Dataplane::start(Arc::new(tun), udp, config).unwrap();
         let private_key = PrivateKey::from_random([number; 32]);
         let key = private_key.public_key();

@@ -19,18 +19,23 @@ use crate::moment::Moment;
 const SECRET_LIFE: Duration = Duration::from_secs(120);
 const NONCE_BYTES: usize = 24;
 
-type Mac = [u8; MAC_BYTES];
+/// One of the MACs, or a cookie.
+pub(crate) type Mac = [u8; MAC_BYTES];
 
-/// Checks and makes what depends on our own public key.
+/// Checks and makes what depends on the public key of whoever receives handshake messages.
 pub(crate) struct Macs {
     mac1_key: [u8; 32],
     cookie: XChaCha20Poly1305,
 }
 
 impl Macs {
-    pub(crate) fn new(own: &PublicKey) -> Self {
+    pub(crate) fn new(receiver: &PublicKey) -> Self {
         let labelled = |label: &[u8]| -> [u8; 32] {
-            Blake2s256::new().chain_update(label).chain_update(own.as_bytes()).finalize().into()
+            Blake2s256::new()
+                .chain_update(label)
+                .chain_update(receiver.as_bytes())
+                .finalize()
+                .into()
         };
         Self {
             mac1_key: labelled(b"mac1----"),
@@ -38,7 +43,16 @@ impl Macs {
         }
     }
 
-    /// Whether the first MAC of a handshake message was made for us.
+    /// Writes both MACs of a message to the receiver, the second one only with a cookie of its, and returns the first.
+    pub(crate) fn sign(&self, message: &mut [u8], cookie: Option<&Mac>) -> Mac {
+        let Some((rest, mac2)) = message.split_last_chunk_mut() else { return Mac::default() };
+        let Some((body, mac1)) = rest.split_last_chunk_mut() else { return Mac::default() };
+        *mac1 = mac(&self.mac1_key, &[body]);
+        *mac2 = cookie.map_or_else(Mac::default, |cookie| mac(cookie, &[body, mac1]));
+        *mac1
+    }
+
+    /// Whether the first MAC of a handshake message was made for the receiver.
     pub(crate) fn is_for_us(&self, message: &[u8]) -> bool {
         let Some((body, [mac1, _])) = split(message) else { return false };
         mac(&self.mac1_key, &[body]).ct_eq(mac1).into()
@@ -63,6 +77,17 @@ impl Macs {
         reply[32..48].copy_from_slice(&sealed);
         reply[48..].copy_from_slice(&tag.ok()?);
         Some(reply)
+    }
+
+    /// The cookie in a reply of the receiver's to the message with this first MAC.
+    pub(crate) fn open_cookie(&self, reply: &[u8], mac1: &Mac) -> Option<Mac> {
+        let reply: &[u8; COOKIE_REPLY_BYTES] = reply.try_into().ok()?;
+        let (nonce, sealed) = reply[8..].split_first_chunk::<NONCE_BYTES>()?;
+        let (cookie, tag) = sealed.split_first_chunk::<MAC_BYTES>()?;
+        let mut cookie = *cookie;
+        let nonce = XNonce::from_slice(nonce);
+        self.cookie.decrypt_in_place_detached(nonce, mac1, &mut cookie, tag.into()).ok()?;
+        Some(cookie)
     }
 }
 

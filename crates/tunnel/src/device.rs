@@ -1,7 +1,6 @@
 //! The device: peers, the table that finds them, and the batches that pass through.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,30 +9,28 @@ use arc_swap::ArcSwap;
 use rand_chacha::{ChaCha8Rng, ChaCha20Rng};
 use rand_core::{RngCore as _, SeedableRng as _};
 use wireloom_model::PublicKey;
-use wireloom_packet::ip::Ends;
-use wireloom_packet::{Arena, Ecn, Frame, Outbox, Received, Segments};
+use wireloom_packet::Outbox;
 
 use crate::allowed_ips::{Routes, Slot};
 use crate::cookie::Macs;
-use crate::drops::{DropCounts, DropReason, Drops};
-use crate::engine::{Identity, Limits};
-use crate::gate::{Admission, Gate};
-use crate::message::Message;
-use crate::moment::Moment;
-use crate::peer::{Peer, Sinks, Turn};
+use crate::drops::{DropCounts, Drops};
+use crate::engine::{EngineKind, Identity, Limits, Wall};
+use crate::gate::Gate;
+use crate::moment::{Moment, wall_clock};
+use crate::peer::{Peer, Turn};
 use crate::uapi::{DeviceStatus, PeerStatus};
 
 use configure::Control;
 pub use configure::Effects;
+pub use outbound::{Refusal, Sealer};
 
 mod configure;
+mod inbound;
+mod outbound;
 
 /// The largest packet that is padded: the tunnel's MTU unless [`Device::set_mtu`] says otherwise (1,500 bytes less
 /// 80 for the outer IPv6 and UDP headers and the message's own).
 const DEFAULT_MTU: u16 = 1_420;
-/// Packets are padded to a multiple of this many bytes (WireGuard paper, section 5.4.6).
-const PADDING: usize = 16;
-
 /// A WireGuard device: any number of threads may seal, open, tick and configure it at the same time.
 ///
 /// It holds no socket and no clock. Whoever drives it passes the time as `now`, sends what an [`Outbox`] holds after
@@ -46,7 +43,9 @@ pub struct Device {
     mtu: AtomicU16,
     /// When the first peer's timers are due, or earlier; in nanoseconds since boot, `u64::MAX` for never.
     next: AtomicU64,
+    kind: EngineKind,
     limits: Limits,
+    wall: Wall,
 }
 
 /// What the hot path looks things up in. It is replaced as a whole.
@@ -66,39 +65,6 @@ struct Own {
     macs: Macs,
 }
 
-/// The memory that a sending thread keeps between batches, and the frames of the last batch that went nowhere.
-#[derive(Default)]
-pub struct Sealer {
-    /// The peer of each frame that has one.
-    order: Vec<(Slot, usize)>,
-    /// Where packets are cut and padded.
-    scratch: Vec<u8>,
-    refused: Vec<Refusal>,
-    drops: DropCounts,
-}
-
-/// A frame that could not be sent, for its sender to be told so by ICMP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    /// Which one of the batch.
-    pub frame: usize,
-    /// Why: [`NoPeer`](DropReason::NoPeer), [`NoEndpoint`](DropReason::NoEndpoint), [`NoKey`](DropReason::NoKey),
-    /// [`Looped`](DropReason::Looped) or [`BadPacket`](DropReason::BadPacket).
-    pub reason: DropReason,
-}
-
-impl Sealer {
-    /// The frames of the last batch that went nowhere.
-    pub fn refused(&self) -> &[Refusal] {
-        &self.refused
-    }
-
-    fn refuse(&mut self, frame: usize, reason: DropReason) {
-        self.refused.push(Refusal { frame, reason });
-        self.drops.add(reason);
-    }
-}
-
 impl Table {
     fn peer(&self, slot: Slot) -> Option<&Peer> {
         self.peers.get(slot as usize)?.as_deref()
@@ -106,13 +72,18 @@ impl Table {
 }
 
 impl Device {
-    /// A device without a key and without peers. All its randomness but boringtun's ephemeral keys comes from the seed,
-    /// which must be secret.
+    /// A device without a key and without peers, with the engine that is chosen by default. All its randomness but the
+    /// ephemeral keys' comes from the seed, which must be secret.
     pub fn new(seed: [u8; 32]) -> Self {
-        Self::with_limits(seed, Limits::WIREGUARD)
+        Self::with_engine(seed, EngineKind::default())
     }
 
-    fn with_limits(seed: [u8; 32], limits: Limits) -> Self {
+    /// The same with this engine.
+    pub fn with_engine(seed: [u8; 32], kind: EngineKind) -> Self {
+        Self::with_limits(seed, kind, Limits::WIREGUARD, wall_clock)
+    }
+
+    fn with_limits(seed: [u8; 32], kind: EngineKind, limits: Limits, wall: Wall) -> Self {
         let mut random = ChaCha20Rng::from_seed(seed);
         let gate = Gate::new(fork(&mut random));
         Self {
@@ -122,176 +93,20 @@ impl Device {
             drops: Drops::default(),
             mtu: AtomicU16::new(DEFAULT_MTU),
             next: AtomicU64::new(u64::MAX),
+            kind,
             limits,
+            wall,
         }
+    }
+
+    /// Which engine the device uses.
+    pub const fn engine(&self) -> EngineKind {
+        self.kind
     }
 
     /// Tells the MTU of the tunnel interface in bytes: no packet is padded beyond it.
     pub fn set_mtu(&self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
-    }
-
-    /// Seals frames for the peers that their destinations belong to. The packets of a peer keep their order; packets
-    /// for a peer without a session wait in the device while a handshake is made, 256 at most.
-    ///
-    /// Frames that could not be sent are in [`Sealer::refused`] afterwards. The timer may be due earlier than before:
-    /// see [`poll_timeout`](Self::poll_timeout).
-    pub fn seal(
-        &self,
-        now: Moment,
-        frames: &[Frame<'_>],
-        sealer: &mut Sealer,
-        outbox: &mut Outbox,
-    ) {
-        let table = self.table.load();
-        sealer.refused.clear();
-        sealer.drops = DropCounts::default();
-        let mut order = std::mem::take(&mut sealer.order);
-        order.clear();
-        let mut last: Option<(IpAddr, Slot)> = None;
-        for (place, frame) in frames.iter().enumerate() {
-            let Ok(Ends { destination, .. }) = Ends::of(frame.packet) else {
-                sealer.refuse(place, DropReason::BadPacket);
-                continue;
-            };
-            let known = last.filter(|(address, _)| *address == destination);
-            match known.map(|(_, slot)| slot).or_else(|| table.routes.lookup(destination)) {
-                Some(slot) => {
-                    last = Some((destination, slot));
-                    order.push((slot, place));
-                }
-                None => sealer.refuse(place, DropReason::NoPeer),
-            }
-        }
-        // Places differ, so the frames of a peer stay in order.
-        order.sort_unstable();
-        for run in order.chunk_by(|one, other| one.0 == other.0) {
-            let Some(peer) = run.first().and_then(|(slot, _)| table.peer(*slot)) else { continue };
-            let mut turn = peer.turn(now);
-            for &(_, place) in run {
-                // Every place is one of a frame.
-                self.seal_frame(&mut turn, place, &frames[place], sealer, outbox);
-            }
-            self.arm(turn.end(outbox));
-        }
-        sealer.order = order;
-        self.drops.add(&sealer.drops);
-    }
-
-    fn seal_frame(
-        &self,
-        turn: &mut Turn<'_>,
-        place: usize,
-        frame: &Frame<'_>,
-        sealer: &mut Sealer,
-        outbox: &mut Outbox,
-    ) {
-        if let Some(reason) = turn.refusal() {
-            return sealer.refuse(place, reason);
-        }
-        if turn.has_sent(frame.packet) {
-            return sealer.refuse(place, DropReason::Looped);
-        }
-        let Ok(mut segments) = Segments::new(frame) else {
-            return sealer.refuse(place, DropReason::BadPacket);
-        };
-        let mtu = usize::from(self.mtu.load(Ordering::Relaxed));
-        let room = segments.largest() + PADDING;
-        if sealer.scratch.len() < room {
-            sealer.scratch.resize(room.next_power_of_two(), 0);
-        }
-        while let Some(length) = segments.next_into(&mut sealer.scratch) {
-            let padded = padded(length, mtu);
-            sealer.scratch[length..padded].fill(0);
-            turn.send(&sealer.scratch[..padded], outbox, &mut sealer.drops);
-        }
-    }
-
-    /// Opens datagrams: packets go to the arena, answers of any kind to the outbox.
-    ///
-    /// A packet is let in only if the longest match of its source over all peers is the peer that sent it. A peer's
-    /// endpoint moves to where its newest authentic data message, or a response, came from.
-    pub fn open(
-        &self,
-        now: Moment,
-        received: &[Received<'_>],
-        arena: &mut Arena,
-        outbox: &mut Outbox,
-    ) {
-        let table = self.table.load();
-        let mut drops = DropCounts::default();
-        let mut sinks = Sinks { arena, outbox, drops: &mut drops };
-        let mut turn: Option<Turn<'_>> = None;
-        for from in received {
-            for datagram in from.datagrams() {
-                let Some(message) = Message::parse(datagram) else {
-                    sinks.drops.add(DropReason::BadMessage);
-                    continue;
-                };
-                if matches!(message, Message::Initiation { .. } | Message::Response { .. }) {
-                    // Nobody waits for a lock while the gate thinks.
-                    self.finish(turn.take(), sinks.outbox);
-                }
-                let peer = match self.recipient(now, &table, message, datagram, from, sinks.outbox)
-                {
-                    Ok(peer) => peer,
-                    Err(reason) => {
-                        sinks.drops.add(reason);
-                        continue;
-                    }
-                };
-                if turn.as_ref().is_some_and(|turn| !turn.is_of(peer)) {
-                    self.finish(turn.take(), sinks.outbox);
-                }
-                let turn = turn.get_or_insert_with(|| peer.turn(now));
-                turn.take(message, datagram, from, &table.routes, &mut sinks);
-            }
-        }
-        self.finish(turn, sinks.outbox);
-        self.drops.add(&drops);
-    }
-
-    /// The peer that a message is for. Handshake messages pass the gate on the way.
-    fn recipient<'a>(
-        &self,
-        now: Moment,
-        table: &'a Table,
-        message: Message,
-        datagram: &[u8],
-        from: &Received<'_>,
-        outbox: &mut Outbox,
-    ) -> Result<&'a Peer, DropReason> {
-        let own = table.own.as_ref().ok_or(DropReason::NoKey)?;
-        let known = match message {
-            Message::Initiation { .. } => None,
-            Message::Response { receiver, .. }
-            | Message::CookieReply { receiver }
-            | Message::Data { receiver, .. } => {
-                Some(table.by_index.get(&(receiver >> 8)).ok_or(DropReason::UnknownSession)?)
-            }
-        };
-        if let Message::Initiation { sender } | Message::Response { sender, .. } = message {
-            if !own.macs.is_for_us(datagram) {
-                return Err(DropReason::BadMac);
-            }
-            let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-            match gate.admit(now, from.path.remote, datagram, sender, &own.macs) {
-                Admission::Pass => {}
-                Admission::Cookie(reply) => {
-                    outbox.push(&reply, &from.path, Ecn::NotEct);
-                    return Err(DropReason::UnderLoad);
-                }
-                Admission::Drop => return Err(DropReason::UnderLoad),
-            }
-        }
-        let slot = match known {
-            Some(slot) => slot,
-            None => {
-                let key = own.identity.initiator(datagram).ok_or(DropReason::BadHandshake)?;
-                table.by_key.get(&key).ok_or(DropReason::UnknownPeer)?
-            }
-        };
-        table.peer(*slot).ok_or(DropReason::UnknownPeer)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called; `None` while nothing is pending. It may be early,
@@ -380,11 +195,6 @@ impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Device").field("drops", &self.drops()).finish_non_exhaustive()
     }
-}
-
-/// The length to which a packet is padded with zeroes; the receiver cuts them off by the IP header.
-fn padded(length: usize, mtu: usize) -> usize {
-    if length >= mtu { length } else { length.next_multiple_of(PADDING).min(mtu) }
 }
 
 /// A generator of its own for a part of the device.

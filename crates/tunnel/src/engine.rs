@@ -1,37 +1,82 @@
-//! The seam to boringtun: the only module that knows it.
+//! The seam to whatever does the cryptography.
 //!
-//! An [`Engine`] is one peer's handshakes and sessions under one preshared key. boringtun's `Tunn` does the
-//! cryptography and nothing else: all timers are our own, and so is the record of its sessions, which bounds their age
-//! and their message counts. What the engine asks of `Tunn`:
-//!
-//! - It keeps sessions in a ring of eight by the low bits of their index. The record here mirrors that ring.
-//! - It sends on the session that was established last among those that are confirmed. So does the record.
-//! - Its own clock moves only in `update_timers`, which would also send by its own timers: [`Engine::tick`] moves the
-//!   clock and leaves no room to send.
-//! - Its replay window is 1,024 messages wide.
-//! - Its rate limiter is out of reach of any load: the gate of the device stands before it.
-//!
-//! Its ephemeral keys come from the operating system's random source, and its timestamps from the wall clock.
+//! An [`Engine`] is one peer's handshakes and sessions under one preshared key. It keeps no timers: those are the
+//! [peer's](crate::peer). There are two: [`noise`] holds sessions of our own, [`boringtun`] those of boringtun, by which
+//! ours are checked. Which one a device uses is chosen when it is made, and nothing outside this module tells them apart.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use boringtun::noise::errors::WireGuardError;
-use boringtun::noise::handshake::parse_handshake_anon;
-use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::{Packet, Tunn, TunnResult};
-use boringtun::x25519;
 use wireloom_model::{PresharedKey, PrivateKey, PublicKey};
 
 use crate::drops::DropReason;
-use crate::message::{DATA_OVERHEAD, INITIATION_BYTES, Message, sender_index};
+use crate::message::INITIATION_BYTES;
 use crate::moment::Moment;
-use crate::timers::{REJECT_AFTER_TIME, REKEY_TIMEOUT};
 
-/// The sessions that a `Tunn` holds.
-const RING: usize = 8;
+pub(crate) use session::Receiver;
+
+mod boringtun;
+mod counter;
+mod handshake;
+mod noise;
+mod session;
+mod stamp;
+mod window;
+
+/// What is swapped for a checker's own when counters are checked (`tests/interleavings.rs`).
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
+
 /// The smallest buffer for everything but data: an initiation is the longest.
 pub(crate) const HANDSHAKE_ROOM: usize = INITIATION_BYTES;
+
+/// Which implementation of handshakes and sessions a device uses. On the wire they can't be told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum EngineKind {
+    /// boringtun's.
+    #[default]
+    Boringtun,
+    /// Our own: the handshake by snow, the cipher by ring.
+    Noise,
+}
+
+/// A text that names no engine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no engine {0:?}: use boringtun or noise")]
+pub struct UnknownEngine(String);
+
+impl EngineKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Boringtun, Self::Noise];
+
+    /// The name by which it is chosen and shown.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Boringtun => "boringtun",
+            Self::Noise => "noise",
+        }
+    }
+}
+
+impl FromStr for EngineKind {
+    type Err = UnknownEngine;
+
+    fn from_str(text: &str) -> Result<Self, UnknownEngine> {
+        let found = Self::ALL.into_iter().find(|kind| kind.label() == text);
+        found.ok_or_else(|| UnknownEngine(text.to_owned()))
+    }
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
 
 /// How many messages a session may carry (WireGuard paper, section 6.1).
 #[derive(Debug, Clone, Copy)]
@@ -47,60 +92,30 @@ impl Limits {
         Self { rekey_after: 1 << 60, reject_after: u64::MAX - (1 << 13) };
 }
 
+/// Tells the time since the Unix epoch, for the timestamps of initiations. boringtun reads its own.
+pub(crate) type Wall = fn(Moment) -> Duration;
+
 /// Who we are: the private key and what follows from it.
-pub(crate) struct Identity {
-    secret: x25519::StaticSecret,
-    public: x25519::PublicKey,
-    limiter: Arc<RateLimiter>,
+pub(crate) enum Identity {
+    Boringtun(boringtun::Identity),
+    Noise(noise::Identity),
 }
 
-impl Identity {
-    pub(crate) fn new(key: &PrivateKey) -> Self {
-        let secret = x25519::StaticSecret::from(*key.as_bytes());
-        let public = x25519::PublicKey::from(&secret);
-        let limiter = Arc::new(RateLimiter::new(&public, u64::MAX));
-        Self { secret, public, limiter }
-    }
-
-    pub(crate) fn public_key(&self) -> PublicKey {
-        PublicKey::from_bytes(self.public.to_bytes())
-    }
-
-    /// Who an initiation claims to come from. Costs one Diffie-Hellman.
-    pub(crate) fn initiator(&self, initiation: &[u8]) -> Option<PublicKey> {
-        let Ok(Packet::HandshakeInit(message)) = Tunn::parse_incoming_packet(initiation) else {
-            return None;
-        };
-        let half = parse_handshake_anon(&self.secret, &self.public, &message).ok()?;
-        Some(PublicKey::from_bytes(half.peer_static_public))
-    }
+/// The sender of an initiation by its own word, which its first message has still to prove.
+pub(crate) struct Introduction {
+    pub(crate) key: PublicKey,
+    /// The handshake as far as it was read.
+    heard: Option<Box<handshake::Heard>>,
 }
 
-/// What is known of a session in the ring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Session {
-    /// Our index of it.
-    index: u32,
-    began: Moment,
-    /// Which of an engine's sessions it is. `Tunn` compares its own times, which grow in the same order.
-    order: u64,
-    /// Whether we sent the initiation.
-    initiator: bool,
-    /// Whether the other end has proven that it holds the keys.
-    confirmed: bool,
-    /// Messages sealed.
-    sealed: u64,
-    /// One above the highest message number received.
-    newest: u64,
-}
-
-impl Session {
-    fn is_fresh(&self, now: Moment) -> bool {
-        now.since(self.began) < REJECT_AFTER_TIME
-    }
+/// One peer's handshakes and sessions.
+pub(crate) enum Engine {
+    Boringtun(Box<boringtun::Engine>),
+    Noise(Box<noise::Engine>),
 }
 
 /// A data message that was opened.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Opened {
     /// The packet's length at the start of the buffer, and its source. `None` for a keepalive.
     pub(crate) packet: Option<(usize, IpAddr)>,
@@ -111,6 +126,7 @@ pub(crate) struct Opened {
 }
 
 /// Why a message brought nothing.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) reason: DropReason,
     /// Whether it came from the peer all the same.
@@ -123,6 +139,15 @@ impl From<DropReason> for Refused {
     }
 }
 
+/// A session that needs no lock of the peer's.
+pub(crate) struct Session(Arc<session::Session>);
+
+/// A session, and the numbers of the messages that are sealed on it next.
+pub(crate) struct Lane {
+    session: Arc<session::Session>,
+    numbers: counter::Numbers,
+}
+
 /// The age and use of the session that is sent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sending {
@@ -132,16 +157,58 @@ pub(crate) struct Sending {
     pub(crate) is_worn: bool,
 }
 
-/// One peer's handshakes and sessions.
-pub(crate) struct Engine {
-    tunn: Tunn,
-    index: u32,
-    limits: Limits,
-    sessions: [Option<Session>; RING],
-    current: Option<usize>,
-    established: u64,
-    /// Our index in the initiation that was sent last.
-    initiation: Option<u32>,
+impl Identity {
+    pub(crate) fn new(kind: EngineKind, key: &PrivateKey) -> Self {
+        match kind {
+            EngineKind::Boringtun => Self::Boringtun(boringtun::Identity::new(key)),
+            EngineKind::Noise => Self::Noise(noise::Identity::new(key)),
+        }
+    }
+
+    pub(crate) fn public_key(&self) -> PublicKey {
+        match self {
+            Self::Boringtun(identity) => identity.public_key(),
+            Self::Noise(identity) => identity.public_key(),
+        }
+    }
+
+    /// Who an initiation claims to come from. Costs one or two Diffie-Hellman.
+    pub(crate) fn initiator(&self, initiation: &[u8]) -> Option<Introduction> {
+        match self {
+            Self::Boringtun(identity) => {
+                Some(Introduction { key: identity.initiator(initiation)?, heard: None })
+            }
+            Self::Noise(identity) => {
+                let heard = identity.hear(initiation)?;
+                Some(Introduction { key: heard.peer, heard: Some(Box::new(heard)) })
+            }
+        }
+    }
+}
+
+impl Session {
+    /// The right to open its messages.
+    pub(crate) fn receiver(&self) -> Receiver<'_> {
+        self.0.receiver()
+    }
+}
+
+impl Lane {
+    /// As [`Engine::seal`]. `None` once more messages were sealed than the lane was taken for.
+    pub(crate) fn seal(&mut self, length: usize, buffer: &mut [u8]) -> Option<usize> {
+        let number = self.numbers.next()?;
+        Some(self.session.seal(number, length, buffer))
+    }
+}
+
+/// The same of whichever engine it is.
+macro_rules! either {
+    ($engine:expr, $which:ident => $result:expr) => {
+        match $engine {
+            Engine::Boringtun($which) => $result,
+            Engine::Noise($which) => $result,
+        }
+    };
 }
 
 impl Engine {
@@ -153,83 +220,66 @@ impl Engine {
         preshared_key: Option<&PresharedKey>,
         index: u32,
         limits: Limits,
+        wall: Wall,
     ) -> Self {
-        let tunn = Tunn::new(
-            identity.secret.clone(),
-            x25519::PublicKey::from(*peer.as_bytes()),
-            preshared_key.map(|key| *key.as_bytes()),
-            None,
-            index,
-            Some(Arc::clone(&identity.limiter)),
-        );
-        Self {
-            tunn,
-            index,
-            limits,
-            sessions: [None; RING],
-            current: None,
-            established: 0,
-            initiation: None,
+        match identity {
+            Identity::Boringtun(own) => {
+                let engine = boringtun::Engine::new(own, peer, preshared_key, index, limits);
+                Self::Boringtun(Box::new(engine))
+            }
+            Identity::Noise(own) => {
+                let engine = noise::Engine::new(own, peer, preshared_key, index, limits, wall);
+                Self::Noise(Box::new(engine))
+            }
+        }
+    }
+
+    /// Takes over from an engine of the same peer what has to outlive it: the timestamps.
+    pub(crate) fn succeed(&mut self, former: &Self) {
+        if let (Self::Noise(engine), Self::Noise(former)) = (self, former) {
+            engine.succeed(former);
         }
     }
 
     /// The upper 24 bits of its indexes.
-    pub(crate) const fn index(&self) -> u32 {
-        self.index
+    pub(crate) fn index(&self) -> u32 {
+        either!(self, engine => engine.index())
     }
 
     /// The session that is sent on, while it may be.
     pub(crate) fn sending(&self, now: Moment) -> Option<Sending> {
-        let session = self.sessions[self.current?].as_ref()?;
-        let usable = session.is_fresh(now) && session.sealed < self.limits.reject_after;
-        usable.then_some(Sending {
-            began: session.began,
-            initiator: session.initiator,
-            is_worn: session.sealed >= self.limits.rekey_after,
-        })
+        either!(self, engine => engine.sending(now))
     }
 
     /// Until when the other end is expected to confirm a session that it initiated.
     pub(crate) fn confirmation_due(&self, now: Moment) -> Option<Moment> {
-        let waiting = self.sessions.iter().flatten().filter(|session| !session.confirmed);
-        let due = waiting.map(|session| session.began + REKEY_TIMEOUT).max()?;
-        (now < due).then_some(due)
+        either!(self, engine => engine.confirmation_due(now))
     }
 
     /// Whether any session may still be used to receive.
     pub(crate) fn is_alive(&self, now: Moment) -> bool {
-        self.sessions.iter().flatten().any(|session| session.is_fresh(now))
+        either!(self, engine => engine.is_alive(now))
     }
 
     /// Writes an initiation and returns its length. The buffer must have [`HANDSHAKE_ROOM`].
-    pub(crate) fn initiate(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        self.tick();
-        let TunnResult::WriteToNetwork(message) =
-            self.tunn.format_handshake_initiation(buffer, true)
-        else {
-            return None;
-        };
-        self.initiation = sender_index(message);
-        Some(message.len())
+    pub(crate) fn initiate(&mut self, now: Moment, buffer: &mut [u8]) -> Option<usize> {
+        either!(self, engine => engine.initiate(now, buffer))
     }
 
     /// Answers an initiation: writes the response and returns its length.
     pub(crate) fn answer(
         &mut self,
         now: Moment,
+        introduction: Introduction,
         initiation: &[u8],
         buffer: &mut [u8],
     ) -> Result<usize, DropReason> {
-        self.tick();
-        match self.tunn.decapsulate(None, initiation, buffer) {
-            TunnResult::WriteToNetwork(response) => {
-                let length = response.len();
-                let index = sender_index(response).ok_or(DropReason::BadHandshake)?;
-                self.record(now, index, false);
-                Ok(length)
+        match self {
+            Self::Boringtun(engine) => engine.answer(now, initiation, buffer),
+            Self::Noise(engine) => {
+                let heard = introduction.heard.ok_or(DropReason::BadHandshake)?;
+                engine.answer(now, *heard, buffer)
             }
-            TunnResult::Err(error) => Err(reason(&error, DropReason::BadHandshake)),
-            _ => Err(DropReason::BadHandshake),
         }
     }
 
@@ -241,43 +291,24 @@ impl Engine {
         response: &[u8],
         buffer: &mut [u8],
     ) -> Result<usize, DropReason> {
-        self.tick();
-        match self.tunn.decapsulate(None, response, buffer) {
-            TunnResult::WriteToNetwork(keepalive) => {
-                let length = keepalive.len();
-                self.record(now, receiver, true);
-                Ok(length)
-            }
-            TunnResult::Err(error) => Err(reason(&error, DropReason::BadHandshake)),
-            _ => Err(DropReason::BadHandshake),
-        }
+        either!(self, engine => engine.complete(now, receiver, response, buffer))
     }
 
     /// Whether the initiation that was sent last carries this index of ours.
     pub(crate) fn initiated_last(&self, index: u32) -> bool {
-        self.initiation == Some(index)
+        either!(self, engine => engine.initiated_last(index))
     }
 
     /// Takes a cookie, to be shown in the next handshake message.
-    pub(crate) fn take_cookie(&mut self, reply: &[u8]) -> Result<(), DropReason> {
-        match self.tunn.decapsulate(None, reply, &mut []) {
-            TunnResult::Done => Ok(()),
-            _ => Err(DropReason::BadHandshake),
-        }
+    pub(crate) fn take_cookie(&mut self, now: Moment, reply: &[u8]) -> Result<(), DropReason> {
+        either!(self, engine => engine.take_cookie(now, reply))
     }
 
-    /// Seals a packet, or an empty one as a keepalive, and returns the message's length. `None` if no session may be
-    /// sent on. The buffer must have room for the packet and [`DATA_OVERHEAD`].
-    pub(crate) fn seal(&mut self, now: Moment, packet: &[u8], buffer: &mut [u8]) -> Option<usize> {
-        self.sending(now)?;
-        debug_assert!(buffer.len() >= packet.len() + DATA_OVERHEAD, "no room to seal");
-        let session = self.sessions[self.current?].as_mut()?;
-        let TunnResult::WriteToNetwork(message) = self.tunn.encapsulate(packet, buffer) else {
-            return None;
-        };
-        let Some(Message::Data { counter, .. }) = Message::parse(message) else { return None };
-        session.sealed = counter + 1;
-        Some(message.len())
+    /// Seals the packet of this length, none for a keepalive, that stands 16 bytes into the buffer, and returns the
+    /// message's length. `None` if no session may be sent on; the packet is as it was then. The buffer must be 16
+    /// bytes longer than what stands in it.
+    pub(crate) fn seal(&mut self, now: Moment, length: usize, buffer: &mut [u8]) -> Option<usize> {
+        either!(self, engine => engine.seal(now, length, buffer))
     }
 
     /// Opens a data message into the buffer, which must be as long as the message without its header.
@@ -289,91 +320,36 @@ impl Engine {
         message: &[u8],
         buffer: &mut [u8],
     ) -> Result<Opened, Refused> {
-        let place = receiver as usize % RING;
-        let current = self.current.and_then(|current| self.sessions[current]);
-        let session = self.sessions[place].as_mut().filter(|session| session.index == receiver);
-        let session = session.ok_or(DropReason::UnknownSession)?;
-        if !session.is_fresh(now) || counter >= self.limits.reject_after {
-            return Err(DropReason::Expired.into());
+        either!(self, engine => engine.open(now, receiver, counter, message, buffer))
+    }
+
+    /// The session that is sent on, with numbers for so many messages: all of them or nothing. `None` too from an engine
+    /// whose sessions need the peer's lock.
+    pub(crate) fn lane(&self, now: Moment, messages: u64) -> Option<Lane> {
+        match self {
+            Self::Boringtun(_) => None,
+            Self::Noise(engine) => engine.lane(now, messages),
         }
-        let (packet, malformed) = match self.tunn.decapsulate(None, message, buffer) {
-            TunnResult::Done => (None, false),
-            TunnResult::WriteToTunnelV4(packet, source) => {
-                (Some((packet.len(), IpAddr::V4(source))), packet.len() < 20)
-            }
-            TunnResult::WriteToTunnelV6(packet, source) => {
-                (Some((packet.len(), IpAddr::V6(source))), false)
-            }
-            // It authenticated, but what came out is no IP packet: the message's own form was checked before.
-            TunnResult::Err(WireGuardError::InvalidPacket) => (None, true),
-            TunnResult::Err(error) => return Err(reason(&error, DropReason::BadTag).into()),
-            TunnResult::WriteToNetwork(_) => return Err(DropReason::BadTag.into()),
-        };
-        let opened = Opened {
-            packet: packet.filter(|_| !malformed),
-            confirms: !session.confirmed,
-            is_newest: counter >= session.newest,
-        };
-        session.confirmed = true;
-        session.newest = session.newest.max(counter + 1);
-        if current.is_none_or(|current| session.order >= current.order) {
-            self.current = Some(place);
+    }
+
+    /// The session with this index of ours, while it may be used and if it needs no lock.
+    pub(crate) fn session(&self, now: Moment, index: u32) -> Option<Session> {
+        match self {
+            Self::Boringtun(_) => None,
+            Self::Noise(engine) => Some(Session(Arc::clone(engine.session(now, index).ok()?))),
         }
-        if malformed {
-            return Err(Refused { reason: DropReason::BadPacket, opened: Some(opened) });
+    }
+
+    /// Learns that a message has come in on the session with this index, if it was the first.
+    pub(crate) fn confirmed(&mut self, index: u32) {
+        if let Self::Noise(engine) = self {
+            engine.confirmed(index);
         }
-        Ok(opened)
     }
 
     /// Forgets sessions that are too old to use.
     pub(crate) fn forget(&mut self, now: Moment) {
-        self.tick();
-        for session in &mut self.sessions {
-            session.take_if(|session| !session.is_fresh(now));
-        }
-    }
-
-    fn record(&mut self, now: Moment, index: u32, initiator: bool) {
-        self.established += 1;
-        let place = index as usize % RING;
-        let session = Session {
-            index,
-            began: now,
-            order: self.established,
-            initiator,
-            confirmed: initiator,
-            // The keepalive that confirms a session to its responder is its first message.
-            sealed: u64::from(initiator),
-            newest: 0,
-        };
-        self.sessions[place] = Some(session);
-        if initiator {
-            self.current = Some(place);
-        } else if self.current == Some(place) {
-            // Its place in the ring went to the new one, which is not confirmed yet.
-            self.current = None;
-        }
-    }
-
-    /// Moves `Tunn`'s clock, by which it orders and expires sessions and cookies.
-    fn tick(&mut self) {
-        // Room for a keepalive, which is not sent, and none for an initiation, which is then not begun.
-        let mut room = [0; DATA_OVERHEAD];
-        let _ = self.tunn.update_timers(&mut room);
-        if self.tunn.time_since_last_handshake().is_none() {
-            self.current = None;
-        }
-    }
-}
-
-/// The reason to count for an error of boringtun's.
-fn reason(error: &WireGuardError, otherwise: DropReason) -> DropReason {
-    match error {
-        WireGuardError::DuplicateCounter
-        | WireGuardError::InvalidCounter
-        | WireGuardError::WrongTai64nTimestamp => DropReason::Replay,
-        WireGuardError::NoCurrentSession | WireGuardError::WrongIndex => DropReason::UnknownSession,
-        _ => otherwise,
+        either!(self, engine => engine.forget(now));
     }
 }
 

@@ -4,8 +4,9 @@
 //! configured. A [`Device`] takes frames, datagrams and the time, and writes what is to be sent; sockets, threads and
 //! clocks are its caller's.
 //!
-//! Floor 1: imports floor 0 only; no IO and no runtime. boringtun does the cryptography behind one narrow seam; it draws
-//! ephemeral keys from the operating system and reads the wall clock for the timestamps of initiations.
+//! Floor 1: imports floor 0 only; no IO and no runtime. What does the cryptography stands behind one narrow seam, and
+//! [`EngineKind`] chooses it. It draws ephemeral keys from the operating system and reads the wall clock for the
+//! timestamps of initiations.
 
 mod allowed_ips;
 mod cookie;
@@ -22,4 +23,5 @@ pub mod uapi;
 pub use allowed_ips::Routes;
 pub use device::{Device, Effects, Refusal, Sealer};
 pub use drops::{DropCounts, DropReason};
+pub use engine::{EngineKind, UnknownEngine};
 pub use moment::Moment;

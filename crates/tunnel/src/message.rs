@@ -71,6 +71,28 @@ pub(crate) fn sender_index(message: &[u8]) -> Option<u32> {
     }
 }
 
+/// Writes an initiation's head: its type, and our index.
+pub(crate) fn write_initiation(message: &mut [u8], sender: u32) {
+    write_words(message, [INITIATION, sender]);
+}
+
+/// Writes a response's head: its type, our index and the other end's.
+pub(crate) fn write_response(message: &mut [u8], sender: u32, receiver: u32) {
+    write_words(message, [RESPONSE, sender, receiver]);
+}
+
+/// Writes a data message's header, of 16 bytes.
+pub(crate) fn write_data_header(header: &mut [u8], receiver: u32, counter: u64) {
+    write_words(header, [DATA, receiver]);
+    header[8..16].copy_from_slice(&counter.to_le_bytes());
+}
+
+fn write_words<const N: usize>(message: &mut [u8], words: [u32; N]) {
+    for (place, word) in message.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! Time as the device sees it.
 
 use std::ops::Add;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point in time: the time since boot, suspends included (`CLOCK_BOOTTIME`, `clock_gettime(2)`).
 ///
@@ -34,6 +34,12 @@ impl Moment {
     pub(crate) const fn from_nanos(nanos: u64) -> Self {
         Self(Duration::from_nanos(nanos))
     }
+}
+
+/// The time since the Unix epoch by the system's clock, whatever the moment: it may be set while we run.
+pub(crate) fn wall_clock(_: Moment) -> Duration {
+    #[expect(clippy::disallowed_methods, reason = "read once a handshake, for the other end alone")]
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 impl Add<Duration> for Moment {

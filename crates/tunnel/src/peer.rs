@@ -1,7 +1,7 @@
 //! One peer: its sessions, path, timers and waiting packets, behind one lock.
 //!
-//! The hot path takes the lock as a [`Turn`], once for a run of packets; what depends on the run as a whole, such as
-//! timers, is done when the turn [ends](Turn::end).
+//! The hot path takes the lock as a [`Turn`]; what depends on a run of packets as a whole, such as timers, is done when
+//! the turn [ends](Turn::end). Where the engine allows it the run is sealed or opened [before](run), without the lock.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -18,13 +18,15 @@ use crate::drops::{DropCounts, DropReason};
 use crate::engine::{Engine, HANDSHAKE_ROOM, Sending};
 use crate::message::DATA_OVERHEAD;
 use crate::moment::Moment;
-use crate::peer::looped::Opening;
+use crate::peer::looped::Beginnings;
 use crate::timers::{Due, REKEY_AFTER_TIME, REKEY_JITTER, REKEY_ON_RECEIVE, REKEY_TIMEOUT, Timers};
 
 pub(crate) use inbound::Sinks;
+pub(crate) use run::Arrival;
 
 mod inbound;
 mod looped;
+mod run;
 
 /// The packets that wait for a session at most; the oldest make room.
 const STAGED: usize = 256;
@@ -58,8 +60,7 @@ pub(crate) struct State {
     pub(crate) is_higher: bool,
     /// Whether the session is in doubt: the next packet starts a handshake.
     is_doubtful: bool,
-    /// What our last initiation and our last data message to the peer began with.
-    openings: [Opening; 2],
+    beginnings: Beginnings,
     staged: VecDeque<Vec<u8>>,
     random: ChaCha8Rng,
 }
@@ -93,7 +94,7 @@ impl Peer {
             rx_bytes: 0,
             is_higher: false,
             is_doubtful: false,
-            openings: Default::default(),
+            beginnings: Beginnings::default(),
             staged: VecDeque::new(),
             random,
         };
@@ -131,7 +132,10 @@ impl State {
     }
 
     /// Puts a new engine in place. While the one before can still send, it does until the new one has a session.
-    pub(crate) fn replace_engine(&mut self, now: Moment, engine: Engine) {
+    pub(crate) fn replace_engine(&mut self, now: Moment, mut engine: Engine) {
+        if let Some(former) = &self.engine {
+            engine.succeed(former);
+        }
         let former = self.engine.replace(engine);
         if let Some(former) = former.filter(|former| former.sending(now).is_some()) {
             self.retired = Some(former);
@@ -202,18 +206,21 @@ impl Turn<'_> {
         std::ptr::eq(self.peer, peer)
     }
 
-    /// Why nothing can be sent to the peer, not even later.
-    pub(crate) fn refusal(&self) -> Option<DropReason> {
-        match (&self.state.engine, self.state.path) {
+    /// Why this packet can't be sent to the peer, not even later.
+    pub(crate) fn refusal(&self, packet: &[u8]) -> Option<DropReason> {
+        match (&self.state.engine, &self.state.path) {
             (None, _) => Some(DropReason::NoKey),
             (_, None) => Some(DropReason::NoEndpoint),
-            _ => None,
+            (_, Some(path)) => {
+                self.state.beginnings.begin(packet, path).then_some(DropReason::Looped)
+            }
         }
     }
 
-    /// Seals a packet, padded already, or lets it wait for a session.
-    pub(crate) fn send(&mut self, packet: &[u8], outbox: &mut Outbox, drops: &mut DropCounts) {
-        if self.seal(packet, outbox) {
+    /// Seals a packet, padded already, or lets it wait for a session. The packet of this length stands 16 bytes into
+    /// the outbox's [slot](packet_slot).
+    pub(crate) fn send(&mut self, length: usize, outbox: &mut Outbox, drops: &mut DropCounts) {
+        if self.seal(length, outbox) {
             self.sent.data = true;
             return;
         }
@@ -222,7 +229,7 @@ impl Turn<'_> {
             self.state.staged.pop_front();
             drops.add(DropReason::Unsent);
         }
-        self.state.staged.push_back(packet.to_vec());
+        self.state.staged.push_back(packet_slot(outbox, length).to_vec());
     }
 
     /// Does what is due.
@@ -246,7 +253,7 @@ impl Turn<'_> {
                     self.initiate(outbox);
                 }
                 Due::Keepalive => {
-                    self.seal(&[], outbox);
+                    self.seal(0, outbox);
                 }
                 Due::PersistentKeepalive => self.keep_alive(outbox),
             }
@@ -296,7 +303,7 @@ impl Turn<'_> {
     }
 
     fn keep_alive(&mut self, outbox: &mut Outbox) {
-        if self.seal(&[], outbox) || self.state.timers.is_shaking_hands() {
+        if self.seal(0, outbox) || self.state.timers.is_shaking_hands() {
             return;
         }
         // Both ends notice at the same time that a session is over: the one with the lower key goes first.
@@ -333,21 +340,24 @@ impl Turn<'_> {
         let state = &mut *self.state;
         let (Some(engine), Some(path)) = (&mut state.engine, &state.path) else { return };
         let slot = outbox.slot(HANDSHAKE_ROOM);
-        let Some(length) = engine.initiate(slot) else { return };
-        state.openings[0] = Opening::of(slot);
+        // One that can't be made, for a peer's key that is none, is repeated no sooner than one that was lost.
+        let length = engine.initiate(now, slot).unwrap_or_default();
+        state.beginnings.initiated(&slot[..length]);
         outbox.commit(length, path, Ecn::NotEct);
         state.tx_bytes += length as u64;
         state.timers.initiated(now, jitter);
     }
 
-    /// Seals a packet, or an empty one as a keepalive. `false` if there is no session or no path.
-    fn seal(&mut self, packet: &[u8], outbox: &mut Outbox) -> bool {
+    /// Seals the packet of this length in the outbox's [slot](packet_slot), none for a keepalive. `false` if there is no
+    /// session or no path.
+    fn seal(&mut self, length: usize, outbox: &mut Outbox) -> bool {
         let Some(path) = self.state.path else { return false };
         let Some(engine) = self.state.sender(self.now) else { return false };
-        let slot = outbox.slot(packet.len() + DATA_OVERHEAD);
-        let Some(length) = engine.seal(self.now, packet, slot) else { return false };
-        self.state.openings[1] = Opening::of(slot);
-        outbox.commit(length, &path, outer_ecn(packet));
+        let ecn = outer_ecn(packet_slot(outbox, length));
+        let slot = outbox.slot(length + DATA_OVERHEAD);
+        let Some(length) = engine.seal(self.now, length, slot) else { return false };
+        self.state.beginnings.sealed(slot);
+        outbox.commit(length, &path, ecn);
         self.state.tx_bytes += length as u64;
         self.sent.any = true;
         true
@@ -355,13 +365,19 @@ impl Turn<'_> {
 
     fn flush(&mut self, outbox: &mut Outbox) {
         while let Some(packet) = self.state.staged.pop_front() {
-            if !self.seal(&packet, outbox) {
+            packet_slot(outbox, packet.len()).copy_from_slice(&packet);
+            if !self.seal(packet.len(), outbox) {
                 self.state.staged.push_front(packet);
                 return;
             }
             self.sent.data = true;
         }
     }
+}
+
+/// Where a packet of this length is sealed in place: the message's header and tag go around it.
+pub(crate) fn packet_slot(outbox: &mut Outbox, length: usize) -> &mut [u8] {
+    &mut outbox.slot(length + DATA_OVERHEAD)[16..16 + length]
 }
 
 /// The ECN bits of the outer header. A keepalive has none.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::Context as _;
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tokio::sync::mpsc;
 use wireloom_agent::device::{DeviceError, OpenDevice, PathReport, TunnelDevice};
 use wireloom_dataplane::{Config, Dataplane, Ended, Offloads, UapiSocket};
@@ -13,6 +15,7 @@ use wireloom_io::tun::DEFAULT_MTU;
 use wireloom_io::{BindError, Binding, Tun, TunConfig, UdpBind, UdpBinder, inherited};
 use wireloom_kernel::port_owner;
 use wireloom_model::{Family, InterfaceName};
+use wireloom_tunnel::EngineKind;
 use wireloom_tunnel::uapi::{DeviceStatus, SetDevice};
 
 use crate::keys;
@@ -48,6 +51,25 @@ pub(crate) struct Parts {
     pub(crate) tun: Option<i32>,
     /// A descriptor of a socket that somebody else listens with.
     pub(crate) uapi: Option<i32>,
+    pub(crate) engine: EngineKind,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct EngineArg {
+    /// What makes handshakes and holds sessions; the other end can't tell.
+    #[arg(
+        long,
+        env = "WIRELOOM_ENGINE",
+        default_value_t = EngineKind::default(),
+        value_parser = engines(),
+        value_name = "ENGINE"
+    )]
+    pub(crate) engine: EngineKind,
+}
+
+fn engines() -> impl TypedValueParser<Value = EngineKind> {
+    PossibleValuesParser::new(EngineKind::ALL.map(EngineKind::label))
+        .try_map(|name| name.parse::<EngineKind>())
 }
 
 impl LocalDevice {
@@ -67,6 +89,7 @@ impl LocalDevice {
             listen_port: 0,
             fwmark: 0,
             offloads: Offloads::ALL,
+            engine: parts.engine,
         };
         let network = NamingBinder(UdpBinder::new());
         let dataplane = Arc::new(Dataplane::start(Arc::new(tun), network, config)?);
@@ -111,6 +134,7 @@ impl TunnelDevice for LocalDevice {
         let counters = self.dataplane.counters();
         let counted = counters.iter().filter(|(counter, _)| counter.is_drop());
         PathReport {
+            engine: Some(self.dataplane.engine().to_string()),
             offloads: self
                 .dataplane
                 .offloads()
@@ -132,8 +156,12 @@ impl TunnelDevice for LocalDevice {
 pub(crate) struct DataplaneOpener(Parts);
 
 impl DataplaneOpener {
-    pub(crate) const fn new(interface: InterfaceName, uapi_directory: PathBuf) -> Self {
-        Self(Parts { interface, uapi_directory, tun: None, uapi: None })
+    pub(crate) const fn new(
+        interface: InterfaceName,
+        uapi_directory: PathBuf,
+        engine: EngineKind,
+    ) -> Self {
+        Self(Parts { interface, uapi_directory, tun: None, uapi: None, engine })
     }
 }
 

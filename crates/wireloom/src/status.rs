@@ -91,6 +91,9 @@ fn summary(status: &Status) -> String {
         .iter()
         .map(|(name, on)| if *on { name.clone() } else { format!("{name} off") })
         .collect();
+    if let Some(engine) = &status.path.engine {
+        lines.push(format!("  engine {engine}"));
+    }
     if !offloads.is_empty() {
         lines.push(format!("  offloads {}", offloads.join(", ")));
     }

@@ -9,7 +9,7 @@ use wireloom_dataplane::{Ended, uapi_socket};
 use wireloom_model::InterfaceName;
 
 use crate::background::{self, Background, Role};
-use crate::device::{LocalDevice, Parts};
+use crate::device::{EngineArg, LocalDevice, Parts};
 use crate::signals;
 
 #[derive(Debug, Args)]
@@ -28,6 +28,8 @@ pub(crate) struct TunnelArgs {
     /// Take over this descriptor of a listening UAPI socket instead of making one.
     #[arg(long, env = "WG_UAPI_FD", value_name = "FD")]
     uapi_fd: Option<i32>,
+    #[command(flatten)]
+    engine: EngineArg,
 }
 
 pub(crate) fn run(args: TunnelArgs) -> anyhow::Result<ExitCode> {
@@ -41,8 +43,10 @@ pub(crate) fn run(args: TunnelArgs) -> anyhow::Result<ExitCode> {
         uapi_directory: args.uapi_dir,
         tun: args.tun_fd,
         uapi: args.uapi_fd,
+        engine: args.engine.engine,
     })?;
-    tracing::info!(interface = %args.interface, "the device is up");
+    let engine = args.engine.engine;
+    tracing::info!(interface = %args.interface, %engine, "the device is up");
     background.map(Background::ready).transpose()?;
     let dataplane = device.dataplane();
     let runtime = tokio::runtime::Builder::new_current_thread()

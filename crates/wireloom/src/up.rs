@@ -11,7 +11,7 @@ use wireloom_file::{FileRegistry, key};
 use wireloom_model::{InterfaceName, NodeName};
 
 use crate::background::{self, Background, Role};
-use crate::device::DataplaneOpener;
+use crate::device::{DataplaneOpener, EngineArg};
 use crate::{keys, signals};
 
 /// The tunnel device of a node that names none.
@@ -24,6 +24,8 @@ pub(crate) struct UpArgs {
     /// Return once the node is in the mesh, and stay there in the background.
     #[arg(short, long)]
     detach: bool,
+    #[command(flatten)]
+    engine: EngineArg,
 }
 
 /// Which mesh, and which machine of it.
@@ -64,7 +66,7 @@ impl NodeArgs {
 }
 
 pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
-    let UpArgs { node: args, detach } = args;
+    let UpArgs { node: args, detach, engine } = args;
     // What is wrong with the file is said here, before anything is made or changed.
     let snapshot = wireloom_file::load(&args.config)?;
     let random = keys::random_bytes()?;
@@ -84,7 +86,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),
     };
-    let opener = DataplaneOpener::new(args.interface, uapi_socket::DIRECTORY.into());
+    let opener = DataplaneOpener::new(args.interface, uapi_socket::DIRECTORY.into(), engine.engine);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")

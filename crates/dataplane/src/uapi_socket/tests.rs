@@ -3,6 +3,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use wireloom_io::memory::{self, MemoryNetwork};
 use wireloom_model::PrivateKey;
+use wireloom_tunnel::EngineKind;
 use wireloom_tunnel::uapi::{DeviceStatus, SetDevice, SetPeer, get_text};
 
 use super::*;
@@ -11,7 +12,13 @@ use crate::{Config, Offloads};
 fn dataplane() -> Arc<Dataplane> {
     let (tun, _) = memory::tun().unwrap();
     let udp = MemoryNetwork::default().host(IpAddr::from([192, 0, 2, 1]));
-    let config = Config { seed: [1; 32], listen_port: 51820, fwmark: 0, offloads: Offloads::ALL };
+    let config = Config {
+        seed: [1; 32],
+        listen_port: 51820,
+        fwmark: 0,
+        offloads: Offloads::ALL,
+        engine: EngineKind::default(),
+    };
     Arc::new(Dataplane::start(Arc::new(tun), udp, config).unwrap())
 }
 

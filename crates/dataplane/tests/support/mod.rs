@@ -11,6 +11,7 @@ use wireloom_dataplane::{Config, Dataplane, Offloads};
 use wireloom_io::{Tun, TunConfig, UdpBinder};
 use wireloom_model::{PrivateKey, PublicKey};
 use wireloom_testkit::{in_new_network, ip};
+use wireloom_tunnel::EngineKind;
 use wireloom_tunnel::uapi::{SetDevice, SetPeer};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -124,7 +125,8 @@ impl End {
 
 pub(crate) fn config_of(number: u8) -> Config {
     let seed = [number; 32];
-    Config { seed, listen_port: 0, fwmark: 0, offloads: Offloads::ALL }
+    let engine = EngineKind::default();
+    Config { seed, listen_port: 0, fwmark: 0, offloads: Offloads::ALL, engine }
 }
 
 /// Two ends, joined by a wire, that do not know of each other yet.

@@ -103,8 +103,9 @@ impl Draft<'_> {
         }
         self.is_new = true;
         self.control.private_key = key.cloned();
+        let kind = self.device.kind;
         self.table.own = key.map(|key| {
-            let identity = Identity::new(key);
+            let identity = Identity::new(kind, key);
             let macs = Macs::new(&identity.public_key());
             Arc::new(Own { identity, macs })
         });
@@ -232,7 +233,8 @@ impl Draft<'_> {
         };
         self.table.by_index.insert(index, entry.slot);
         let preshared_key = entry.preshared_key.as_ref();
-        Some(Engine::new(&own.identity, key, preshared_key, index, self.device.limits))
+        let Device { limits, wall, .. } = self.device;
+        Some(Engine::new(&own.identity, key, preshared_key, index, *limits, *wall))
     }
 
     fn peer(&self, key: &PublicKey) -> Option<Arc<Peer>> {

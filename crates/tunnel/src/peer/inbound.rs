@@ -1,11 +1,12 @@
 //! What a peer does with messages that are addressed to it.
 
-use wireloom_packet::{Arena, Ecn, Outbox, Path, Received, ecn};
+use wireloom_packet::{Arena, Ecn, Outbox, Path, Received};
 
 use super::Turn;
+use super::run::Heard;
 use crate::allowed_ips::Routes;
 use crate::drops::{DropCounts, DropReason};
-use crate::engine::{Engine, HANDSHAKE_ROOM, Opened, Refused};
+use crate::engine::{Engine, HANDSHAKE_ROOM, Introduction, Refused};
 use crate::message::Message;
 
 /// Where the results of a batch go.
@@ -16,17 +17,21 @@ pub(crate) struct Sinks<'a> {
 }
 
 impl Turn<'_> {
-    /// Takes a message for this peer. Its form, and a handshake message's first MAC, are checked already.
+    /// Takes a message for this peer. Its form, and a handshake message's first MAC, are checked already; an initiation
+    /// comes with its introduction.
     pub(crate) fn take(
         &mut self,
         message: Message,
+        introduction: Option<Introduction>,
         datagram: &[u8],
         from: &Received<'_>,
         routes: &Routes,
         sinks: &mut Sinks<'_>,
     ) {
         let taken = match message {
-            Message::Initiation { .. } => self.answer(datagram, &from.path, sinks.outbox),
+            Message::Initiation { .. } => {
+                self.answer(introduction, datagram, &from.path, sinks.outbox)
+            }
             Message::Response { receiver, .. } => {
                 self.complete(receiver, datagram, &from.path, sinks.outbox)
             }
@@ -44,13 +49,16 @@ impl Turn<'_> {
     /// somebody else, and the first message of the new session follows at once if it is not.
     fn answer(
         &mut self,
+        introduction: Option<Introduction>,
         initiation: &[u8],
         path: &Path,
         outbox: &mut Outbox,
     ) -> Result<(), DropReason> {
         let now = self.now;
+        let introduction = introduction.ok_or(DropReason::BadHandshake)?;
         let engine = self.state.engine.as_mut().ok_or(DropReason::UnknownPeer)?;
-        let length = engine.answer(now, initiation, outbox.slot(HANDSHAKE_ROOM))?;
+        let room = outbox.slot(HANDSHAKE_ROOM);
+        let length = engine.answer(now, introduction, initiation, room)?;
         outbox.commit(length, path, Ecn::NotEct);
         self.state.path.get_or_insert(*path);
         self.state.timers.session_began(now);
@@ -83,7 +91,7 @@ impl Turn<'_> {
     /// A cookie says nothing of where the peer is, since whoever sees our messages can make one.
     fn take_cookie(&mut self, receiver: u32, reply: &[u8]) -> Result<(), DropReason> {
         let engine = self.state.engine.as_mut().filter(|engine| engine.index() == receiver >> 8);
-        engine.ok_or(DropReason::UnknownSession)?.take_cookie(reply)?;
+        engine.ok_or(DropReason::UnknownSession)?.take_cookie(self.now, reply)?;
         self.state.rx_bytes += reply.len() as u64;
         Ok(())
     }
@@ -104,39 +112,16 @@ impl Turn<'_> {
         let engine = engine.ok_or(DropReason::UnknownSession)?;
         // Everything but the header: the packet and its tag.
         let buffer = sinks.arena.slot(datagram.len() - 16);
-        let opened = match engine.open(now, receiver, counter, datagram, buffer) {
-            Ok(opened) => opened,
-            Err(Refused { reason, opened }) => {
-                if let Some(opened) = opened {
-                    self.heard(&opened, datagram.len(), &from.path, sinks.outbox);
-                }
-                return Err(reason);
-            }
-        };
-        self.heard(&opened, datagram.len(), &from.path, sinks.outbox);
+        let opened = engine.open(now, receiver, counter, datagram, buffer);
+        if let Ok(opened) | Err(Refused { opened: Some(opened), .. }) = &opened {
+            let mut heard = Heard::default();
+            heard.note(opened, datagram.len(), &from.path);
+            self.arrived(receiver, &heard, sinks.outbox);
+        }
+        let opened = opened.map_err(|refused| refused.reason)?;
         let Some((length, source)) = opened.packet else { return Ok(()) };
         self.received.data = true;
-        if routes.lookup(source) != Some(self.peer.slot) {
-            return Err(DropReason::WrongSource);
-        }
-        if !ecn::leave(sinks.arena.slot(length), from.ecn) {
-            return Err(DropReason::Congested);
-        }
-        sinks.arena.commit(length);
-        Ok(())
-    }
-
-    /// An authentic data message came in.
-    fn heard(&mut self, opened: &Opened, length: usize, path: &Path, outbox: &mut Outbox) {
-        self.received.any = true;
-        self.state.rx_bytes += length as u64;
-        if opened.is_newest && self.state.path.as_ref() != Some(path) {
-            self.state.path = Some(*path);
-        }
-        if opened.confirms {
-            self.state.established(self.now, true);
-            self.flush(outbox);
-        }
+        sinks.let_in(length, routes.lookup(source) == Some(self.peer.slot), from)
     }
 
     /// A handshake message of these lengths came in and was answered.

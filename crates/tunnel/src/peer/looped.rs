@@ -1,34 +1,45 @@
 //! Messages of ours that come back because the way to the peer's endpoint leads into the tunnel itself. Sealed again, each
 //! would return larger than before, in fragments at last, and soon there would be nothing else.
 
-use wireloom_packet::IpPacket;
 use wireloom_packet::ip::{IPV6_FRAGMENT, UDP};
-
-use super::Turn;
+use wireloom_packet::{IpPacket, Path};
 
 /// The type and the index that a message begins with: of our initiation, our own index; of our data, the one that the
 /// peer has chosen. Nobody else sends either to the peer. `None` before the first message.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Opening(Option<[u8; 8]>);
+type Beginning = Option<[u8; 8]>;
 
-impl Opening {
-    pub(super) fn of(message: &[u8]) -> Self {
-        Self(message.first_chunk().copied())
-    }
+/// What our last initiation and our last data message to a peer began with.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Beginnings {
+    initiation: Beginning,
+    data: Beginning,
 }
 
-impl Turn<'_> {
-    /// Whether a packet is, or begins with, a message that was sent to the peer.
-    pub(crate) fn has_sent(&self, packet: &[u8]) -> bool {
-        let (Some(path), Ok(packet)) = (self.state.path, IpPacket::parse(packet)) else {
-            return false;
-        };
+impl Beginnings {
+    /// An initiation was made.
+    pub(super) fn initiated(&mut self, message: &[u8]) {
+        self.initiation = message.first_chunk().copied();
+    }
+
+    /// A data message was sealed.
+    pub(super) fn sealed(&mut self, message: &[u8]) {
+        self.data = message.first_chunk().copied();
+    }
+
+    /// Data messages were sealed by somebody who began with these.
+    pub(super) const fn sealed_as(&mut self, theirs: &Self) {
+        self.data = theirs.data;
+    }
+
+    /// Whether a packet is, or begins with, a message that was sent on this path.
+    pub(super) fn begin(&self, packet: &[u8], path: &Path) -> bool {
+        let Ok(packet) = IpPacket::parse(packet) else { return false };
         packet.destination() == path.remote.ip()
             && datagram(&packet).is_some_and(|datagram| {
-                let opening = Opening::of(datagram.get(8..).unwrap_or_default());
+                let beginning: Beginning = datagram.get(8..).and_then(|m| m.first_chunk()).copied();
                 datagram.get(2..4) == Some(&path.remote.port().to_be_bytes())
-                    && opening != Opening::default()
-                    && self.state.openings.contains(&opening)
+                    && beginning.is_some()
+                    && (beginning == self.initiation || beginning == self.data)
             })
     }
 }

@@ -93,6 +93,8 @@ fn a_removed_peer_is_gone_and_a_new_one_takes_its_place() {
         ..world.peer(1)
     };
     world.set_peer(0, again);
+    // The other end knows us still, and takes no second initiation of the same time.
+    world.pass(seconds(1));
     world.say(0, "10.0.0.1", "10.0.1.1");
     assert_eq!(world.take_delivered(1).len(), 1);
 }

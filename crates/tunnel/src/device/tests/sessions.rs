@@ -200,26 +200,26 @@ fn congestion_marks_cross_the_tunnel() {
 #[test]
 fn a_datagram_passes_once_and_reordering_within_the_window_loses_nothing() {
     let mut world = World::pair();
-    let packets: Vec<_> = (0..1_025).map(|i| packet("10.0.0.1", "10.0.1.1", i % 100)).collect();
+    let packets: Vec<_> = (0..WINDOW).map(|i| packet("10.0.0.1", "10.0.1.1", i % 100)).collect();
     packets.chunks(64).for_each(|batch| world.seal(0, batch));
     let sent = world.intercept();
-    // The first arrives behind 1,023 later ones, which the window just holds.
-    for datagram in sent[1..1_024].iter().rev().chain(&sent[..1]) {
+    // The first arrives behind all the later ones that the window just holds.
+    for datagram in sent[1..].iter().rev().chain(&sent[..1]) {
         world.deliver(datagram);
     }
-    assert_eq!(world.take_delivered(1).len(), 1_024);
+    assert_eq!(world.take_delivered(1).len(), WINDOW);
     assert_eq!(world.drops(1, DropReason::Replay), 0);
-    for datagram in &sent[..1_024] {
+    for datagram in &sent {
         world.deliver(datagram);
     }
     assert_eq!(world.take_delivered(1).len(), 0);
-    assert_eq!(world.drops(1, DropReason::Replay), 1_024);
+    assert_eq!(world.drops(1, DropReason::Replay), WINDOW as u64);
 }
 
 #[test]
 fn a_message_behind_the_window_is_refused() {
     let mut world = World::pair();
-    let packets: Vec<_> = (0..1_025).map(|_| packet("10.0.0.1", "10.0.1.1", 1)).collect();
+    let packets: Vec<_> = (0..=WINDOW).map(|_| packet("10.0.0.1", "10.0.1.1", 1)).collect();
     packets.chunks(64).for_each(|batch| world.seal(0, batch));
     let sent = world.intercept();
     sent[1..].iter().for_each(|datagram| world.deliver(datagram));

@@ -1,5 +1,6 @@
 //! Threads that share a device.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::thread;
 
@@ -34,12 +35,7 @@ fn sealing_opening_and_configuring_do_not_disturb_each_other() {
                     .collect();
                 let mut outbox = Outbox::default();
                 client_device.seal(now, &frames, sealer, &mut outbox);
-                let datagrams = outbox
-                    .transmits()
-                    .flat_map(|(transmit, bytes)| bytes.chunks(transmit.segment))
-                    .map(<[u8]>::to_vec)
-                    .collect();
-                sender.send(datagrams).unwrap();
+                sender.send(datagrams(&outbox)).unwrap();
             }
         });
         let configure = scope.spawn(|| {
@@ -81,4 +77,83 @@ fn sealing_opening_and_configuring_do_not_disturb_each_other() {
         (0..BATCHES).flat_map(|batch| (0..16).map(move |i| batch * 4 + i)).collect();
     assert_eq!(sizes, sent);
     assert_eq!(server.peer_status(now, &client_key).endpoint, Some(from));
+}
+
+/// What two threads seal and a third opens, while the other direction does the same.
+#[test]
+fn several_threads_of_one_peer_use_no_number_twice_and_lose_nothing() {
+    const BATCHES: usize = 60;
+    const BATCH: usize = 16;
+    let world = World::pair();
+    let now = world.now;
+    let hosts = &world.hosts;
+    thread::scope(|scope| {
+        for from in 0..2 {
+            let (sender, receiver) = mpsc::channel::<Vec<Vec<u8>>>();
+            let addresses = [0, 1].map(|host: usize| format!("10.0.{host}.{}", 7 + from));
+            for part in 0..2 {
+                let (sender, addresses) = (sender.clone(), addresses.clone());
+                scope.spawn(move || {
+                    let mut sealer = Sealer::default();
+                    for batch in 0..BATCHES {
+                        let number = |i: usize| (part * BATCHES + batch) * BATCH + i;
+                        let packets: Vec<_> = (0..BATCH)
+                            .map(|i| {
+                                let mut packet = packet(&addresses[from], &addresses[1 - from], 40);
+                                let number = u32::try_from(number(i)).unwrap();
+                                packet[28..32].copy_from_slice(&number.to_be_bytes());
+                                packet
+                            })
+                            .collect();
+                        let frames: Vec<_> = packets
+                            .iter()
+                            .map(|packet| Frame { header: VnetHeader::default(), packet })
+                            .collect();
+                        let mut outbox = Outbox::default();
+                        hosts[from].device.seal(now, &frames, &mut sealer, &mut outbox);
+                        sender.send(datagrams(&outbox)).unwrap();
+                    }
+                });
+            }
+            drop(sender);
+            scope.spawn(move || {
+                let mut nonces = BTreeSet::new();
+                let mut numbers = BTreeSet::new();
+                for datagrams in receiver {
+                    let mut arena = Arena::default();
+                    for bytes in &datagrams {
+                        assert!(nonces.insert(bytes[4..16].to_vec()), "a number was used twice");
+                    }
+                    let received: Vec<_> = datagrams
+                        .iter()
+                        .map(|bytes| Received {
+                            path: Path { remote: hosts[from].address, local: None },
+                            ecn: Ecn::NotEct,
+                            segment: bytes.len(),
+                            bytes,
+                        })
+                        .collect();
+                    let mut outbox = Outbox::default();
+                    hosts[1 - from].device.open(now, &received, &mut arena, &mut outbox);
+                    for place in arena.packets() {
+                        let packet = &arena.bytes()[place.clone()];
+                        let number = u32::from_be_bytes(packet[28..32].try_into().unwrap());
+                        assert!(numbers.insert(number), "packet {number} came twice");
+                    }
+                }
+                assert_eq!(numbers.len(), 2 * BATCHES * BATCH);
+            });
+        }
+    });
+    for host in hosts {
+        assert_eq!(host.device.drops(), DropCounts::default());
+    }
+}
+
+fn datagrams(outbox: &Outbox) -> Vec<Vec<u8>> {
+    let transmits = outbox.transmits();
+    transmits
+        .flat_map(|(transmit, bytes)| bytes.chunks(transmit.segment))
+        .map(<[u8]>::to_vec)
+        .collect()
 }
