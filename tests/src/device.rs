@@ -173,3 +173,15 @@ pub fn stream(from: &Host, to: &Host, address: &str) -> f64 {
     assert!(rate > 0.0, "{report}");
     rate
 }
+
+/// Sends short UDP streams until one arrives, but for a hundredth: on a busy machine the receiver itself may lose some.
+///
+/// # Panics
+///
+/// If none does soon.
+pub fn datagrams(from: &Host, to: &Host, address: &str) {
+    eventually("a modest UDP stream arrives", || {
+        let report = iperf(from, to, address, "-u -b 50M -n 2M");
+        report["end"]["sum"]["lost_percent"].as_f64().is_some_and(|lost| lost < 1.0)
+    });
+}

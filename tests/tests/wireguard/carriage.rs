@@ -1,7 +1,7 @@
 //! Packets of all sizes, families and protocols.
 
 use wireloom_lab::Host;
-use wireloom_tests::device::{Device, iperf, stream};
+use wireloom_tests::device::{Device, datagrams, stream};
 use wireloom_tests::{Pair, cable, ok, ping};
 
 use crate::need_all;
@@ -29,10 +29,7 @@ fn carry(outer: [&str; 2], mtu: u32) {
         }
         let rate = stream(&pair.a, &pair.b, there);
         println!("MTU {mtu}, over {}, to {there}: TCP {:.2} Gbit/s", outer[0], rate / 1e9);
-        let report = iperf(&pair.a, &pair.b, there, "-u -b 50M -n 4M");
-        let lost = report["end"]["sum"]["lost_percent"].as_f64().unwrap();
-        // How much a busy machine drops is no matter here; that most of it arrives is.
-        assert!(lost < 60.0, "{lost} % of a modest UDP stream to {there} are lost");
+        datagrams(&pair.a, &pair.b, there);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Traffic of others: overlays above the tunnel, and networks behind it.
 
 use wireloom_lab::Host;
-use wireloom_tests::device::{Device, iperf};
-use wireloom_tests::{Pair, cable, ok, ping};
+use wireloom_tests::device::{Device, datagrams, iperf};
+use wireloom_tests::{Pair, cable, eventually, ok, ping};
 
 use crate::need_all;
 
@@ -31,15 +31,16 @@ fn vxlan_above_the_tunnel_is_no_slower_by_orders() {
         ok(device.host, "ip link set vxlan7 up");
     }
     ping(&pair.a, "10.70.0.2");
-    let (plain, _) = tcp(&pair.a, &pair.b, "10.9.0.2", "-t 2");
-    let (overlay, again) = tcp(&pair.a, &pair.b, "10.70.0.2", "-t 2");
-    let ratio = overlay / plain;
-    println!(
-        "VXLAN {:.2}, plain {:.2} Gbit/s: {ratio:.2}; {again:.0} sent again per GB",
-        overlay / 1e9,
-        plain / 1e9
-    );
-    assert!(ratio >= 0.5, "{ratio:.2}");
+    eventually("VXLAN has half of the plain rate at least", || {
+        let (plain, _) = tcp(&pair.a, &pair.b, "10.9.0.2", "-t 2");
+        let (overlay, again) = tcp(&pair.a, &pair.b, "10.70.0.2", "-t 2");
+        println!(
+            "VXLAN {:.2} of {:.2} Gbit/s, {again:.0} sent again per GB",
+            overlay / 1e9,
+            plain / 1e9
+        );
+        overlay >= plain / 2.0
+    });
 }
 
 #[test]
@@ -89,7 +90,6 @@ fn networks_behind_both_ends_get_their_packets_whole() {
         // A GB is 700,000 segments.
         assert!(again < 10_000.0, "{there} {options}: {again} segments sent again per GB");
     }
-    let report = iperf(&left, &right, "10.22.0.2", "-u -b 100M -t 1");
-    let lost = report["end"]["sum"]["lost_percent"].as_f64().unwrap();
-    assert!(lost < 10.0, "{lost} % of UDP lost");
+    datagrams(&left, &right, "10.22.0.2");
+    datagrams(&left, &right, "fd22::2");
 }
