@@ -38,10 +38,11 @@ pub(crate) const HANDSHAKE_ROOM: usize = INITIATION_BYTES;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum EngineKind {
-    /// boringtun's.
-    #[default]
+    /// boringtun's, by which ours is checked.
     Boringtun,
-    /// Our own: the handshake by snow, the cipher by ring.
+    /// Our own: the handshake by snow, the cipher by ring. Faster, since one peer's packets are sealed and opened by
+    /// several threads at once.
+    #[default]
     Noise,
 }
 

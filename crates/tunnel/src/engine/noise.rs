@@ -174,13 +174,8 @@ impl Engine {
         self.show(now, message);
         // What was sent before the peer begins to use the new keys comes in on the current ones.
         self.previous = None;
-        self.next = Some(Arc::new(Session::new(
-            [index, sender],
-            false,
-            now,
-            self.limits.reject_after,
-            &keys,
-        )));
+        let limit = self.limits.reject_after;
+        self.next = Some(Arc::new(Session::new([index, sender], false, now, limit, &keys)));
         Ok(RESPONSE_BYTES)
     }
 
@@ -194,17 +189,15 @@ impl Engine {
         let Some(Message::Response { sender, .. }) = Message::parse(response) else {
             return Err(DropReason::BadHandshake);
         };
-        let pending = self
-            .pending
-            .iter_mut()
-            .position(|pending| pending.as_ref().is_some_and(|pending| pending.index == receiver));
-        let place = pending.ok_or(DropReason::BadHandshake)?;
+        let is_it = |pending: &Pending| pending.index == receiver;
+        let place = self.pending.iter().position(|pending| pending.as_ref().is_some_and(is_it));
+        let place = place.ok_or(DropReason::BadHandshake)?;
         let keys = self.read_second(place, response).ok_or(DropReason::BadHandshake)?;
         // What is older than the one that was answered is over as well.
         self.pending[place..].fill_with(|| None);
-        let session =
-            Arc::new(Session::new([receiver, sender], true, now, self.limits.reject_after, &keys));
-        let former = self.current.replace(session);
+        let limit = self.limits.reject_after;
+        let session = Session::new([receiver, sender], true, now, limit, &keys);
+        let former = self.current.replace(Arc::new(session));
         self.previous = self.next.take().or(former);
         self.seal(now, 0, buffer).ok_or(DropReason::BadHandshake)
     }
@@ -281,16 +274,15 @@ impl Engine {
         loop {
             self.serial = self.serial.wrapping_add(1);
             let index = self.index << 8 | u32::from(self.serial);
-            let pending = self.pending.iter().flatten().map(|pending| pending.index);
-            if !self
-                .sessions()
-                .map(|session| session.index)
-                .chain(pending)
-                .any(|used| used == index)
-            {
+            if !self.uses(index) {
                 return index;
             }
         }
+    }
+
+    fn uses(&self, index: u32) -> bool {
+        self.sessions().any(|session| session.index == index)
+            || self.pending.iter().flatten().any(|pending| pending.index == index)
     }
 
     /// Writes the MACs of a handshake message.
