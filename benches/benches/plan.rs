@@ -9,7 +9,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use wireloom_model::{
-    Encapsulation, GatewayCount, Mesh, Node, NodeName, Overlay, PublicKey, Snapshot,
+    Encapsulation, Filter, GatewayCount, Mesh, Node, NodeName, Overlay, PublicKey, Snapshot,
 };
 use wireloom_topology::{Topology, plan};
 
@@ -55,6 +55,7 @@ fn mesh() -> Snapshot {
             mtu: None,
             carry_internal_addresses: true,
             encapsulation: Encapsulation::default(),
+            filter: Filter::default(),
         },
         nodes: (0..NODES).map(node).collect(),
         peers: Vec::new(),

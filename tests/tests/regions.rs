@@ -17,11 +17,20 @@ struct Regions {
     laptop: Keys,
 }
 
+/// What a region's own network is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Network {
+    /// It carries packets of any address, and all nodes are neighbours.
+    CarriesAll,
+    /// It carries its own addresses alone, and no two nodes are in one subnet.
+    KnowsItsOwn,
+}
+
 const NODES: [&str; 3] = ["ams-1", "ams-2", "waw-1"];
 
 impl Regions {
     /// Starts the nodes. ams-1 is Amsterdam's gateway; ams-2 reaches a network for it.
-    fn start() -> Self {
+    fn start(network: Network) -> Self {
         let layout = Layout {
             regions: vec![
                 Region::new("nl-ams", &["ams-1", "ams-2"]),
@@ -33,12 +42,15 @@ impl Regions {
         let lab = Lab::build(&layout).unwrap();
         let nodes: Vec<_> = NODES.map(|name| (name.to_owned(), Keys::new())).into();
         let mut regions = Self { _nodes: Vec::new(), lab, nodes, laptop: Keys::new() };
-        let text = regions.mesh_file();
+        let text = regions.mesh_file(network);
         for (name, keys) in &regions.nodes {
             let host = regions.host(name);
             host.write("/run/test/mesh.toml", &text).unwrap();
             host.write("/run/test/key", &keys.private).unwrap();
             ok(host, "chmod 600 /run/test/key");
+            if network == Network::KnowsItsOwn {
+                regions.drop_unknown(host);
+            }
         }
         let up = |name: &&str| {
             wireloom(regions.host(name), "up -c /run/test/mesh.toml --key /run/test/key")
@@ -56,8 +68,25 @@ impl Regions {
         self.lab.host(name).unwrap()
     }
 
-    fn mesh_file(&self) -> String {
+    /// Has the host take from its region's network only what comes from and goes to addresses of that network.
+    fn drop_unknown(&self, host: &Host) {
+        let plan = self.lab.plan().hosts().find(|plan| plan.name == host.name()).unwrap();
+        let [v4, v6] = plan.private.map(|address| address.network());
+        let rule = |rule: &str| ok(host, &format!("nft add rule inet fabric in {rule}"));
+        ok(host, "nft add table inet fabric");
+        ok(host, "nft add chain inet fabric in { type filter hook prerouting priority -300 ; }");
+        for end in ["saddr", "daddr"] {
+            let neighbours = if end == "saddr" { "fe80::/10, ::" } else { "fe80::/10, ff00::/8" };
+            rule(&format!("iifname private ip {end} != {v4} counter drop"));
+            rule(&format!("iifname private ip6 {end} != {{ {v6}, {neighbours} }} counter drop"));
+        }
+    }
+
+    fn mesh_file(&self, network: Network) -> String {
         let mut text = "[mesh]\noverlay = [\"10.4.0.0/16\", \"fd04::/64\"]\n".to_owned();
+        if network == Network::KnowsItsOwn {
+            text += "encapsulation = \"crosssubnet\"\n";
+        }
         for region in &self.lab.plan().regions {
             for host in &region.hosts {
                 let Some((name, keys)) = self.nodes.iter().find(|(name, _)| *name == host.name)
@@ -65,7 +94,13 @@ impl Regions {
                     continue;
                 };
                 let number = host.number;
-                let [v4, v6] = host.private;
+                let [v4, v6] = match network {
+                    Network::CarriesAll => host.private.map(|address| address.to_string()),
+                    Network::KnowsItsOwn => {
+                        let [v4, v6] = host.private.map(|address| address.address());
+                        [format!("{v4}/32"), format!("{v6}/128")]
+                    }
+                };
                 let public = host.public.unwrap()[0].address();
                 let pods = host.pod.as_ref().unwrap().prefixes;
                 write!(
@@ -97,7 +132,19 @@ fn a_laptop_and_a_network_behind_a_member_reach_everybody() {
     need!(root);
     need!(device "/dev/net/tun");
     need!(program "wg");
-    let regions = Regions::start();
+    everybody_is_reached(&Regions::start(Network::CarriesAll));
+}
+
+#[test]
+fn everybody_is_reached_through_a_network_that_drops_foreign_addresses() {
+    need!(root);
+    need!(device "/dev/net/tun");
+    need!(program "wg");
+    need!(program "nft");
+    everybody_is_reached(&Regions::start(Network::KnowsItsOwn));
+}
+
+fn everybody_is_reached(regions: &Regions) {
     let (member, far, laptop) =
         (regions.host("ams-2"), regions.host("waw-1"), regions.host("laptop"));
 

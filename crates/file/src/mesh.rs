@@ -8,7 +8,7 @@ use std::path::Path;
 
 use toml_edit::{Document, Item, Table, TableLike};
 use wireloom_model::{
-    Cidr, Encapsulation, Family, GatewayCount, Mesh, Overlay, Problem, Severity, Snapshot,
+    Cidr, Encapsulation, Family, Filter, GatewayCount, Mesh, Overlay, Problem, Severity, Snapshot,
 };
 
 use crate::FileError;
@@ -113,6 +113,11 @@ impl Source<'_> {
             when: fields.text("encapsulation").unwrap_or_default(),
             by: fields.text("encapsulate-by").unwrap_or_default(),
         };
+        let filter = Filter {
+            clamp_mss: fields.flag("clamp-mss").unwrap_or(true),
+            masquerade: fields.flag("masquerade").unwrap_or(false),
+            services: fields.list("service-prefixes").unwrap_or_default(),
+        };
         let place = fields.offset("overlay");
 
         let defaults = || OVERLAY.iter().filter_map(|range| range.parse().ok()).collect();
@@ -135,6 +140,7 @@ impl Source<'_> {
             mtu,
             carry_internal_addresses: carry_internal_addresses.unwrap_or(true),
             encapsulation,
+            filter,
         })
     }
 

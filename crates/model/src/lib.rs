@@ -25,4 +25,4 @@ pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use name::{DnsName, InterfaceName, Location, NameError, NodeName, PeerName};
 pub use node::{GatewayPreference, Held, Node, Peer};
 pub use problem::{Problem, ProblemKind, Severity, Subject};
-pub use snapshot::{GatewayCount, Mesh, Overlay, OverlayError, Snapshot};
+pub use snapshot::{Filter, GatewayCount, Mesh, Overlay, OverlayError, Snapshot};

@@ -40,6 +40,26 @@ pub struct Mesh {
     pub carry_internal_addresses: bool,
     /// How the nodes of a location reach what lies behind each other.
     pub encapsulation: Encapsulation,
+    /// What nodes do to packets that they pass on, beside passing them on.
+    pub filter: Filter,
+}
+
+/// What nodes do to packets that they pass on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// Whether TCP connections through links of the mesh are told the segments that fit.
+    pub clamp_mss: bool,
+    /// Whether packets of pods and peers that leave the mesh do so with an address of the node, and packets from the
+    /// mesh to a network behind a node with one of that node.
+    pub masquerade: bool,
+    /// The prefixes of the cluster's services, to which no source address is changed.
+    pub services: Vec<Cidr>,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self { clamp_mss: true, masquerade: false, services: Vec::new() }
+    }
 }
 
 /// The ranges that overlay addresses come from: one of at least one family.

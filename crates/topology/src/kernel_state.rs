@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use wireloom_model::kernel::{Address, KernelState, Link, LinkKind, Route, RouteKey, Rule};
+use wireloom_model::kernel::{
+    Address, KernelState, Link, LinkKind, LinkSetting, MacAddress, Nft, Route, RouteKey, Rule,
+};
 use wireloom_model::{Cidr, EncapsulateBy, Family, InterfaceName};
 
 use crate::encapsulation::Wrap;
@@ -20,6 +22,10 @@ pub const WRAPPED_TABLE: u32 = 51107;
 
 /// The priority of the rules that look up [`WRAPPED_TABLE`]: before the main table, behind what others usually have.
 pub const RULE_PRIORITY: u32 = 30107;
+
+/// What our links are given. Packets are known by the tunnel's keys or come from the location's own network, and may
+/// come by another link than the one that the main table names for their source. Nobody announces routers there.
+const SETTINGS: [(LinkSetting, u8); 2] = [(LinkSetting::AcceptRa, 0), (LinkSetting::RpFilter, 2)];
 
 /// The least MTU that a link works with, by family (RFC 791, section 3.1; RFC 8200, section 5).
 const fn least_mtu(family: Family) -> u32 {
@@ -48,20 +54,28 @@ impl Plan {
             .map(|(&family, wrap)| (family, wrap.link(interface, family)))
             .collect();
         let route = |(&destination, hop): (&Cidr, &Hop)| {
-            let link = match (hop.gateway, hop.wrapped) {
-                (None, _) => Some(interface),
-                (Some(_), true) => links.get(&destination.family()),
-                (Some(_), false) => None,
+            let family = destination.family();
+            let (gateway, link) = match hop.gateway {
+                None => (None, Some(interface)),
+                Some(end) if hop.wrapped => {
+                    (self.wraps.get(&family).map(|wrap| wrap.gateway(end)), links.get(&family))
+                }
+                Some(address) => (Some(address), None),
             };
-            let route = Route { gateway: hop.gateway, link: link.cloned(), source: hop.source };
+            let route = Route { gateway, link: link.cloned(), source: hop.source };
             (RouteKey::main(destination), route)
         };
         let mut state = KernelState {
             links: BTreeMap::from([(interface.clone(), Link::held(mtus.tunnel))]),
             addresses: self.addresses.iter().map(address).collect(),
             routes: self.routes.iter().map(route).collect(),
+            nft: self.nft(interface, &links),
             ..KernelState::default()
         };
+        for link in links.values().chain([interface]) {
+            let setting = |(setting, value)| ((link.clone(), setting), value);
+            state.settings.extend(SETTINGS.map(setting));
+        }
         for (family, link) in links {
             let wrap = &self.wraps[&family];
             let mtu = wrap.mtu(family, mtus.internal);
@@ -69,6 +83,23 @@ impl Plan {
             state.rules.extend(self.rules(interface, family));
         }
         state
+    }
+
+    /// The nftables table: none if it would do nothing.
+    fn nft(
+        &self,
+        interface: &InterfaceName,
+        links: &BTreeMap<Family, InterfaceName>,
+    ) -> Option<Nft> {
+        // Others than gateways send nothing through the tunnel device.
+        let tunnel = self.gateway.then_some(interface);
+        let clamp = tunnel.into_iter().chain(links.values()).filter(|_| self.clamp_mss);
+        let nft = Nft {
+            sets: self.masquerade.clone().unwrap_or_default(),
+            masquerade: self.masquerade.is_some(),
+            clamp: clamp.cloned().collect(),
+        };
+        (nft != Nft::default()).then_some(nft)
     }
 
     /// The largest packet in bytes that reaches every other pod whole, for whoever sets up pods. No packet is in the
@@ -114,16 +145,33 @@ impl Wrap {
         }
     }
 
+    /// The next hop on the link that leads to an end: its own address, and in IPv6 its link-local one (RFC 4291, section
+    /// 2.5.6 and appendix A). Linux takes no other for a next hop on one link while a route to it leads to another
+    /// (`ip6_route_check_nh_onlink`, `net/ipv6/route.c`).
+    fn gateway(&self, end: IpAddr) -> IpAddr {
+        match (end, self.ends.get(&end)) {
+            (IpAddr::V6(_), Some(MacAddress([a, b, c, d, e, f]))) => {
+                let [a, b, c, d, e, f] = [a ^ 0x02, *b, *c, *d, *e, *f];
+                let mut octets = [0; 16];
+                octets[..2].copy_from_slice(&[0xfe, 0x80]);
+                octets[8..].copy_from_slice(&[a, b, c, 0xff, 0xfe, d, e, f]);
+                IpAddr::from(octets)
+            }
+            _ => end,
+        }
+    }
+
     fn add_to(&self, state: &mut KernelState, link: InterfaceName, mtu: u32) {
         if self.by == EncapsulateBy::Vxlan {
             for (&end, &mac) in &self.ends {
-                state.neighbours.insert((link.clone(), end), mac);
+                state.neighbours.insert((link.clone(), self.gateway(end)), mac);
                 state.forwarding.insert((link.clone(), mac), end);
             }
         }
         for (&host, &end) in &self.hosts {
             let key = RouteKey { table: WRAPPED_TABLE, ..RouteKey::main(Cidr::host(host)) };
-            let route = Route { gateway: Some(end), link: Some(link.clone()), source: None };
+            let gateway = Some(self.gateway(end));
+            let route = Route { gateway, link: Some(link.clone()), source: None };
             state.routes.insert(key, route);
         }
         state.links.insert(link, Link { mtu, up: true, kind: self.kind() });

@@ -5,12 +5,14 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use serde::Serialize;
+use wireloom_model::kernel::NftSet;
 use wireloom_model::{
     Cidr, Endpoint, Family, Held, InterfaceAddress, NodeName, PeerName, PresharedKey, Problem,
     PublicKey, Subject,
 };
 
 use crate::encapsulation::Wrap;
+use crate::resolve::Extra;
 use crate::segment::Segment;
 use crate::topology::Topology;
 
@@ -37,6 +39,10 @@ pub struct Plan {
     pub wraps: BTreeMap<Family, Wrap>,
     /// The prefixes of its own pods.
     pub pods: BTreeSet<Cidr>,
+    /// Whether TCP connections are told the segments that fit through links of the mesh.
+    pub clamp_mss: bool,
+    /// Whose source addresses are changed, and towards what not. `None` where none is.
+    pub masquerade: Option<BTreeMap<NftSet, BTreeSet<Cidr>>>,
     /// What it holds once this is done, for others to plan by.
     pub publishes: Held,
     /// What is wrong with the whole mesh; the same list on every node.
@@ -76,7 +82,7 @@ pub enum TunnelPeerName {
 pub struct Hop {
     /// The internal address of another node of the segment. `None` sends through the tunnel device.
     pub gateway: Option<IpAddr>,
-    /// Whether the packet is wrapped in one to that address.
+    /// Whether the packet is wrapped in one to that address, by the [`Wrap`] of its family.
     pub wrapped: bool,
     /// The address that the node's own packets take. `None` leaves it to the kernel.
     pub source: Option<IpAddr>,
@@ -138,6 +144,8 @@ impl Topology<'_> {
             routes: self.routes(me),
             wraps: self.wraps(me),
             pods: member.pods.iter().copied().collect(),
+            clamp_mss: self.mesh.filter.clamp_mss,
+            masquerade: self.mesh.filter.masquerade.then(|| self.masquerade(me)),
             publishes: Held {
                 overlay_addresses: overlay,
                 gateway,
@@ -263,6 +271,28 @@ impl Topology<'_> {
             routes.extend(outsider.prefixes.iter().filter_map(|p| table.away(*p, anchor)));
         }
         routes.into_iter().collect()
+    }
+
+    /// The sets of prefixes that tell which source addresses a member changes.
+    fn masquerade(&self, me: usize) -> BTreeMap<NftSet, BTreeSet<Cidr>> {
+        let mine = self.members[me].segment;
+        let mut mesh: BTreeSet<Cidr> = self.mesh.overlay.ranges().collect();
+        for at in 0..self.members.len() {
+            mesh.extend(self.prefixes(at));
+        }
+        for &at in &self.areas[mine].members {
+            mesh.extend(self.members[at].internal.iter().map(|a| Cidr::host(a.address())));
+        }
+        let (site, elsewhere): (Vec<&Extra>, Vec<&Extra>) =
+            self.extras.iter().partition(|extra| extra.listers.contains(&me));
+        mesh.extend(elsewhere.iter().map(|extra| extra.prefix));
+        BTreeMap::from([
+            (NftSet::Mesh, mesh),
+            (NftSet::Peers, self.outsiders.iter().flat_map(|o| &o.prefixes).copied().collect()),
+            (NftSet::Pods, self.members[me].pods.iter().copied().collect()),
+            (NftSet::Services, self.mesh.filter.services.iter().copied().collect()),
+            (NftSet::Site, site.iter().map(|extra| extra.prefix).collect()),
+        ])
     }
 }
 

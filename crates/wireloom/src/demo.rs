@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use wireloom_model::GatewayCount;
+use wireloom_model::{EncapsulateBy, EncapsulateWhen, Encapsulation, GatewayCount};
 
 use crate::output::OutputArg;
 
@@ -35,11 +35,24 @@ struct ShowArgs {
     /// How many gateways each location has: a number from 1, or all.
     #[arg(long, default_value = "1", value_name = "N|all")]
     gateways: GatewayCount,
+    /// Between which nodes of a location packets are wrapped: never, crosssubnet or always. A location of the demo is
+    /// one subnet.
+    #[arg(long, default_value = "never", value_name = "WHEN")]
+    encapsulation: EncapsulateWhen,
+    /// What they are wrapped in: vxlan or ipip.
+    #[arg(long, default_value = "vxlan", value_name = "KIND")]
+    encapsulate_by: EncapsulateBy,
     /// How long each measurement of throughput takes, in seconds; 0 leaves them out.
     #[arg(long, default_value_t = 2, value_name = "N")]
     seconds: u32,
     #[command(flatten)]
     output: OutputArg,
+}
+
+impl ShowArgs {
+    const fn encapsulation(&self) -> Encapsulation {
+        Encapsulation { when: self.encapsulation, by: self.encapsulate_by }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -85,6 +85,55 @@ fn everybody_reaches_everybody_with_any_number_of_gateways() {
 }
 
 #[test]
+fn everybody_reaches_everybody_with_any_encapsulation() {
+    need_a_demo!();
+    let _alone = alone();
+    for (encapsulation, gateways) in
+        [("always", "1"), ("always", "2"), ("always", "all"), ("crosssubnet", "1")]
+    {
+        let args = ["--gateways", gateways, "--encapsulation", encapsulation];
+        assert_whole(&demo(&[&["--output", "json", "--seconds", "0"], &args[..]].concat()));
+    }
+}
+
+#[test]
+fn what_the_nodes_of_a_location_pass_on_is_wrapped() {
+    need_a_demo!();
+    need!(program "nsenter");
+    let _alone = alone();
+    let args = ["--keep", "--output", "json", "--seconds", "0", "--encapsulation", "always"];
+    assert_whole(&demo(&args));
+    let status = demo(&["exec", "ams-2", "--", PROGRAM, "status", "--output", "json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["problems"], Value::Array(Vec::new()), "{status:#}");
+    let packets = |link: &str, way: &str| {
+        let shown = demo(&["exec", "ams-2", "--", "ip", "-j", "-s", "link", "show", link]);
+        let links: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        links[0]["stats64"][way]["packets"].as_u64().unwrap()
+    };
+    let device = status["interface"].as_str().unwrap();
+    for link in [format!("{device}-v4"), format!("{device}-v6")] {
+        // Five other nodes, nodes and pods of each, there and back: none of it goes bare.
+        assert!(packets(&link, "rx") >= 20, "{link}");
+        assert!(packets(&link, "tx") >= 20, "{link}");
+    }
+    assert!(demo(&["down"]).status.success());
+}
+
+#[test]
+fn an_encapsulation_that_the_kernel_lacks_is_refused() {
+    need_a_demo!();
+    let _alone = alone();
+    let has_ipip = fs::exists("/sys/module/ipip").unwrap();
+    let output = demo(&["--encapsulation", "always", "--encapsulate-by", "ipip", "--seconds", "0"]);
+    if !has_ipip && !output.status.success() {
+        assert!(text(&output.stderr).contains("no IPIP links: load the module"), "{output:?}");
+    } else {
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[test]
 fn a_killed_demo_leaves_nothing_and_the_next_one_works() {
     need_a_demo!();
     let _alone = alone();

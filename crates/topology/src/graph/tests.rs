@@ -1,6 +1,8 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
-use wireloom_model::{Encapsulation, GatewayCount, Mesh, Node, Overlay, PublicKey, Snapshot};
+use wireloom_model::{
+    Encapsulation, Filter, GatewayCount, Mesh, Node, Overlay, PublicKey, Snapshot,
+};
 
 use super::svg::frames;
 use super::*;
@@ -24,6 +26,7 @@ fn mesh(nodes: usize, locations: &[&str]) -> Snapshot {
             mtu: None,
             carry_internal_addresses: true,
             encapsulation: Encapsulation::default(),
+            filter: Filter::default(),
         },
         nodes: (0..nodes).map(node).collect(),
         peers: Vec::new(),

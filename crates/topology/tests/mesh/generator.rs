@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use wireloom_model::{
-    Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Endpoint, GatewayCount, GatewayPreference,
-    InterfaceAddress, Mesh, Node, Overlay, Peer, PublicKey, Snapshot,
+    Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Endpoint, Filter, GatewayCount,
+    GatewayPreference, InterfaceAddress, Mesh, Node, Overlay, Peer, PublicKey, Snapshot,
 };
 
 /// How meshes come out.
@@ -108,6 +108,7 @@ pub(crate) fn mesh(kind: Kind, most: usize) -> impl Strategy<Value = Snapshot> {
                 mtu: None,
                 carry_internal_addresses,
                 encapsulation: Encapsulation { when, by },
+                filter: Filter::default(),
             };
             let nodes = drafts.iter().enumerate().map(|(at, d)| node(kind, at, d, &mesh)).collect();
             let peers = peers.into_iter().enumerate().map(|(at, draft)| peer(kind, at, draft));
@@ -125,6 +126,7 @@ pub(crate) fn newcomer() -> impl Strategy<Value = Node> {
         mtu: None,
         carry_internal_addresses: true,
         encapsulation: Encapsulation::default(),
+        filter: Filter::default(),
     };
     (draft(), 0u8..6).prop_map(move |(draft, location)| {
         let draft = Draft {

@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use wireloom_model::kernel::KernelState;
 use wireloom_model::{
-    EncapsulateBy, EncapsulateWhen, Encapsulation, GatewayCount, Mesh, Node, Overlay, Peer,
+    EncapsulateBy, EncapsulateWhen, Encapsulation, Filter, GatewayCount, Mesh, Node, Overlay, Peer,
     PublicKey, Snapshot,
 };
 use wireloom_topology::{Graph, Mtus, Plan, Topology, TunnelPeer};
@@ -48,6 +48,7 @@ pub(crate) fn demo() -> Snapshot {
             mtu: None,
             carry_internal_addresses: true,
             encapsulation: Encapsulation::default(),
+            filter: Filter::default(),
         },
         nodes: nodes.collect(),
         peers: vec![Peer {
@@ -137,6 +138,16 @@ fn show_state(state: &KernelState) -> String {
     for ((link, mac), host) in &state.forwarding {
         writeln!(out, "forwarding {mac} to {host} dev {link}").unwrap();
     }
+    for ((link, setting), value) in &state.settings {
+        writeln!(out, "{setting} {value} of {link}").unwrap();
+    }
+    if let Some(nft) = &state.nft {
+        writeln!(out, "masquerade {} clamp {:?}", nft.masquerade, nft.clamp).unwrap();
+        for (set, prefixes) in &nft.sets {
+            let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+            writeln!(out, "{}: {}", set.as_str(), prefixes.join(" ")).unwrap();
+        }
+    }
     out
 }
 
@@ -159,6 +170,22 @@ fn the_kernel_states_of_a_location_that_wraps() {
             insta::assert_snapshot!(format!("{node}-{by}"), show_state(&state_of(&snapshot, node)));
         }
     }
+}
+
+#[test]
+fn the_kernel_state_of_a_gateway_that_masquerades() {
+    let mut snapshot = demo();
+    snapshot.mesh.filter.masquerade = true;
+    snapshot.mesh.filter.services = vec!["10.43.0.0/16".parse().unwrap()];
+    for node in &mut snapshot.nodes {
+        match node.name.as_str() {
+            "lon-1" => node.extra_prefixes = vec!["192.168.7.0/24".parse().unwrap()],
+            "waw-2" => node.extra_prefixes = vec!["192.168.8.0/24".parse().unwrap()],
+            _ => {}
+        }
+    }
+    let nft = state_of(&snapshot, "lon-1").nft;
+    insta::assert_snapshot!(show_state(&KernelState { nft, ..KernelState::default() }));
 }
 
 #[test]

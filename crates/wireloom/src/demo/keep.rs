@@ -70,6 +70,8 @@ pub(super) fn start(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe().context("find the path of this program")?;
     let mut holder = Command::new(program)
         .args(["demo", "hold", "--gateways", &args.gateways.to_string()])
+        .args(["--encapsulation", args.encapsulation.as_str()])
+        .args(["--encapsulate-by", args.encapsulate_by.as_str()])
         .args(["--seconds", &args.seconds.to_string(), "--output", output])
         .stdin(OwnedFd::from(theirs))
         .spawn()

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use wireloom_agent::control::{RUN_DIRECTORY, Request};
 use wireloom_agent::status::Status;
 use wireloom_lab::{Child, Host, Lab};
-use wireloom_model::{GatewayCount, PrivateKey};
+use wireloom_model::{Encapsulation, GatewayCount, PrivateKey};
 use zeroize::Zeroizing;
 
 use super::story;
@@ -38,7 +38,11 @@ pub(super) struct Mesh {
 
 impl Mesh {
     /// Starts a node on every host of the lab.
-    pub(super) fn start(lab: Lab, gateways: GatewayCount) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        lab: Lab,
+        gateways: GatewayCount,
+        encapsulation: Encapsulation,
+    ) -> anyhow::Result<Self> {
         // In the story's order, so that the node which can only dial out finds the others there.
         let keys = lab
             .plan()
@@ -46,7 +50,7 @@ impl Mesh {
             .map(|host| Ok((host.name.clone(), PrivateKey::from_random(random_bytes()?))))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let public = keys.iter().map(|(name, key)| (name.clone(), key.public_key())).collect();
-        let file = story::mesh_file(lab.plan(), gateways, &public);
+        let file = story::mesh_file(lab.plan(), gateways, encapsulation, &public);
         let program = std::env::current_exe().context("find the path of this program")?;
 
         let mut nodes = Vec::new();

@@ -10,10 +10,11 @@ use anyhow::{Context as _, bail};
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use wireloom_agent::status::Status;
+use wireloom_kernel::{Feature, Host};
 use wireloom_lab::measure;
 use wireloom_lab::program::Program;
 use wireloom_lab::{Lab, Latency, Plan};
-use wireloom_model::Family;
+use wireloom_model::{EncapsulateBy, EncapsulateWhen, Encapsulation, Family};
 use wireloom_topology::{Graph, Topology};
 
 use super::ShowArgs;
@@ -52,9 +53,10 @@ pub(super) fn show(args: &ShowArgs) -> anyhow::Result<(Mesh, ExitCode)> {
     let begin = Instant::now();
     let voice = Voice::new(args.output.output);
     require_programs()?;
+    require_encapsulation(args.encapsulation())?;
     let lab = Lab::build(&story::layout())?;
     introduce_regions(&lab, begin, &voice)?;
-    let mut mesh = Mesh::start(lab, args.gateways)?;
+    let mut mesh = Mesh::start(lab, args.gateways, args.encapsulation())?;
     let nodes = mesh.wait()?;
     introduce_nodes(&nodes, args, begin, &voice)?;
     let trials = reachability(&mut mesh, &nodes, &voice)?;
@@ -101,6 +103,21 @@ fn require_programs() -> anyhow::Result<()> {
     )
 }
 
+/// Refuses what this kernel can't wrap, before anything is built.
+fn require_encapsulation(Encapsulation { when, by }: Encapsulation) -> anyhow::Result<()> {
+    let feature = match (when, by) {
+        (EncapsulateWhen::Never, _) => return Ok(()),
+        (_, EncapsulateBy::Ipip) => Feature::Ipip,
+        (_, EncapsulateBy::Vxlan) => Feature::Vxlan,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let is_there = runtime.block_on(async { Host::new()?.has(feature).await });
+    if is_there.context("ask the kernel what it can do")? {
+        return Ok(());
+    }
+    bail!("this kernel has no {feature}: {}", feature.remedy())
+}
+
 fn introduce_regions(lab: &Lab, begin: Instant, voice: &Voice) -> anyhow::Result<()> {
     let seconds = begin.elapsed().as_secs_f64();
     voice.head(&format!("Four regions and an internet between them, built in {seconds:.1} s"))?;
@@ -131,9 +148,14 @@ fn introduce_nodes(
     begin: Instant,
     voice: &Voice,
 ) -> anyhow::Result<()> {
-    let (gateways, seconds) = (args.gateways, begin.elapsed().as_secs_f64());
+    let ShowArgs { gateways, encapsulation, encapsulate_by, .. } = args;
+    let wrapping = match encapsulation {
+        EncapsulateWhen::Never => String::new(),
+        when => format!(", encapsulation: {when} by {encapsulate_by}"),
+    };
+    let seconds = begin.elapsed().as_secs_f64();
     voice.head(&format!(
-        "`wireloom up` on each node, gateways per location: {gateways}, after {seconds:.1} s"
+        "`wireloom up` on each node, gateways per location: {gateways}{wrapping}, after {seconds:.1} s"
     ))?;
     voice.table(&roles(nodes))?;
     for node in nodes {

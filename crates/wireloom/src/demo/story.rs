@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use wireloom_lab::plan::{HostPlan, RegionPlan};
 use wireloom_lab::{Layout, Plan, Region};
-use wireloom_model::{GatewayCount, PublicKey};
+use wireloom_model::{Encapsulation, GatewayCount, PublicKey};
 
 /// The UDP port that every node of the demo listens on.
 const PORT: u16 = 51820;
@@ -32,10 +32,13 @@ pub(super) fn layout() -> Layout {
 pub(super) fn mesh_file(
     plan: &Plan,
     gateways: GatewayCount,
+    Encapsulation { when, by }: Encapsulation,
     keys: &BTreeMap<String, PublicKey>,
 ) -> String {
-    let mut text =
-        format!("[mesh]\ngateways = {}\nport = {PORT}\n", quoted_unless_number(gateways));
+    let gateways = quoted_unless_number(gateways);
+    let mut text = format!(
+        "[mesh]\ngateways = {gateways}\nport = {PORT}\nencapsulation = \"{when}\"\nencapsulate-by = \"{by}\"\n"
+    );
     for region in &plan.regions {
         for host in &region.hosts {
             if let Some(key) = keys.get(&host.name) {
@@ -98,7 +101,7 @@ mod tests {
         });
         let keys = keys.collect();
         for gateways in ["1", "2", "all"] {
-            let text = mesh_file(&plan, gateways.parse().unwrap(), &keys);
+            let text = mesh_file(&plan, gateways.parse().unwrap(), Encapsulation::default(), &keys);
             let snapshot = wireloom_file::parse(&text, Path::new("mesh.toml")).unwrap();
             assert_eq!(snapshot.problems, [], "{text}");
             assert_eq!(snapshot.nodes.len(), 6, "{text}");
