@@ -1,13 +1,16 @@
 //! Scenarios that need more than one crate, and the rules of the house.
 //!
 //! Owns nothing but its files under `tests/`, each named after what it proves, and the rig that they share: two hosts
-//! on one wire, and tunnel [devices](device) on them. Imports any crate it likes: nobody imports this one.
+//! on one wire, tunnel [devices](device) on them, and a [`mesh`] of them. Imports any crate it likes: nobody imports
+//! this one.
 
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
     reason = "a test's helper: its failure is the test's failure"
 )]
+
+pub mod mesh;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
