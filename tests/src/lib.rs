@@ -10,8 +10,6 @@
     reason = "a test's helper: its failure is the test's failure"
 )]
 
-pub mod mesh;
-
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -20,6 +18,7 @@ use wireloom_lab::{Child, Host};
 use wireloom_testkit::wireloom_binary;
 
 pub mod device;
+pub mod mesh;
 
 /// How long anything may take that is expected to happen soon.
 pub const SOON: Duration = Duration::from_secs(15);

@@ -1,7 +1,5 @@
 //! An agent that is killed, at whatever moment, is followed by one that ends in the right state.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
-
 use std::thread::sleep;
 use std::time::Instant;
 

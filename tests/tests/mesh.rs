@@ -1,7 +1,5 @@
 //! `wireloom up`: a node that follows a mesh file, whatever happens to the file, the device and the kernel.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
-
 use std::fs;
 
 use wireloom_lab::Host;
