@@ -1,95 +1,14 @@
 //! `wireloom up`: a node that follows a mesh file, whatever happens to the file, the device and the kernel.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
-
 use std::fs;
-use std::path::PathBuf;
 
-use serde_json::Value;
-use wireloom_lab::{Child, Host};
+use wireloom_lab::Host;
 use wireloom_testkit::need;
-use wireloom_tests::{Keys, NetworkState, Pair, SOON, eventually, ok, ping, run, wireloom};
-
-/// A mesh of two machines that are a location each, with its files in a folder of its own.
-struct Mesh {
-    pair: Pair,
-    keys: [Keys; 2],
-    folder: tempfile::TempDir,
-}
-
-const OVERLAY: [[&str; 2]; 2] = [["10.4.0.1", "fd04::1"], ["10.4.0.2", "fd04::2"]];
-
-impl Mesh {
-    fn new() -> Self {
-        let mesh = Self {
-            pair: Pair::start(),
-            keys: [Keys::new(), Keys::new()],
-            folder: tempfile::tempdir().unwrap(),
-        };
-        for (name, keys) in ["a", "b"].into_iter().zip(&mesh.keys) {
-            let file = mesh.folder.path().join(name);
-            fs::write(&file, &keys.private).unwrap();
-            ok(&mesh.pair.a, &format!("chmod 600 {}", file.display()));
-        }
-        mesh.write(&mesh.text("", ""));
-        mesh
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("mesh.toml")
-    }
-
-    /// The mesh file, with more lines for the entries of a and b.
-    fn text(&self, more_a: &str, more_b: &str) -> String {
-        let mut text = "[mesh]\noverlay = [\"10.4.0.0/24\", \"fd04::/64\"]\n".to_owned();
-        for (number, more) in [more_a, more_b].into_iter().enumerate() {
-            text += &format!(
-                "[[node]]\nname = \"{}\"\npublic-key = \"{}\"\noverlay-addresses = {:?}\n{more}\n",
-                ["a", "b"][number],
-                self.keys[number].public,
-                OVERLAY[number],
-            );
-            if !more.contains("endpoint") {
-                text += &format!("endpoint = \"192.0.2.{}:51820\"\n", number + 1);
-            }
-        }
-        text
-    }
-
-    fn write(&self, text: &str) {
-        let beside = self.folder.path().join("new");
-        fs::write(&beside, text).unwrap();
-        fs::rename(beside, self.path()).unwrap();
-    }
-
-    fn up(&self, name: &str) -> Child {
-        let host = self.host(name);
-        let key = self.folder.path().join(name);
-        let child =
-            wireloom(host, &format!("up -c {} --key {}", self.path().display(), key.display()));
-        eventually("the node is in the mesh", || {
-            let (_, log) = child.written().unwrap();
-            run(host, "wireloom status -o json").status.success() && status(host)["node"] == name
-                || log.contains("error")
-        });
-        child
-    }
-
-    fn host(&self, name: &str) -> &Host {
-        if name == "a" { &self.pair.a } else { &self.pair.b }
-    }
-}
-
-fn status(host: &Host) -> Value {
-    serde_json::from_str(&ok(host, "wireloom status -o json")).unwrap()
-}
+use wireloom_tests::mesh::{Mesh, OVERLAY, routes, status};
+use wireloom_tests::{Keys, NetworkState, SOON, eventually, ok, ping, run, wireloom};
 
 fn problems(host: &Host) -> String {
     status(host)["problems"].to_string()
-}
-
-fn routes(host: &Host) -> String {
-    ok(host, "ip route show dev wl0") + &ok(host, "ip -6 route show dev wl0")
 }
 
 macro_rules! need_all {
@@ -246,17 +165,11 @@ fn a_killed_agent_is_followed_by_one_that_cleans_up() {
 fn a_second_agent_is_refused() {
     need_all!();
     let mesh = Mesh::new();
-    let _a = mesh.up("a");
-    let second = run(
-        &mesh.pair.a,
-        &format!(
-            "wireloom up -c {} --key {}",
-            mesh.path().display(),
-            mesh.folder.path().join("a").display()
-        ),
-    );
+    let a = mesh.up("a");
+    let second = run(&mesh.pair.a, &format!("wireloom up {}", mesh.args("a")));
     assert!(!second.status.success());
-    assert!(second.stderr.contains("runs already"), "{}", second.stderr);
+    let first = format!("runs already (process {})", a.id());
+    assert!(second.stderr.contains(&first), "{}", second.stderr);
 }
 
 #[test]
@@ -328,11 +241,7 @@ fn a_machine_that_is_not_in_the_mesh_says_how_to_get_in() {
 fn detached_it_returns_when_the_node_is_in_the_mesh() {
     need_all!();
     let mesh = Mesh::new();
-    let key = mesh.folder.path().join("a");
-    ok(
-        &mesh.pair.a,
-        &format!("wireloom up --detach -c {} --key {}", mesh.path().display(), key.display()),
-    );
+    ok(&mesh.pair.a, &format!("wireloom up --detach {}", mesh.args("a")));
     assert_eq!(status(&mesh.pair.a)["node"], "a");
     ok(&mesh.pair.a, "wireloom down");
     eventually("it is gone", || !run(&mesh.pair.a, "wireloom status").status.success());

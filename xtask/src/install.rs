@@ -31,6 +31,7 @@ use Purpose::{Bench, Demo, Test};
 const NEEDS: &[Need] = &[
     need("ip", "iproute2", "builds the networks and shows what is in them", &[Demo, Test, Bench]),
     need("iperf3", "iperf3", "measures throughput", &[Demo, Test, Bench]),
+    need("iptables-nft", "iptables", "makes the chains that Kilo leaves", &[Test]),
     need("nft", "nftables", "makes the NAT router", &[Demo, Test]),
     need("nsenter", "util-linux", "enters a host of a network", &[Demo, Test]),
     need("ping", "iputils-ping", "proves that a pair is reachable", &[Demo, Test, Bench]),

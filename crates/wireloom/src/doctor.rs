@@ -77,7 +77,7 @@ fn text(findings: &[Finding]) -> String {
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let verdict = match (errors, warnings) {
         (0, 0) => "nothing is wrong".to_owned(),
-        _ => format!("{errors} errors, {warnings} warnings"),
+        _ => format!("errors: {errors}, warnings: {warnings}"),
     };
     paragraphs.chain([verdict]).collect::<Vec<_>>().join("\n")
 }

@@ -41,30 +41,30 @@ macro_rules! iptables {
     };
 }
 
-/// Alternatives: of each group the first that is there counts. Rules of the old and the new kind live side by side.
+macro_rules! nft {
+    ($family:literal) => {
+        Tool {
+            print: &["nft", "-j", "list", "ruleset"],
+            change: &["nft", "-f", "-"],
+            find: |text| in_nft(text, $family),
+        }
+    };
+}
+
+/// Alternatives: of each group the first that finds something counts, for the others see the same. Rules of the old and
+/// the new kind live side by side.
 const TOOLS: [&[Tool]; 4] = [
     &[iptables!("iptables-legacy")],
     &[iptables!("ip6tables-legacy")],
-    &[iptables!("iptables-nft"), iptables!("iptables"), NFT],
-    &[iptables!("ip6tables-nft"), iptables!("ip6tables"), NFT],
+    &[iptables!("iptables-nft"), iptables!("iptables"), nft!("ip")],
+    &[iptables!("ip6tables-nft"), iptables!("ip6tables"), nft!("ip6")],
 ];
-
-const NFT: Tool =
-    Tool { print: &["nft", "-j", "list", "ruleset"], change: &["nft", "-f", "-"], find: in_nft };
 
 /// Asks every tool that is there.
 pub(crate) fn look() -> Vec<(Tool, Found)> {
-    let mut found: Vec<(Tool, Found)> = Vec::new();
-    for group in TOOLS {
-        // A tool that is there and fails has no packet filter to tell of.
-        let told = group.iter().find_map(|tool| Some((*tool, run(tool.print, "").ok()?)));
-        let of_kilo = told.and_then(|(tool, text)| Some((tool, (tool.find)(&text)?)));
-        // nft tells both families at once.
-        let is_known = |new: &Found| found.iter().any(|(_, known)| known == new);
-        let new = of_kilo.filter(|(_, new)| !is_known(new));
-        found.extend(new);
-    }
-    found
+    // A tool that is not there or fails has no packet filter to tell of.
+    let look = |tool: &Tool| Some((*tool, (tool.find)(&run(tool.print, "").ok()?)?));
+    TOOLS.iter().filter_map(|group| group.iter().find_map(look)).collect()
 }
 
 impl Tool {
@@ -124,18 +124,18 @@ fn in_iptables(text: &str) -> Option<Found> {
     (!found.things.is_empty()).then_some(found)
 }
 
-/// In the tables of iptables, as `nft -j list ruleset` tells them (libnftables-json(5)).
-fn in_nft(text: &str) -> Option<Found> {
+/// In the tables that iptables uses for a family, as `nft -j list ruleset` tells them (libnftables-json(5)).
+fn in_nft(text: &str, family: &str) -> Option<Found> {
     let told: Value = serde_json::from_str(text).ok()?;
     let (mut rules, mut chains) = (Vec::new(), Vec::new());
     // The rule that drops what Kilo's chain let pass stands right behind the jump there.
     let mut behind_jump = None;
     for object in told["nftables"].as_array()? {
-        if let Some(place) = place(&object["chain"], "name") {
+        if let Some(place) = place(&object["chain"], "name", family) {
             if place.is_kilos() {
                 chains.push(place);
             }
-        } else if let Some(place) = place(&object["rule"], "chain") {
+        } else if let Some(place) = place(&object["rule"], "chain", family) {
             let rule = &object["rule"];
             let target = ["jump", "goto"].iter().find_map(|verb| verdict(rule, verb));
             let target = target.and_then(|target| target["target"].as_str());
@@ -167,12 +167,10 @@ struct Place<'a> {
     chain: &'a str,
 }
 
-fn place<'a>(object: &'a Value, chain: &str) -> Option<Place<'a>> {
+fn place<'a>(object: &'a Value, chain: &str, family: &str) -> Option<Place<'a>> {
     let text = |key: &str| object[key].as_str();
     let place = Place { family: text("family")?, table: text("table")?, chain: text(chain)? };
-    let is_iptables =
-        matches!(place.family, "ip" | "ip6") && matches!(place.table, "filter" | "nat");
-    is_iptables.then_some(place)
+    (place.family == family && matches!(place.table, "filter" | "nat")).then_some(place)
 }
 
 impl Place<'_> {

@@ -170,7 +170,8 @@ fn peers(facts: &Facts) -> Vec<Finding> {
     let why = "packets to it and to what lies behind it are lost";
     let found = status.peers.iter().filter_map(|peer| {
         let what = match peer.state {
-            PeerState::Unreached => {
+            // Nobody is called before there is something to send.
+            PeerState::Unreached if peer.tx_bytes > 0 => {
                 format!("{}{} never answered a handshake", peer.name, dialled(peer))
             }
             // Keepalives keep sessions fresh, so one that is not is lost.

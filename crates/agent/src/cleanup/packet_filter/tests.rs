@@ -83,18 +83,22 @@ fn kilo_is_found_in_what_nft_prints_and_nobody_else() {
             "comment": "Kilo: jump to KILO-NAT chain", "expr": [],
         } },
     ] });
-    let found = in_nft(&objects.to_string()).unwrap();
+    let found = in_nft(&objects.to_string(), "ip").unwrap();
     assert_eq!(
         found.script,
         "delete rule ip filter INPUT handle 3\n\
          delete rule ip filter INPUT handle 4\n\
          delete rule ip filter INPUT handle 6\n\
-         delete rule ip6 nat POSTROUTING handle 10\n\
          flush chain ip filter KILO-IPIP\n\
+         delete chain ip filter KILO-IPIP\n"
+    );
+    let found = in_nft(&objects.to_string(), "ip6").unwrap();
+    assert_eq!(
+        found.script,
+        "delete rule ip6 nat POSTROUTING handle 10\n\
          flush chain ip6 nat KILO-NAT\n\
-         delete chain ip filter KILO-IPIP\n\
          delete chain ip6 nat KILO-NAT\n"
     );
-    assert_eq!(in_nft("{}"), None);
-    assert_eq!(in_nft("no JSON"), None);
+    assert_eq!(in_nft("{}", "ip"), None);
+    assert_eq!(in_nft("no JSON", "ip"), None);
 }

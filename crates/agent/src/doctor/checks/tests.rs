@@ -105,7 +105,7 @@ fn running(change: impl FnOnce(&mut Status)) -> Agent {
     Agent::Running(Box::new(status))
 }
 
-fn peer(state: PeerState, persistent_keepalive: u16) -> PeerReport {
+fn peer(state: PeerState, persistent_keepalive: u16, tx_bytes: u64) -> PeerReport {
     PeerReport {
         name: "b".to_owned(),
         public_key: KEYS[1].parse().unwrap(),
@@ -113,7 +113,7 @@ fn peer(state: PeerState, persistent_keepalive: u16) -> PeerReport {
         state,
         handshake_age: Some(600),
         rx_bytes: 0,
-        tx_bytes: 0,
+        tx_bytes,
         persistent_keepalive,
         allowed_ips: Vec::new(),
     }
@@ -182,14 +182,14 @@ fn each_fault_is_found_and_said_once() {
             "mesh file",
         ),
         (
-            |f| f.agent = running(|status| status.peers = vec![peer(PeerState::Unreached, 0)]),
+            |f| f.agent = running(|status| status.peers = vec![peer(PeerState::Unreached, 0, 148)]),
             Warning,
             Check::Peers,
             "b at 192.0.2.2:51820 never answered",
             "UDP",
         ),
         (
-            |f| f.agent = running(|status| status.peers = vec![peer(PeerState::Idle, 25)]),
+            |f| f.agent = running(|status| status.peers = vec![peer(PeerState::Idle, 25, 148)]),
             Warning,
             Check::Peers,
             "600 s ago, though it is asked every 25 s",
@@ -380,7 +380,10 @@ fn no_false_alarm() {
             f.port_owner = Some(PortOwner::Hidden);
         }),
         ("idle without keepalives", |f| {
-            f.agent = running(|status| status.peers = vec![peer(PeerState::Idle, 0)]);
+            f.agent = running(|status| status.peers = vec![peer(PeerState::Idle, 0, 148)]);
+        }),
+        ("nothing was ever sent to it", |f| {
+            f.agent = running(|status| status.peers = vec![peer(PeerState::Unreached, 0, 0)]);
         }),
         ("a path that just fits", |f| f.endpoints = vec![endpoint("eth0", 1480)]),
         ("files as old as a minute ahead", |f| {
