@@ -4,7 +4,9 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ip_network_table::IpNetworkTable;
@@ -112,8 +114,58 @@ fn batches(criterion: &mut Criterion) {
             );
         });
         assert_eq!(arena.packets().len(), BATCH);
+        group.bench_function("both", |bencher| {
+            bencher.iter_custom(|batches| both_ways(&mut pair, &packets, batches));
+        });
         group.finish();
     }
+}
+
+/// How long the client takes to seal so many batches while it opens as many: what one direction costs the other.
+fn both_ways(pair: &mut Pair, packets: &[Vec<u8>], batches: u64) -> Duration {
+    /// The batches that are sealed beforehand, to be opened; not more, for the memory's sake.
+    const AT_ONCE: u64 = 40;
+    let mut sum = Duration::ZERO;
+    for done in (0..batches).step_by(AT_ONCE as usize) {
+        let batches = AT_ONCE.min(batches - done);
+        let came: Vec<Outbox> = (0..batches)
+            .map(|_| {
+                let mut outbox = Outbox::default();
+                seal(&pair.server, packets, &mut pair.sealer, &mut outbox);
+                outbox
+            })
+            .collect();
+        let client = &pair.client;
+        let start_line = Barrier::new(2);
+        let span = |work: &mut dyn FnMut()| {
+            start_line.wait();
+            let start = Instant::now();
+            work();
+            (start, Instant::now())
+        };
+        sum += thread::scope(|scope| {
+            let sealing = scope.spawn(|| {
+                let (mut sealer, mut outbox) = (Sealer::default(), Outbox::default());
+                span(&mut || {
+                    for _ in 0..batches {
+                        outbox.clear();
+                        seal(client, packets, &mut sealer, &mut outbox);
+                    }
+                })
+            });
+            let (mut arena, mut answers) = (Arena::default(), Outbox::default());
+            let opened = span(&mut || {
+                for outbox in &came {
+                    arena.clear();
+                    open(client, outbox, &mut arena, &mut answers);
+                }
+            });
+            assert_eq!(arena.packets().len(), BATCH);
+            let sealed = sealing.join().unwrap();
+            sealed.1.max(opened.1) - sealed.0.min(opened.0)
+        });
+    }
+    sum
 }
 
 fn lookups(criterion: &mut Criterion) {
