@@ -318,7 +318,7 @@ impl Machine {
         Some((key.destination.length(), step))
     }
 
-    /// Whether the mesh knows it as the place of an address that its location's network does not know.
+    /// Whether it has this address from the mesh, so that its location's network does not know it.
     fn lends(&self, address: IpAddr) -> bool {
         self.facts.overlay_addresses.contains(&address)
             || self.facts.pod_prefixes.iter().any(|prefix| prefix.contains(address))
