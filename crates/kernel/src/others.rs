@@ -33,7 +33,7 @@ pub struct OthersRoute {
 /// Something of somebody else that is to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
-    /// A link, and everything on it with it. One that a kernel module brings along is only set down.
+    /// A link, and everything on it with it. One that a kernel module brings along, as `tunl0`, stays.
     Link(InterfaceName),
     /// A route.
     Route(OthersRoute),
