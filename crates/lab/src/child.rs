@@ -3,8 +3,10 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,6 +28,8 @@ pub struct Child {
     host: String,
     command: String,
     process: std::process::Child,
+    /// Names the process for certain, whatever becomes of its number.
+    handle: Arc<OwnedFd>,
     stdout: File,
     stderr: File,
 }
@@ -103,7 +107,11 @@ impl Host {
         command.process_group(0).stdin(stdin).stdout(copy(&stdout)?).stderr(copy(&stderr)?);
         // The death signal follows the thread that started the program, which is the host's.
         let process = self.run(move || command.spawn())?.map_err(io_error)?;
-        Ok(Child { host: self.name().to_owned(), command: shown, process, stdout, stderr })
+        let handle = pidfd_open(Pid::from_child(&process), PidfdFlags::empty());
+        let handle = Arc::new(handle.map_err(|errno| io_error(errno.into()))?);
+        self.remember(Arc::downgrade(&handle));
+        let host = self.name().to_owned();
+        Ok(Child { host, command: shown, process, handle, stdout, stderr })
     }
 }
 
@@ -190,7 +198,7 @@ impl Child {
     }
 
     fn ended_within(&mut self, limit: Duration) -> Result<Option<ExitStatus>, Error> {
-        wait_for(&mut self.process, limit)
+        wait_for(&mut self.process, &self.handle, limit)
             .map_err(|source| Error::io(&self.host, "wait for a program", source))
     }
 }
@@ -203,16 +211,19 @@ impl Drop for Child {
     }
 }
 
-fn wait_for(process: &mut std::process::Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+fn wait_for(
+    process: &mut std::process::Child,
+    handle: &OwnedFd,
+    limit: Duration,
+) -> io::Result<Option<ExitStatus>> {
     let deadline = Instant::now() + limit;
     if let Some(status) = process.try_wait()? {
         return Ok(Some(status));
     }
-    let handle = pidfd_open(Pid::from_child(process), PidfdFlags::empty())?;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout)) {
+        match poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&timeout)) {
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
             Ok(_) => return process.try_wait(),

@@ -7,12 +7,13 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::thread::{self, JoinHandle};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, pidfd_send_signal};
 use rustix::thread::UnshareFlags;
 
 use crate::error::Error;
@@ -27,6 +28,8 @@ pub struct Host {
     /// `None` only while it is dropped.
     tasks: Option<mpsc::Sender<Task>>,
     thread: Option<JoinHandle<()>>,
+    /// The programs whose [`Child`](crate::Child) is still there.
+    programs: Mutex<Vec<Weak<OwnedFd>>>,
 }
 
 /// The kinds of namespaces that a host has of its own.
@@ -70,7 +73,24 @@ impl Host {
                 io::ErrorKind::PermissionDenied => Error::Privilege,
                 _ => Error::io(name, "make its namespaces", source),
             })?;
-        Ok(Self { name: name.to_owned(), thread_id, tasks: Some(tasks), thread: Some(thread) })
+        Ok(Self {
+            name: name.to_owned(),
+            thread_id,
+            tasks: Some(tasks),
+            thread: Some(thread),
+            programs: Mutex::default(),
+        })
+    }
+
+    /// Keeps a program in mind, to be killed when the host ends.
+    pub(crate) fn remember(&self, program: Weak<OwnedFd>) {
+        let mut programs = self.programs();
+        programs.retain(|program| program.strong_count() > 0);
+        programs.push(program);
+    }
+
+    fn programs(&self) -> MutexGuard<'_, Vec<Weak<OwnedFd>>> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its name.
@@ -128,6 +148,11 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        // The death signal does it too, yet a program that has just started has not asked for it.
+        for program in self.programs().iter().filter_map(Weak::upgrade) {
+            // Fails only for one that is gone.
+            let _ = pidfd_send_signal(program, Signal::KILL);
+        }
         drop(self.tasks.take());
         if let Some(thread) = self.thread.take() {
             // A panic of a task was already told to whoever sent it.

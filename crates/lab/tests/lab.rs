@@ -173,6 +173,17 @@ fn a_program_is_told_by_its_output_its_end_and_its_time() {
 }
 
 #[test]
+fn a_program_that_has_just_started_ends_with_its_host() {
+    need_a_lab!();
+    for _ in 0..30 {
+        let host = Host::start("host").unwrap();
+        let sleeper = host.spawn("sleep", ["1000"]).unwrap();
+        drop(host);
+        assert!(!sleeper.wait(5 * SECOND).unwrap().status.success());
+    }
+}
+
+#[test]
 fn a_dropped_lab_leaves_nothing() {
     need_a_lab!();
     let links = links_of_this_machine();
