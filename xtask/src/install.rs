@@ -36,6 +36,8 @@ const NEEDS: &[Need] = &[
     need("nsenter", "util-linux", "enters a host of a network", &[Demo, Test]),
     need("ping", "iputils-ping", "proves that a pair is reachable", &[Demo, Test, Bench]),
     need("setpriv", "util-linux", "ends programs together with their host", &[Demo, Test, Bench]),
+    need("ss", "iproute2", "shows who has a port", &[Test]),
+    need("sysctl", "procps", "shows the settings of the kernel", &[Test]),
     need("wg", "wireguard-tools", "drives a tunnel over its UAPI socket", &[Test, Bench]),
     need("wg-quick", "wireguard-tools", "brings a tunnel up from its configuration", &[Test]),
     need("wireguard-go", "wireguard-go", "is the other end of the interop tests", &[Test]),
