@@ -1,6 +1,6 @@
 //! Endpoint names to addresses, with the last answer kept: a name that stops resolving takes no peer down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
@@ -24,16 +24,16 @@ impl Resolver {
     /// Asks for all names that these endpoints use, together, and forgets all others. Returns whether any answer
     /// differs from the last.
     pub(crate) async fn refresh(&mut self, endpoints: impl Iterator<Item = &Endpoint>) -> bool {
-        let names: BTreeMap<DnsName, ()> = endpoints
+        let names: BTreeSet<DnsName> = endpoints
             .filter_map(|endpoint| match &endpoint.host {
-                Host::Name(name) => Some((name.clone(), ())),
+                Host::Name(name) => Some(name.clone()),
                 _ => None,
             })
             .collect();
         let before = self.answers.clone();
-        self.answers.retain(|name, _| names.contains_key(name));
+        self.answers.retain(|name, _| names.contains(name));
         self.failures.clear();
-        let answers = join_all(names.into_keys().map(|name| async {
+        let answers = join_all(names.into_iter().map(|name| async {
             let answer = lookup(&name).await;
             (name, answer)
         }));
