@@ -7,8 +7,8 @@ use std::num::NonZeroU16;
 use serde::Serialize;
 use wireloom_model::kernel::NftSet;
 use wireloom_model::{
-    Cidr, Endpoint, Family, Held, InterfaceAddress, NodeName, PeerName, PresharedKey, Problem,
-    PublicKey, Subject,
+    Algorithm, Cidr, Endpoint, Family, Held, InterfaceAddress, NodeName, PeerName, PresharedKey,
+    Problem, PublicKey, Subject,
 };
 
 use crate::encapsulation::Wrap;
@@ -155,6 +155,7 @@ impl Topology<'_> {
                     .map(|at| self.outsiders[at].peer.name.clone())
                     .collect(),
                 owns: self.owned_by(me).collect(),
+                algorithm: Some(Algorithm::Wireloom),
             },
             problems: self.problems().to_vec(),
             nodes: self.nodes(),
