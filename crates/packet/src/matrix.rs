@@ -33,40 +33,4 @@ fn survives(kind: Kind, what: Peculiarity) {
     }
 }
 
-macro_rules! cells {
-    ($($name:ident: $what:ident;)*) => {
-        $(mod $name {
-            use super::{Kind, Peculiarity, survives};
-
-            #[test]
-            fn tcp4() {
-                survives(Kind::Tcp4, Peculiarity::$what);
-            }
-
-            #[test]
-            fn tcp6() {
-                survives(Kind::Tcp6, Peculiarity::$what);
-            }
-
-            #[test]
-            fn udp4() {
-                survives(Kind::Udp4, Peculiarity::$what);
-            }
-
-            #[test]
-            fn udp6() {
-                survives(Kind::Udp6, Peculiarity::$what);
-            }
-        })*
-    };
-}
-
-cells! {
-    checksum_zero: ChecksumZero;
-    ecn: Ecn;
-    fragments: Fragments;
-    identity: Identity;
-    options: Options;
-    push: Push;
-    short_tail: ShortTail;
-}
+wireloom_testkit::each_cell!(crate::matrix::survives);

@@ -208,3 +208,40 @@ pub fn stream(kind: Kind, what: Peculiarity, hops: u8) -> (Vec<Vec<u8>>, Vec<usi
     };
     (stream.packets, runs.to_vec())
 }
+
+/// Makes a test of each cell, each named `PECULIARITY::KIND`, that calls a function of a [`Kind`] and a [`Peculiarity`].
+#[macro_export]
+macro_rules! each_cell {
+    ($check:path) => {
+        $crate::each_cell! {
+            @ $check:
+            checksum_zero ChecksumZero, ecn Ecn, fragments Fragments, identity Identity, options Options, push Push,
+            short_tail ShortTail
+        }
+    };
+    (@ $check:path: $($name:ident $what:ident),*) => {
+        $(mod $name {
+            use $crate::matrix::{Kind, Peculiarity};
+
+            #[test]
+            fn tcp4() {
+                $check(Kind::Tcp4, Peculiarity::$what);
+            }
+
+            #[test]
+            fn tcp6() {
+                $check(Kind::Tcp6, Peculiarity::$what);
+            }
+
+            #[test]
+            fn udp4() {
+                $check(Kind::Udp4, Peculiarity::$what);
+            }
+
+            #[test]
+            fn udp6() {
+                $check(Kind::Udp6, Peculiarity::$what);
+            }
+        })*
+    };
+}
