@@ -82,7 +82,7 @@ impl Plan {
         for (family, link) in links {
             let wrap = &self.wraps[&family];
             if wrap.link.is_none() {
-                wrap.add_link(&mut state, link.clone(), wrap.mtu(family, mtus.internal));
+                wrap.add_link(&mut state, link.clone(), wrap.mtu(family, mtus));
             }
             wrap.add_routes(&mut state, link);
             state.rules.extend(self.rules(interface, family, wrap));
@@ -96,7 +96,7 @@ impl Plan {
         interface: &InterfaceName,
         links: &BTreeMap<Family, InterfaceName>,
     ) -> Option<Nft> {
-        // Others than gateways send nothing through the tunnel device.
+        // Others than gateways send nothing through the tunnel device, unless it wraps.
         let tunnel = self.gateway.then_some(interface);
         let own = links.iter().filter(|(family, _)| self.wraps[family].link.is_none());
         let own = own.map(|(_, link)| link);
@@ -112,7 +112,7 @@ impl Plan {
     /// The largest packet in bytes that reaches every other pod whole, for whoever sets up pods. No packet is in the
     /// tunnel and wrapped at the same time, so the narrower of the two counts.
     pub fn pod_mtu(&self, mtus: Mtus) -> u32 {
-        let wrapped = self.wraps.iter().map(|(&family, wrap)| wrap.mtu(family, mtus.internal));
+        let wrapped = self.wraps.iter().map(|(&family, wrap)| wrap.mtu(family, mtus));
         wrapped.chain([mtus.tunnel]).min().unwrap_or(mtus.tunnel)
     }
 
@@ -134,27 +134,33 @@ impl Plan {
 }
 
 impl Wrap {
-    /// The name of the link that wraps, of ours beside a tunnel device of this name.
+    /// The name of the link that wraps: of ours beside a tunnel device of this name, or that device itself.
     #[expect(clippy::expect_used, reason = "a name of at most 15 bytes, and all of it in order")]
     fn link(&self, interface: &InterfaceName, family: Family) -> InterfaceName {
         if let Some(link) = &self.link {
             return link.clone();
         }
         let suffix = match (self.by, family) {
+            (EncapsulateBy::WireGuard, _) => return interface.clone(),
             (EncapsulateBy::Ipip, _) => "-ip",
-            (_, Family::V4) => "-v4",
-            (_, Family::V6) => "-v6",
+            (EncapsulateBy::Vxlan, Family::V4) => "-v4",
+            (EncapsulateBy::Vxlan, Family::V6) => "-v6",
         };
         let base: String = interface.as_str().chars().take(12).collect();
         format!("{base}{suffix}").parse().expect("an interface's name, shortened")
     }
 
-    fn mtu(&self, family: Family, internal: u32) -> u32 {
-        internal.saturating_sub(self.by.overhead(family)).max(least_mtu(family))
+    fn mtu(&self, family: Family, mtus: Mtus) -> u32 {
+        match self.by {
+            EncapsulateBy::WireGuard => mtus.tunnel,
+            by => mtus.internal.saturating_sub(by.overhead(family)).max(least_mtu(family)),
+        }
     }
 
+    /// What its link is: one of its own, or the tunnel device.
     fn kind(&self) -> LinkKind {
         match (self.by, self.local) {
+            (EncapsulateBy::WireGuard, _) => LinkKind::Held,
             (EncapsulateBy::Ipip, IpAddr::V4(local)) => LinkKind::Ipip { local },
             // IPIP never has a local address of another family.
             (_, local) => LinkKind::Vxlan { id: VXLAN_ID, port: VXLAN_PORT, local, mac: self.mac },
@@ -190,7 +196,8 @@ impl Wrap {
     fn add_routes(&self, state: &mut KernelState, link: InterfaceName) {
         for (&host, &end) in &self.hosts {
             let key = RouteKey { table: WRAPPED_TABLE, ..RouteKey::main(Cidr::host(host)) };
-            let gateway = Some(self.gateway(end));
+            // A tunnel knows its peers by their allowed IPs.
+            let gateway = (self.by != EncapsulateBy::WireGuard).then(|| self.gateway(end));
             let route = Route { gateway, link: Some(link.clone()), source: None };
             state.routes.insert(key, route);
         }
