@@ -1,6 +1,7 @@
 //! An agent that is killed, after whatever step, is followed by one that ends in the right state.
 
 #![cfg(debug_assertions)] // Other builds of the program can't be killed after a step.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
 
 use std::collections::BTreeSet;
 
