@@ -1,13 +1,15 @@
 //! The project's own commands, run as `cargo xtask COMMAND`.
 //!
 //! Owns what needs more than cargo: the [programs](install) that a command wants from the distribution, the order of
-//! the [checks](mod@test), and the builds of the [peers](mod@bench) that we measure ourselves against. Imports no crate
-//! of the workspace, so it builds in seconds and still runs when they do not.
+//! the [checks](mod@test), the [peers] that we measure ourselves against and talk to, and the [kernel] of the tests'
+//! virtual machine. Imports no crate of the workspace, so it builds in seconds and still runs when they do not.
 
 mod bench;
 mod demo;
 mod install;
+mod kernel;
 mod leftovers;
+mod peers;
 mod shell;
 mod test;
 
@@ -32,6 +34,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Installs and fetches what the tests need, so that `cargo test` skips none of them.
+    Install,
     /// Runs every check of the project, in the order in which they fail fastest.
     Test {
         /// Leaves out the documentation, the dependencies' licences and the benches, and runs the demo once.
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo { args } => demo::run(&args),
+        Command::Install => install::for_tests(),
         Command::Test { quick } => test::run(quick),
         Command::BenchTunnel(options) => bench::run(&options),
     }

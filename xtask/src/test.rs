@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::install::{self, Purpose};
+use crate::install;
 use crate::leftovers::Snapshot;
 use crate::shell::{self, cargo};
 
@@ -48,7 +48,7 @@ const STEPS: &[Step] = &[
 /// Runs the steps in order and stops at the first that fails, naming it.
 pub(crate) fn run(quick: bool) -> Result<()> {
     let start = Instant::now();
-    install::programs(Purpose::Test)?;
+    install::for_tests()?;
     let mut session =
         Session { quick, before: Snapshot::take(), tests: Tests::default(), notes: Vec::new() };
     let steps: Vec<&Step> = STEPS.iter().filter(|step| step.quick || !quick).collect();
