@@ -216,6 +216,10 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
     }
 
     async fn reconcile(&mut self) {
+        // What an earlier agent left is not taken away before it is known what is wanted.
+        if self.view.lock().snapshot.is_none() {
+            return;
+        }
         if self.watch.is_none() {
             self.watch = self.host.watch().await.ok();
         }

@@ -126,7 +126,10 @@ impl Follower {
         let now = Instant::now();
         let own = self.cluster.own().cloned();
         let is_news = match change {
-            Change::All(all) => self.cluster.replace_nodes(all, now),
+            Change::All(all) => {
+                self.cluster.replace_nodes(all, now);
+                true
+            }
             Change::Put(object) => self.cluster.put_node(object, now),
             Change::Gone(object) => self.cluster.remove_node(&object.name_any()),
             Change::Failed(error) => return self.fail(Use::Nodes, &error),
@@ -142,7 +145,11 @@ impl Follower {
 
     fn hear_peers(&mut self, change: Change<DynamicObject>) -> bool {
         let is_news = match change {
-            Change::All(all) => self.cluster.replace_peers(&all),
+            // An empty one is news too: now it is known that there are none.
+            Change::All(all) => {
+                self.cluster.replace_peers(&all);
+                true
+            }
             Change::Put(object) => self.cluster.put_peer(&object),
             Change::Gone(object) => self.cluster.remove_peer(&object.name_any()),
             Change::Failed(error) => {
@@ -211,8 +218,10 @@ impl Follower {
         self.due = None;
         let is_whole = self.nodes.is_listed && self.peers.is_listed && self.leases.is_listed;
         let snapshot = is_whole.then(|| self.cluster.snapshot(Instant::now()));
-        let stale = self.outage.reason().map(str::to_owned);
+        let reason = self.outage.reason().map(str::to_owned);
         self.known.send_if_modified(|known| {
+            // One outage has many words, of which the first do.
+            let stale = reason.map(|reason| known.stale.clone().unwrap_or(reason));
             let differs = |snapshot: &Snapshot| known.snapshot.as_deref() != Some(snapshot);
             let news = snapshot.filter(differs).map(Arc::new);
             let is_news = news.is_some() || known.stale != stale;
