@@ -4,6 +4,7 @@
 //! [`report`]. The program `bench-tunnel` runs them in turn; `cargo xtask bench-tunnel` builds what it needs. The
 //! criterion benches of single parts lie in `benches/`. Nobody imports this package.
 
+pub mod hot_path;
 pub mod measure;
 pub mod report;
 pub mod rig;
