@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::shell::cargo;
 use crate::{kernel, shell};
 
 /// What a program is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Bench,
+    Count,
     Demo,
     Test,
 }
@@ -25,7 +28,7 @@ struct Need {
     purposes: &'static [Purpose],
 }
 
-use Purpose::{Bench, Demo, Test};
+use Purpose::{Bench, Count, Demo, Test};
 
 /// Everything that we call and did not build.
 const NEEDS: &[Need] = &[
@@ -42,6 +45,7 @@ const NEEDS: &[Need] = &[
     need("ss", "iproute2", "shows who has a port", &[Test]),
     need("sysctl", "procps", "shows the settings of the kernel", &[Test]),
     need("tc", "iproute2", "delays and loses packets", &[Test]),
+    need("valgrind", "valgrind", "counts instructions", &[Test, Count]),
     need("wg", "wireguard-tools", "drives a tunnel over its UAPI socket", &[Test, Bench]),
     need("wg-quick", "wireguard-tools", "brings a tunnel up from its configuration", &[Test]),
     need("wireguard-go", "wireguard-go", "is the other end of the interop tests", &[Test]),
@@ -103,6 +107,22 @@ pub(crate) fn packages(missing: &BTreeMap<&str, String>) -> Result<()> {
     apt_get(&["update", "--quiet"])?;
     let args: Vec<&str> = install.split(' ').skip(1).chain(missing.keys().copied()).collect();
     apt_get(&args)
+}
+
+/// Returns the program of a crate, built beside our own artefacts where that version is not there yet.
+pub(crate) fn tool(package: &str, wanted: &str) -> Result<PathBuf> {
+    let directory = shell::target().join("tools");
+    let program = directory.join("bin").join(package);
+    let version = Command::new(&program).arg("--version").output();
+    let present = version
+        .is_ok_and(|done| String::from_utf8_lossy(&done.stdout).trim_end().ends_with(wanted));
+    if !present {
+        println!("building {package} {wanted} into {} (once)", directory.display());
+        // Unoptimised: it has little to do, and builds in a third of the time.
+        let mut install = cargo(["install", package, "--locked", "--debug", "--force"]);
+        shell::run(install.args(["--version", wanted, "--root"]).arg(&directory))?;
+    }
+    Ok(program)
 }
 
 /// Runs apt-get, which asks nobody.

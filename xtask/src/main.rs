@@ -1,12 +1,14 @@
 //! The project's own commands, run as `cargo xtask COMMAND`.
 //!
 //! Owns what needs more than cargo: the [programs](install) that a command wants from the distribution, the order of
-//! the [checks](mod@test), the [peers] that we measure ourselves against and talk to, and the [kernel] of the tests'
-//! virtual machine. Imports no crate of the workspace, so it builds in seconds and still runs when they do not.
+//! the [checks](mod@test), the [peers] that we measure ourselves against and talk to, the [kernel] of the tests' virtual
+//! machine, and the [instructions] that the hot path may take. Imports no crate of the workspace, so it builds in seconds
+//! and still runs when they do not.
 
 mod bench;
 mod demo;
 mod install;
+mod instructions;
 mod kernel;
 mod leftovers;
 mod peers;
@@ -44,6 +46,12 @@ enum Command {
     },
     /// Measures the tunnel beside wireguard-go and a plain link, interleaved over several rounds.
     BenchTunnel(bench::Options),
+    /// Counts the instructions of the hot path by callgrind and compares them with benches/instructions.toml.
+    Instructions {
+        /// Makes the counts the new baseline.
+        #[arg(long)]
+        accept: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -62,5 +70,6 @@ fn run(command: Command) -> Result<()> {
         Command::Install => install::for_tests(),
         Command::Test { quick } => test::run(quick),
         Command::BenchTunnel(options) => bench::run(&options),
+        Command::Instructions { accept } => instructions::run(accept),
     }
 }

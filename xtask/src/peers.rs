@@ -37,7 +37,7 @@ fn place() -> PathBuf {
 }
 
 /// Builds the newest wireguard-go.
-pub(crate) fn wireguard_go() -> Result<Peer> {
+fn wireguard_go() -> Result<Peer> {
     let peers = place();
     let go = go(&peers)?;
     eprintln!("building {WIREGUARD_GO} by {}", go.display());
