@@ -85,9 +85,14 @@ impl Cluster {
 
     /// These are all Nodes.
     pub fn replace_nodes(&mut self, all: Vec<NodeObject>, now: Instant) -> bool {
-        let gone = missing(&self.nodes, &all);
-        let gone = gone.into_iter().fold(false, |any, name| self.remove_node(&name) || any);
-        all.into_iter().fold(gone, |any, object| self.put_node(object, now) || any)
+        let mut is_news = false;
+        for name in missing(&self.nodes, &all) {
+            is_news |= self.remove_node(&name);
+        }
+        for object in all {
+            is_news |= self.put_node(object, now);
+        }
+        is_news
     }
 
     /// A Peer is new or changed.
@@ -103,9 +108,14 @@ impl Cluster {
 
     /// These are all Peers.
     pub fn replace_peers(&mut self, all: &[DynamicObject]) -> bool {
-        let gone = missing(&self.peers, all);
-        let gone = gone.into_iter().fold(false, |any, name| self.remove_peer(&name) || any);
-        all.iter().fold(gone, |any, object| self.put_peer(object) || any)
+        let mut is_news = false;
+        for name in missing(&self.peers, all) {
+            is_news |= self.remove_peer(&name);
+        }
+        for object in all {
+            is_news |= self.put_peer(object);
+        }
+        is_news
     }
 
     /// A heartbeat was written.

@@ -168,7 +168,7 @@ pub fn read(object: &NodeObject, topology_label: &str) -> ReadNode {
         overlay_addresses: asked.overlay_addresses.clone(),
         gateway: GatewayPreference {
             declared: asked.leader,
-            weight: asked.gateway_weight.unwrap_or(GatewayPreference::default().weight),
+            weight: asked.gateway_weight.unwrap_or_else(|| GatewayPreference::default().weight),
         },
         persistent_keepalive: asked.persistent_keepalive,
         held: annotations.told.held.clone().unwrap_or_default(),
@@ -183,7 +183,7 @@ pub fn read(object: &NodeObject, topology_label: &str) -> ReadNode {
 
 fn pod_prefixes(spec: &NodeSpec, error: &mut impl FnMut(String)) -> Vec<Cidr> {
     let several = (!spec.pod_cidrs.is_empty()).then_some(spec.pod_cidrs.as_slice());
-    let texts = several.unwrap_or_else(|| spec.pod_cidr.as_slice());
+    let texts = several.unwrap_or(spec.pod_cidr.as_slice());
     let mut prefixes = Vec::new();
     for text in texts.iter().filter(|text| !text.is_empty()) {
         match text.parse() {

@@ -1,7 +1,7 @@
 //! What a node tells of itself. Pure.
 
 use wireloom_model::annotations::{Asked, Forced, Granularity, Told};
-use wireloom_model::{Algorithm, Family, InterfaceAddress, Mesh, PublicKey};
+use wireloom_model::{Algorithm, Cidr, Family, InterfaceAddress, Mesh, PublicKey};
 use wireloom_registry::Publication;
 
 use crate::addresses::{Found, HostAddress};
@@ -52,7 +52,7 @@ impl Own<'_> {
             let first = addresses.min_by_key(|address| Family::of(**address)).copied();
             first.map(|address| {
                 let range = mesh.overlay.range(Family::of(address));
-                let length = range.map_or(Family::of(address).bits(), |range| range.length());
+                let length = range.unwrap_or_else(|| Cidr::host(address)).length();
                 InterfaceAddress::new(address, length)
                     .unwrap_or_else(|| InterfaceAddress::host(address))
             })

@@ -5,6 +5,7 @@
 //! the rules let pass.
 
 #![expect(unreachable_pub, reason = "what KubeSchema makes beside each type")]
+#![expect(clippy::duplicated_attributes, reason = "several columns are of one type")]
 
 mod translate;
 

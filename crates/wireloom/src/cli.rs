@@ -47,7 +47,7 @@ enum Command {
     Up(up::UpArgs),
     /// Join the mesh that a Kubernetes cluster makes, and stay in it until stopped.
     #[cfg(feature = "kubernetes")]
-    Agent(agent::AgentArgs),
+    Agent(Box<agent::AgentArgs>),
     /// Leave the mesh: stop the agent of this machine, which cleans up after itself.
     Down(down::DownArgs),
     /// Print a new private key.
@@ -79,7 +79,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Tunnel(args) => tunnel::run(args),
         Command::Up(args) => up::run(args),
         #[cfg(feature = "kubernetes")]
-        Command::Agent(args) => agent::run(args),
+        Command::Agent(args) => agent::run(*args),
         Command::Down(args) => down::run(&args),
         Command::Keygen => keys::keygen(),
         Command::Pubkey => keys::pubkey(),
