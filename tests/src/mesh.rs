@@ -24,8 +24,13 @@ pub const OVERLAY: [[&str; 2]; 2] = [["10.4.0.1", "fd04::1"], ["10.4.0.2", "fd04
 impl Mesh {
     /// Starts the hosts and writes the files.
     pub fn new() -> Self {
+        Self::of(Pair::start())
+    }
+
+    /// Writes the files for hosts that are there.
+    pub fn of(pair: Pair) -> Self {
         let mesh = Self {
-            pair: Pair::start(),
+            pair,
             keys: [Keys::new(), Keys::new()],
             folder: tempfile::tempdir().unwrap(),
         };

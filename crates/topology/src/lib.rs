@@ -26,7 +26,10 @@ mod topology;
 
 pub use encapsulation::Wrap;
 pub use graph::Graph;
-pub use kernel_state::{Mtus, RULE_PRIORITY, VXLAN_ID, VXLAN_PORT, WRAPPED_TABLE};
+pub use kernel_state::{
+    RULE_PRIORITY, TUNNELLED_PRIORITY, TUNNELLED_TABLE, Underlay, VXLAN_ID, VXLAN_PORT,
+    WRAPPED_TABLE,
+};
 pub use plan::{Hop, NodeSummary, Plan, PlanError, TunnelPeer, TunnelPeerName};
 pub use segment::Segment;
 pub use topology::Topology;

@@ -7,4 +7,5 @@ mod generator;
 mod golden;
 mod scenarios;
 mod stability;
+mod underlay;
 mod walker;
