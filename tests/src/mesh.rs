@@ -29,11 +29,8 @@ impl Mesh {
 
     /// Writes the files for hosts that are there.
     pub fn of(pair: Pair) -> Self {
-        let mesh = Self {
-            pair,
-            keys: [Keys::new(), Keys::new()],
-            folder: tempfile::tempdir().unwrap(),
-        };
+        let mesh =
+            Self { pair, keys: [Keys::new(), Keys::new()], folder: tempfile::tempdir().unwrap() };
         for (name, keys) in ["a", "b"].into_iter().zip(&mesh.keys) {
             let file = mesh.folder.path().join(name);
             fs::write(&file, &keys.private).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use wireloom_lab::Host;
 use wireloom_testkit::need;
 use wireloom_tests::mesh::{Mesh, OVERLAY, routes, status};
-use wireloom_tests::{Keys, NetworkState, SOON, eventually, ok, ping, run, within, wireloom};
+use wireloom_tests::{Keys, NetworkState, SOON, eventually, ok, ping, run, wireloom, within};
 
 fn problems(host: &Host) -> String {
     status(host)["problems"].to_string()

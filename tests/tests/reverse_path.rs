@@ -81,7 +81,9 @@ impl Strict {
                 )
                 .unwrap();
                 text += match name.as_str() {
-                    "ams-3" => "gateway = false\nlocation-prefixes = [\"192.168.7.0/24\", \"fd07::/64\"]\n",
+                    "ams-3" => {
+                        "gateway = false\nlocation-prefixes = [\"192.168.7.0/24\", \"fd07::/64\"]\n"
+                    }
                     _ => "gateway = true\n",
                 };
             }

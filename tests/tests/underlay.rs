@@ -41,8 +41,10 @@ impl Routed {
         }
         cable(&a, "eth0", &router, "to-a");
         cable(&b, "eth0", &router, "to-b");
-        let networks = [(&a, "to-a", ["192.0.2.1", "2001:db8::1"], ["192.0.2.254", "2001:db8::fe"])];
-        let other = (&b, "to-b", ["198.51.100.2", "2001:db8:1::2"], ["198.51.100.254", "2001:db8:1::fe"]);
+        let networks =
+            [(&a, "to-a", ["192.0.2.1", "2001:db8::1"], ["192.0.2.254", "2001:db8::fe"])];
+        let other =
+            (&b, "to-b", ["198.51.100.2", "2001:db8:1::2"], ["198.51.100.254", "2001:db8:1::fe"]);
         for (host, port, own, gateway) in networks.into_iter().chain([other]) {
             ok(host, "ip link set lo up");
             for (family, length) in [24, 64].into_iter().enumerate() {
@@ -106,9 +108,13 @@ fn narrow(endpoint: &str, fits: u64, hurt: impl Fn(&Routed)) {
 
     // Both numbers are said wherever somebody looks.
     let problems = status(a)["problems"].to_string();
-    let doctor = wireloom_tests::run(a, &format!("wireloom doctor {}", routed.mesh.args("a"))).stdout;
+    let doctor =
+        wireloom_tests::run(a, &format!("wireloom doctor {}", routed.mesh.args("a"))).stdout;
     for said in [problems, doctor] {
-        assert!(said.contains(&format!(" {fits} ")) && said.contains(&device.to_string()), "{said}");
+        assert!(
+            said.contains(&format!(" {fits} ")) && said.contains(&device.to_string()),
+            "{said}"
+        );
     }
 }
 
@@ -216,7 +222,9 @@ fn a_prefix_that_holds_an_endpoint_takes_all_packets_but_the_tunnels_own() {
     let a = &mesh.pair.a;
     // As strict as it may be where peers are on the link that all packets take.
     let before = NetworkState::of(a);
-    mesh.write(&mesh.text("", "location-prefixes = [\"192.0.2.0/25\", \"2001:db8::/65\", \"0.0.0.0/0\"]"));
+    mesh.write(
+        &mesh.text("", "location-prefixes = [\"192.0.2.0/25\", \"2001:db8::/65\", \"0.0.0.0/0\"]"),
+    );
     let first = mesh.up("a");
     let _b = mesh.up("b");
     for there in OVERLAY[1] {

@@ -1,5 +1,6 @@
 //! The loop that keeps a node in the mesh.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -280,6 +281,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
             key: plan.key,
             endpoint: None,
             held: plan.publishes.clone(),
+            discovered_endpoints: BTreeMap::new(),
         };
         if let Err(error) = self.registry.publish(&publication).await {
             tracing::warn!(%error, "what this node holds is not published");

@@ -35,7 +35,9 @@ impl EchoSockets {
         for family in Family::BOTH {
             let inside = match open(family) {
                 // A host may do without IPv6.
-                Err(error) if error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) => continue,
+                Err(error) if error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) => {
+                    continue;
+                }
                 socket => socket?,
             };
             inside.bind_device(Some(interface.as_str().as_bytes()))?;
@@ -170,13 +172,16 @@ mod tests {
         for size in [28, 576, 1240, 1441, u16::MAX] {
             let message = request(Family::V4, 0xfffe, 0xff03, size);
             assert_eq!(message.len() + 20, usize::from(size));
-            let words = message.chunks(2).map(|word| {
-                u32::from(word[0]) << 8 | word.get(1).copied().map_or(0, u32::from)
-            });
+            let words = message
+                .chunks(2)
+                .map(|word| u32::from(word[0]) << 8 | word.get(1).copied().map_or(0, u32::from));
             let sum: u32 = words.sum();
             let folded = (sum & 0xffff) + (sum >> 16);
             assert_eq!((folded + (folded >> 16)) as u16, 0xffff);
-            assert_eq!(request(Family::V6, 1, 2, size.max(48)).len() + 40, usize::from(size.max(48)));
+            assert_eq!(
+                request(Family::V6, 1, 2, size.max(48)).len() + 40,
+                usize::from(size.max(48))
+            );
         }
     }
 
@@ -188,7 +193,10 @@ mod tests {
         v4[24] = 3;
         assert_eq!(reply(Family::V4, &v4), None);
         assert_eq!(reply(Family::V4, &v4[..30]), None);
-        assert_eq!(reply(Family::V6, &[ECHO_REPLY_V6, 0, 0, 0, 1, 2, 3, 4]), Some((0x0102, 0x0304)));
+        assert_eq!(
+            reply(Family::V6, &[ECHO_REPLY_V6, 0, 0, 0, 1, 2, 3, 4]),
+            Some((0x0102, 0x0304))
+        );
         for bytes in [&[][..], &[ECHO_REPLY_V6], &request(Family::V6, 1, 2, 60)] {
             assert_eq!(reply(Family::V6, bytes), None);
         }

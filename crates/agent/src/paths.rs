@@ -64,7 +64,8 @@ impl Paths<'_> {
         let tunnel_mtu = self.mesh_mtu.unwrap_or_else(|| widest.unwrap_or(USUAL_MTU));
         let known: BTreeMap<PublicKey, u32> =
             paths.iter().map(|path| (path.peer.key, path.fits)).collect();
-        let fits = |peer: &TunnelPeer| (peer.key, known.get(&peer.key).copied().unwrap_or(USUAL_MTU));
+        let fits =
+            |peer: &TunnelPeer| (peer.key, known.get(&peer.key).copied().unwrap_or(USUAL_MTU));
         let narrow = plan.tunnel_peers.iter().map(fits).filter(|(_, fits)| *fits < tunnel_mtu);
         let internal = wrap_ends(plan).filter_map(|end| way(end)).map(|way| way.mtu).min();
         let problems = paths.iter().filter_map(|path| self.mismatch(path, tunnel_mtu)).collect();

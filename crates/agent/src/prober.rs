@@ -75,9 +75,8 @@ impl Prober {
 
     /// The largest packets that reach peers, of those that a larger one did not.
     pub(crate) fn found(&self) -> BTreeMap<PublicKey, u32> {
-        let found = |(key, path): (&PublicKey, &Probed)| {
-            Some((*key, u32::from(path.search.narrowed()?)))
-        };
+        let found =
+            |(key, path): (&PublicKey, &Probed)| Some((*key, u32::from(path.search.narrowed()?)));
         self.paths.iter().filter_map(found).collect()
     }
 
@@ -184,9 +183,10 @@ impl Prober {
     }
 
     fn take(&mut self, now: Duration, answer: Answer) {
-        let asked = self.paths.values_mut().find(|path| {
-            (path.identifier, path.inside) == (answer.identifier, answer.from)
-        });
+        let asked = self
+            .paths
+            .values_mut()
+            .find(|path| (path.identifier, path.inside) == (answer.identifier, answer.from));
         if let Some(path) = asked {
             path.search.answer(now, answer.number);
         }
@@ -211,7 +211,8 @@ impl Prober {
             let beside = u16::try_from(outer).map(|size| sockets.send_outside(outside, size));
             for echo in echoes {
                 path.echoed += u64::from(echo.size) + 64;
-                let sent = sockets.send_inside(path.inside, path.identifier, echo.number, echo.size);
+                let sent =
+                    sockets.send_inside(path.inside, path.identifier, echo.number, echo.size);
                 if let Err(error) = sent {
                     tracing::trace!(%error, to = %path.inside, size = echo.size, "an echo is not sent");
                 }

@@ -17,11 +17,11 @@ use wireloom_tunnel::uapi::DeviceStatus;
 use crate::agent::Identity;
 use crate::configure::{self, DesiredDevice, DesiredPeer};
 use crate::device::{DeviceError, TunnelDevice};
+use crate::network::Network;
 use crate::paths::{Paths, far_ends, overhead};
 use crate::prober::{Prober, Turn};
 use crate::resolve::Resolver;
 use crate::status::Work;
-use crate::network::Network;
 use crate::view::wall_now;
 
 /// Something that happens by itself.
@@ -192,8 +192,7 @@ impl Reconciler {
             found: &self.prober.found(),
             mark: self.mark,
         };
-        let (underlay, mut problems) =
-            paths.underlay(&plan, |address| self.network.way(address));
+        let (underlay, mut problems) = paths.underlay(&plan, |address| self.network.way(address));
         let most = |endpoint: IpAddr| {
             let link = self.network.way(endpoint).map_or(u32::MAX, |way| way.link.mtu);
             underlay.tunnel_mtu.min(link.saturating_sub(overhead(endpoint)))
@@ -255,7 +254,8 @@ impl Reconciler {
                 self.work.device_writes += 1;
             }
             let peers = &desired.peers;
-            self.dialled = peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
+            self.dialled =
+                peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
             let in_use = endpoints(&observed);
             let here = |peer: &DesiredPeer| {
                 let endpoint = in_use.get(&peer.key).copied().or(peer.endpoint)?;

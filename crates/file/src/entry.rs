@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use toml_edit::{Item, TableLike};
 use wireloom_model::{
-    Endpoint, EndpointError, Family, GatewayPreference, Held, InterfaceAddress, Node, Peer,
-    PresharedKey, Subject,
+    Endpoint, EndpointError, Family, GatewayPreference, InterfaceAddress, Node, Peer, PresharedKey,
+    Subject,
 };
 
 use crate::fields::{Fields, kind};
@@ -68,10 +68,8 @@ pub(crate) fn node(fields: &mut Fields<'_>, port: NonZeroU16, since: u64) -> Opt
     let overlay_addresses = overlay_addresses(fields);
     let gateway = gateway(fields);
     let persistent_keepalive = keepalive(fields);
+    let location = location.or_else(|| "".parse().ok())?;
     Some(Node {
-        name: name?,
-        key: key?,
-        location: location.or_else(|| "".parse().ok())?,
         internal_addresses,
         endpoint,
         pod_prefixes,
@@ -79,9 +77,8 @@ pub(crate) fn node(fields: &mut Fields<'_>, port: NonZeroU16, since: u64) -> Opt
         overlay_addresses,
         gateway,
         persistent_keepalive,
-        healthy: true,
-        held: Held::default(),
         since,
+        ..Node::new(name?, key?, location)
     })
 }
 

@@ -1,12 +1,13 @@
 //! The words of the mesh.
 //!
 //! Owns what every other crate talks about: [keys](key), [prefixes](cidr), [endpoints](endpoint),
-//! [encapsulations](encapsulation), [names](name),
+//! [encapsulations](encapsulation), [names](name), the [algorithms](algorithm) of planning,
 //! [nodes and peers](node), the [snapshot] that a registry delivers, and the [kernel state](kernel) that a
 //! plan asks for, all as plain data with strict parsing.
 //!
 //! Floor 0: imports no other crate of the workspace and does no IO.
 
+pub mod algorithm;
 pub mod cidr;
 pub mod encapsulation;
 pub mod endpoint;
@@ -18,6 +19,7 @@ pub mod problem;
 pub mod snapshot;
 mod text;
 
+pub use algorithm::{Algorithm, AlgorithmError};
 pub use cidr::{Cidr, CidrError, Family, InterfaceAddress};
 pub use encapsulation::{EncapsulateBy, EncapsulateWhen, Encapsulation};
 pub use endpoint::{Endpoint, EndpointError, Host};

@@ -1,9 +1,10 @@
 //! Nodes, which are machines in the mesh, and peers, which join it from outside.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
+use crate::algorithm::Algorithm;
 use crate::cidr::{Cidr, InterfaceAddress};
 use crate::endpoint::Endpoint;
 use crate::key::{PresharedKey, PublicKey};
@@ -37,6 +38,13 @@ pub struct Node {
     pub healthy: bool,
     /// What it says it holds already.
     pub held: Held,
+    /// The newest way to plan that it says it knows.
+    pub algorithm: Algorithm,
+    /// Where its device heard those whose endpoints move, by key: Kilo's `discovered-endpoints`. Others dial them there.
+    pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
+    /// Where another network plugin takes what is wrapped for it, instead of its internal address: Kilo's
+    /// `cni-compatibility-ip`, which is the address of Cilium's link.
+    pub cni_address: Option<IpAddr>,
     /// When the registry first knew it, as a number that only orders: the smaller is the older. Of two claims to one
     /// thing the older stands; equal ones are ordered by name.
     pub since: u64,
@@ -65,6 +73,8 @@ pub struct Held {
     pub anchors: BTreeSet<PeerName>,
     /// The extra prefixes of its location that it owns.
     pub owns: BTreeSet<Cidr>,
+    /// How it planned. `None` until it did.
+    pub algorithm: Option<Algorithm>,
 }
 
 /// Something outside the mesh that joins it by WireGuard: a laptop, another cluster. Kilo's `Peer` resource.
@@ -102,6 +112,9 @@ impl Node {
             persistent_keepalive: None,
             healthy: true,
             held: Held::default(),
+            algorithm: Algorithm::default(),
+            discovered_endpoints: BTreeMap::new(),
+            cni_address: None,
             since: 0,
         }
     }

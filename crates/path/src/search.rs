@@ -178,7 +178,10 @@ impl Search {
             Some(lost) => {
                 let step = (lost - arrives).div_ceil(SPREAD).next_multiple_of(BLOCK);
                 let between = (arrives + step..lost).step_by(step.into());
-                self.begin(now, [self.range.least, arrives, lost].into_iter().chain(between).collect());
+                self.begin(
+                    now,
+                    [self.range.least, arrives, lost].into_iter().chain(between).collect(),
+                );
             }
         }
     }

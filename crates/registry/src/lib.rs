@@ -6,7 +6,9 @@
 //!
 //! Floor 1: imports floor 0 only; no IO and no runtime.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wireloom_model::{Endpoint, Held, NodeName, PublicKey, Snapshot};
@@ -31,6 +33,8 @@ pub struct Publication {
     pub endpoint: Option<Endpoint>,
     /// What it holds by the plan that it applied last.
     pub held: Held,
+    /// Where its device hears those whose endpoints move, by key.
+    pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
 }
 
 /// Why a publication did not reach the registry.

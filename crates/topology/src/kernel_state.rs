@@ -10,7 +10,7 @@ use wireloom_model::kernel::{
 use wireloom_model::{Cidr, EncapsulateBy, Family, InterfaceName, PublicKey};
 
 use crate::encapsulation::Wrap;
-use crate::plan::{Hop, Plan};
+use crate::plan::{Hop, Plan, Way};
 
 /// The UDP port of our VXLAN links. Not the usual one (4789), which others on the host may use in their own way.
 pub const VXLAN_PORT: u16 = 51107;
@@ -68,12 +68,14 @@ impl Plan {
             .collect();
         let route = |(&destination, hop): (&Cidr, &Hop)| {
             let family = destination.family();
-            let (gateway, link) = match hop.gateway {
-                None => (None, Some(interface)),
-                Some(end) if hop.wrapped => {
-                    (self.wraps.get(&family).map(|wrap| wrap.gateway(end)), links.get(&family))
+            let (gateway, link) = match hop.by {
+                Way::Location => (hop.gateway, None),
+                Way::Tunnel => (hop.gateway, Some(interface)),
+                Way::Wrapped => {
+                    let wrap = self.wraps.get(&family);
+                    let gateway = wrap.zip(hop.gateway).map(|(wrap, end)| wrap.gateway(end));
+                    (gateway, links.get(&family))
                 }
-                Some(address) => (Some(address), None),
             };
             let route = Route { gateway, link: link.cloned(), source: hop.source, mtu: None };
             (RouteKey::main(destination), route)
@@ -85,7 +87,8 @@ impl Plan {
             nft: self.nft(interface, &links),
             ..KernelState::default()
         };
-        for link in links.values().chain([interface]) {
+        let own = links.iter().filter(|(family, _)| self.wraps[family].link.is_none());
+        for link in own.map(|(_, link)| link).chain([interface]) {
             let setting = |(setting, value)| ((link.clone(), setting), value);
             state.settings.extend(SETTINGS.map(setting));
         }
@@ -93,9 +96,12 @@ impl Plan {
         keep_off_the_tunnel(&mut state, interface, underlay);
         for (family, link) in links {
             let wrap = &self.wraps[&family];
-            let mtu = wrap.mtu(family, underlay.internal_mtu);
-            wrap.add_to(&mut state, link, mtu);
-            state.rules.extend(self.rules(interface, family));
+            if wrap.link.is_none() {
+                let mtu = wrap.mtu(family, underlay.internal_mtu);
+                wrap.add_link(&mut state, link.clone(), mtu);
+            }
+            wrap.add_routes(&mut state, link);
+            state.rules.extend(self.rules(interface, family, wrap));
         }
         state
     }
@@ -110,10 +116,10 @@ impl Plan {
         let narrow = peers.filter_map(|peer| Some((peer, *underlay.narrow.get(&peer.key)?)));
         narrow.flat_map(|(peer, mtu)| peer.allowed_ips.iter().map(move |p| (*p, mtu))).filter_map(
             |(prefix, mtu)| {
-                let hop = self.hop_to(prefix).filter(|hop| hop.gateway.is_none())?;
+                let hop = self.hop_to(prefix).filter(|hop| hop.by == Way::Tunnel)?;
                 let mtu = Some(mtu.max(least_mtu(prefix.family())));
                 let link = Some(interface.clone());
-                let route = Route { gateway: None, link, source: hop.source, mtu };
+                let route = Route { gateway: hop.gateway, link, source: hop.source, mtu };
                 Some((RouteKey::main(prefix), route))
             },
         )
@@ -134,7 +140,9 @@ impl Plan {
     ) -> Option<Nft> {
         // Others than gateways send nothing through the tunnel device.
         let tunnel = self.gateway.then_some(interface);
-        let clamp = tunnel.into_iter().chain(links.values()).filter(|_| self.clamp_mss);
+        let own = links.iter().filter(|(family, _)| self.wraps[family].link.is_none());
+        let own = own.map(|(_, link)| link);
+        let clamp = tunnel.into_iter().chain(own).filter(|_| self.clamp_mss);
         let nft = Nft {
             sets: self.masquerade.clone().unwrap_or_default(),
             masquerade: self.masquerade.is_some(),
@@ -156,14 +164,20 @@ impl Plan {
             .max(families.max().unwrap_or_default())
     }
 
-    /// Which packets to internal addresses are wrapped: those that come out of the tunnel, and those from addresses of
-    /// the mesh, the node's own and its pods'.
-    fn rules(&self, interface: &InterfaceName, family: Family) -> impl Iterator<Item = Rule> {
+    /// Which packets to internal addresses are wrapped: those that come out of the tunnel, and those from where the wrap
+    /// says.
+    fn rules(
+        &self,
+        interface: &InterfaceName,
+        family: Family,
+        wrap: &Wrap,
+    ) -> impl Iterator<Item = Rule> {
+        // Nothing to look up: what there is to wrap, routes of the main table say.
+        let has_hosts = !wrap.hosts.is_empty();
         let all = Rule::all(family, RULE_PRIORITY, WRAPPED_TABLE);
         let input = self.gateway.then(|| Rule { input: Some(interface.clone()), ..all.clone() });
-        let own = self.addresses.iter().map(|address| Cidr::host(address.address()));
-        let from = own.chain(self.pods.iter().copied()).filter(move |p| p.family() == family);
-        input.into_iter().chain(from.map(move |from| Rule { from: Some(from), ..all.clone() }))
+        let from = wrap.from.iter().map(move |&from| Rule { from: Some(from), ..all.clone() });
+        input.into_iter().chain(from).filter(move |_| has_hosts)
     }
 }
 
@@ -178,7 +192,7 @@ fn keep_off_the_tunnel(state: &mut KernelState, interface: &InterfaceName, under
         from.is_some_and(|address| prefix.contains(*address))
     };
     let is_tunnelled = |(key, route): &(&RouteKey, &Route)| {
-        route.gateway.is_none() && route.link.as_ref() == Some(interface) && is_end(key.destination)
+        route.link.as_ref() == Some(interface) && is_end(key.destination)
     };
     if underlay.mark == 0 {
         return;
@@ -205,9 +219,12 @@ fn keep_off_the_tunnel(state: &mut KernelState, interface: &InterfaceName, under
 }
 
 impl Wrap {
-    /// The name of the link that wraps, beside a tunnel device of this name.
+    /// The name of the link that wraps, of ours beside a tunnel device of this name.
     #[expect(clippy::expect_used, reason = "a name of at most 15 bytes, and all of it in order")]
     fn link(&self, interface: &InterfaceName, family: Family) -> InterfaceName {
+        if let Some(link) = &self.link {
+            return link.clone();
+        }
         let suffix = match (self.by, family) {
             (EncapsulateBy::Ipip, _) => "-ip",
             (_, Family::V4) => "-v4",
@@ -234,7 +251,7 @@ impl Wrap {
     /// (`ip6_route_check_nh_onlink`, `net/ipv6/route.c`).
     fn gateway(&self, end: IpAddr) -> IpAddr {
         match (end, self.ends.get(&end)) {
-            (IpAddr::V6(_), Some(MacAddress([a, b, c, d, e, f]))) => {
+            (IpAddr::V6(_), Some(MacAddress([a, b, c, d, e, f]))) if self.link.is_none() => {
                 let [a, b, c, d, e, f] = [a ^ 0x02, *b, *c, *d, *e, *f];
                 let mut octets = [0; 16];
                 octets[..2].copy_from_slice(&[0xfe, 0x80]);
@@ -245,19 +262,22 @@ impl Wrap {
         }
     }
 
-    fn add_to(&self, state: &mut KernelState, link: InterfaceName, mtu: u32) {
+    fn add_link(&self, state: &mut KernelState, link: InterfaceName, mtu: u32) {
         if self.by == EncapsulateBy::Vxlan {
             for (&end, &mac) in &self.ends {
                 state.neighbours.insert((link.clone(), self.gateway(end)), mac);
                 state.forwarding.insert((link.clone(), mac), end);
             }
         }
+        state.links.insert(link, Link { mtu, up: true, kind: self.kind() });
+    }
+
+    fn add_routes(&self, state: &mut KernelState, link: InterfaceName) {
         for (&host, &end) in &self.hosts {
             let key = RouteKey { table: WRAPPED_TABLE, ..RouteKey::main(Cidr::host(host)) };
             let gateway = Some(self.gateway(end));
             let route = Route { gateway, link: Some(link.clone()), ..Route::default() };
             state.routes.insert(key, route);
         }
-        state.links.insert(link, Link { mtu, up: true, kind: self.kind() });
     }
 }

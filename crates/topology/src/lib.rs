@@ -8,30 +8,37 @@
 //! One rule keeps WireGuard's source check true while several gateways of a location are active: all traffic between a
 //! node and other locations, both ways, passes the node's home gateway.
 //!
+//! Beside Kilo's agents a mesh is planned by [Kilo's algorithm](kilo) until [all can ours](algorithm_in_force).
+//!
 //! Floor 1: imports floor 0 only; no IO, no clock and no randomness.
 
 mod anchors;
 mod claims;
+mod conf;
 mod encapsulation;
 mod gateways;
 pub mod graph;
 mod homes;
 mod kernel_state;
+pub mod kilo;
 mod overlay;
 mod plan;
 mod rendezvous;
 mod resolve;
 mod segment;
+mod switch;
 mod topology;
 
+pub use conf::{Conf, ConfPeer};
 pub use encapsulation::Wrap;
 pub use graph::Graph;
 pub use kernel_state::{
     RULE_PRIORITY, TUNNELLED_PRIORITY, TUNNELLED_TABLE, Underlay, VXLAN_ID, VXLAN_PORT,
     WRAPPED_TABLE,
 };
-pub use plan::{Hop, NodeSummary, Plan, PlanError, TunnelPeer, TunnelPeerName};
+pub use plan::{Hop, NodeSummary, Plan, PlanError, TunnelPeer, TunnelPeerName, Way};
 pub use segment::Segment;
+pub use switch::algorithm_in_force;
 pub use topology::Topology;
 
 use wireloom_model::{NodeName, PeerName, Snapshot};

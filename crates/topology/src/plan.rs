@@ -7,8 +7,8 @@ use std::num::NonZeroU16;
 use serde::Serialize;
 use wireloom_model::kernel::NftSet;
 use wireloom_model::{
-    Cidr, Endpoint, Family, Held, InterfaceAddress, NodeName, PeerName, PresharedKey, Problem,
-    PublicKey, Subject,
+    Algorithm, Cidr, Endpoint, Family, Held, InterfaceAddress, NodeName, PeerName, PresharedKey,
+    Problem, PublicKey, Subject,
 };
 
 use crate::encapsulation::Wrap;
@@ -29,7 +29,8 @@ pub struct Plan {
     pub gateway: bool,
     /// Its home gateway; itself for a gateway.
     pub home: NodeName,
-    /// The addresses of its tunnel device: its overlay addresses, as /32 and /128. The overlay's ranges are routes.
+    /// The addresses of its tunnel device: its overlay addresses, as /32 and /128, the overlay's ranges being routes. By
+    /// Kilo's algorithm with the prefix length of the range, and on gateways alone.
     pub addresses: Vec<InterfaceAddress>,
     /// Its WireGuard peers, nodes first, each kind in the order of names. Only gateways have any.
     pub tunnel_peers: Vec<TunnelPeer>,
@@ -80,12 +81,23 @@ pub enum TunnelPeerName {
 /// The next step of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hop {
-    /// The internal address of another node of the segment. `None` sends through the tunnel device.
+    /// What carries it.
+    pub by: Way,
+    /// The address that it is handed to there. The tunnel device needs none: it knows whom by the packet's destination.
     pub gateway: Option<IpAddr>,
-    /// Whether the packet is wrapped in one to that address, by the [`Wrap`] of its family.
-    pub wrapped: bool,
     /// The address that the node's own packets take. `None` leaves it to the kernel.
     pub source: Option<IpAddr>,
+}
+
+/// What carries a packet to its next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The location's own network.
+    Location,
+    /// The tunnel device.
+    Tunnel,
+    /// The location's network, the packet being wrapped by the [`Wrap`] of its family.
+    Wrapped,
 }
 
 /// A node as the mesh sees it.
@@ -155,6 +167,7 @@ impl Topology<'_> {
                     .map(|at| self.outsiders[at].peer.name.clone())
                     .collect(),
                 owns: self.owned_by(me).collect(),
+                algorithm: Some(Algorithm::Wireloom),
             },
             problems: self.problems().to_vec(),
             nodes: self.nodes(),
@@ -353,17 +366,17 @@ impl<'a> Table<'a> {
         }
         let family = prefix.family();
         if at == self.me {
-            return Some((prefix, Hop { gateway: None, wrapped: false, source }));
+            return Some((prefix, Hop { by: Way::Tunnel, gateway: None, source }));
         }
         if let Some(end) = self.topology.end(self.me, at, family) {
             // The link that wraps has no address that the kernel could take. Answers to this one are wrapped too.
             let own = || self.topology.end(at, self.me, family);
             let source = source.or_else(|| self.source(family)).or_else(own);
-            return Some((prefix, Hop { gateway: Some(end), wrapped: true, source }));
+            return Some((prefix, Hop { by: Way::Wrapped, gateway: Some(end), source }));
         }
         let members = &self.topology.members;
         let gateway = Some(members[self.me].next_hop(&members[at], family)?);
-        Some((prefix, Hop { gateway, wrapped: false, source }))
+        Some((prefix, Hop { by: Way::Location, gateway, source }))
     }
 
     /// Whether the prefix lies in, or holds, a network that the node is attached to.

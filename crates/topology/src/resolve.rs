@@ -87,20 +87,8 @@ impl Member<'_> {
 /// Settles every clash but those over overlay addresses.
 pub(crate) fn resolve(snapshot: &Snapshot) -> Resolved<'_> {
     let mut problems = snapshot.problems.clone();
-    let mut refused = Vec::new();
-    let mut nodes = unique_names(
-        &snapshot.nodes,
-        |node| (&node.name, node.since, node.key),
-        |name| Subject::Node(name.clone()),
-        &mut problems,
-    );
-    let mut peers = unique_names(
-        &snapshot.peers,
-        |peer| (&peer.name, peer.since, peer.key),
-        |name| Subject::Peer(name.clone()),
-        &mut problems,
-    );
-    unique_keys(&mut nodes, &mut peers, &mut refused, &mut problems);
+    let (nodes, peers) = (snapshot.nodes.iter().collect(), snapshot.peers.iter().collect());
+    let Unique { nodes, peers, refused } = unique(nodes, peers, &mut problems);
 
     let mut members: Vec<Member<'_>> = nodes
         .into_iter()
@@ -148,14 +136,44 @@ pub(crate) fn resolve(snapshot: &Snapshot) -> Resolved<'_> {
     Resolved { members, outsiders, areas, extras, refused, problems }
 }
 
+/// Nodes and peers of which no two share a name or a key, in the order of names.
+pub(crate) struct Unique<'a> {
+    pub(crate) nodes: Vec<&'a Node>,
+    pub(crate) peers: Vec<&'a Peer>,
+    /// Who is kept out, and by whom.
+    pub(crate) refused: Vec<(Subject, Subject)>,
+}
+
+/// Keeps one of each name and key: the oldest.
+pub(crate) fn unique<'a>(
+    nodes: Vec<&'a Node>,
+    peers: Vec<&'a Peer>,
+    problems: &mut Vec<Problem>,
+) -> Unique<'a> {
+    let mut nodes = unique_names(
+        nodes,
+        |node| (&node.name, node.since, node.key),
+        |name| Subject::Node(name.clone()),
+        problems,
+    );
+    let mut peers = unique_names(
+        peers,
+        |peer| (&peer.name, peer.since, peer.key),
+        |name| Subject::Peer(name.clone()),
+        problems,
+    );
+    let mut refused = Vec::new();
+    unique_keys(&mut nodes, &mut peers, &mut refused, problems);
+    Unique { nodes, peers, refused }
+}
+
 /// Sorts by name and keeps one of each: the oldest.
 fn unique_names<'a, T: Debug, N: Ord>(
-    all: &'a [T],
+    mut sorted: Vec<&'a T>,
     identity: impl Fn(&T) -> (&N, u64, PublicKey),
     subject: impl Fn(&N) -> Subject,
     problems: &mut Vec<Problem>,
 ) -> Vec<&'a T> {
-    let mut sorted: Vec<&T> = all.iter().collect();
     sorted.sort_by(|a, b| {
         // Equal up to the key, they are told apart by all the rest, which `Debug` shows.
         identity(a).cmp(&identity(b)).then_with(|| format!("{a:?}").cmp(&format!("{b:?}")))

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use wireloom_model::{Family, ProblemKind, Severity as ProblemSeverity};
+use wireloom_topology::Way;
 
 use super::facts::{Agent, Facts, Key, Place, TUN};
 use super::{Check, Finding, Severity};
@@ -16,8 +17,8 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
 }
 
 const CHECKS: [fn(&Facts) -> Vec<Finding>; 20] = [
-    accept_ra, agent, buffers, clock, endpoints, forwarding, fwmark, ipv6, kernel, key, kilo, leftovers,
-    mesh, mtu, peers, port, privilege, ranges, rp_filter, tun,
+    accept_ra, agent, buffers, clock, endpoints, forwarding, fwmark, ipv6, kernel, key, kilo,
+    leftovers, mesh, mtu, peers, port, privilege, ranges, rp_filter, tun,
 ];
 
 use Severity::{Error, Note, Warning};
@@ -44,7 +45,7 @@ impl Facts {
     /// Whether a route into the tunnel leads to this address.
     fn leads_to(&self, address: IpAddr) -> bool {
         let routes = self.place().into_iter().flat_map(|place| &place.plan.routes);
-        let mut tunnelled = routes.filter(|(_, hop)| hop.gateway.is_none());
+        let mut tunnelled = routes.filter(|(_, hop)| hop.by == Way::Tunnel);
         tunnelled.any(|(prefix, _)| prefix.contains(address))
     }
 
@@ -273,7 +274,10 @@ fn fwmark(facts: &Facts) -> Vec<Finding> {
         finding(
             Warning,
             Check::Fwmark,
-            format!("the rule {rule} is for packets with the mark of the tunnel's own ({:#x})", facts.subject.mark),
+            format!(
+                "the rule {rule} is for packets with the mark of the tunnel's own ({:#x})",
+                facts.subject.mark
+            ),
             "the tunnel's packets take the table that was meant for others",
             "give the tunnel bits that nobody else uses, on `wireloom up` and here: --fwmark",
         )

@@ -16,7 +16,9 @@ fn plan() -> Plan {
     let mut text = "[mesh]\noverlay = [\"10.4.0.0/24\", \"fd04::/64\"]\n".to_owned();
     for node in 1..=3 {
         let key = key(node);
-        text += &format!("[[node]]\nname = \"n{node}\"\npublic-key = \"{key}\"\nendpoint = \"192.0.2.{node}\"\n");
+        text += &format!(
+            "[[node]]\nname = \"n{node}\"\npublic-key = \"{key}\"\nendpoint = \"192.0.2.{node}\"\n"
+        );
     }
     let snapshot = wireloom_file::parse(&text, FilePath::new("mesh.toml")).unwrap();
     place_in(&snapshot, &Identity::Key, key(1)).unwrap().0

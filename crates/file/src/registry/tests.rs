@@ -231,8 +231,13 @@ async fn publishing_writes_nothing() {
     let mut scene = Scene::begin().await;
     let node = scene.registry.last_good.as_ref().unwrap().nodes[0].clone();
     let before = Stamp::of(&scene.path("mesh.toml"));
-    let publication =
-        Publication { node: node.name, key: node.key, endpoint: None, held: node.held };
+    let publication = Publication {
+        node: node.name,
+        key: node.key,
+        endpoint: None,
+        held: node.held,
+        discovered_endpoints: node.discovered_endpoints,
+    };
     scene.registry.publish(&publication).await.unwrap();
     assert_eq!(Stamp::of(&scene.path("mesh.toml")), before);
     assert_eq!(fs::read_dir(scene.directory.path()).unwrap().count(), 1);

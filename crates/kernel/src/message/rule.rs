@@ -57,8 +57,7 @@ fn rule_message(rule: &Rule) -> RuleMessage {
         attributes.push(RuleAttribute::FwMark(value));
         attributes.push(RuleAttribute::FwMask(mask));
     }
-    attributes
-        .extend(rule.suppress.map(|length| RuleAttribute::SuppressPrefixLen(length.into())));
+    attributes.extend(rule.suppress.map(|length| RuleAttribute::SuppressPrefixLen(length.into())));
     message
 }
 

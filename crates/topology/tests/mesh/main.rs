@@ -5,6 +5,8 @@
 mod agreement;
 mod generator;
 mod golden;
+mod kilo;
+mod kilo_agreement;
 mod scenarios;
 mod stability;
 mod underlay;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use wireloom_model::kernel::{KernelState, MAIN_TABLE, Route, RouteKey, Rule};
 use wireloom_model::{Cidr, Family, InterfaceName};
-use wireloom_topology::{Hop, Plan, Underlay};
+use wireloom_topology::{Hop, Plan, Underlay, Way};
 
 use crate::golden::{demo, wide};
 
@@ -78,8 +78,11 @@ fn taken(state: &KernelState, to: IpAddr, mark: u32) -> Option<Route> {
 /// Few prefixes of few lengths, so that some hold others: whether each leads into the tunnel.
 fn routes() -> impl Strategy<Value = BTreeMap<Cidr, bool>> {
     let prefix = (any::<bool>(), any::<u8>(), 0u8..=8).prop_map(|(v6, bits, length)| {
-        let address: IpAddr =
-            if v6 { [u16::from(bits) << 8, 0, 0, 0, 0, 0, 0, 0].into() } else { [bits, 0, 0, 0].into() };
+        let address: IpAddr = if v6 {
+            [u16::from(bits) << 8, 0, 0, 0, 0, 0, 0, 0].into()
+        } else {
+            [bits, 0, 0, 0].into()
+        };
         Cidr::truncated(address, length).unwrap()
     });
     proptest::collection::btree_map(prefix, any::<bool>(), 0..12)
@@ -104,9 +107,12 @@ proptest! {
         plan.routes = routes
             .iter()
             .map(|(prefix, tunnelled)| {
-                let neighbour: IpAddr = "192.0.2.9".parse().unwrap();
-                let gateway = (!tunnelled).then_some(neighbour);
-                (*prefix, Hop { gateway, wrapped: false, source: None })
+                let neighbour = "192.0.2.9".parse().unwrap();
+                let (by, gateway) = match tunnelled {
+                    true => (Way::Tunnel, None),
+                    false => (Way::Location, Some(neighbour)),
+                };
+                (*prefix, Hop { by, gateway, source: None })
             })
             .collect();
         let usual = plan.kernel_state(&wl0(), &wide());

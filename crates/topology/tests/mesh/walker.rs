@@ -74,13 +74,24 @@ const DEVICE: &str = "wl0";
 impl World {
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
         let topology = Topology::of(snapshot);
-        let graph = Graph::of(&topology);
+        let plan = |name: &NodeName| topology.plan(name).unwrap();
+        let view = |name: &PeerName| topology.peer_view(name).unwrap();
+        Self::build(snapshot, Graph::of(&topology), plan, view)
+    }
+
+    /// A mesh by these plans.
+    pub(crate) fn build(
+        snapshot: &Snapshot,
+        graph: Graph,
+        plan_of: impl Fn(&NodeName) -> Plan,
+        view_of: impl Fn(&PeerName) -> Vec<TunnelPeer>,
+    ) -> Self {
         let mut nodes = BTreeMap::new();
         for segment in &graph.segments {
             let owned: Vec<Cidr> =
                 segment.nodes.iter().flat_map(|node| &node.owns).copied().collect();
             for facts in &segment.nodes {
-                let plan = topology.plan(&facts.name).unwrap();
+                let plan = plan_of(&facts.name);
                 let node = snapshot
                     .nodes
                     .iter()
@@ -106,7 +117,7 @@ impl World {
             }
         }
         let peers = graph.peers.iter().map(|facts| {
-            let view = topology.peer_view(&facts.name).unwrap();
+            let view = view_of(&facts.name);
             let named = snapshot.peers.iter().filter(|peer| peer.name == facts.name);
             let key = named.min_by_key(|peer| (peer.since, peer.key)).unwrap().key;
             (facts.name.clone(), Laptop { facts: facts.clone(), key, view })
@@ -176,6 +187,10 @@ impl World {
                 best = Some((prefix.length(), step));
             }
         };
+        // The kernel adds a route to the network of each address of a link.
+        for address in &machine.kernel.addresses {
+            offer(address.address.network(), Step::Tunnel);
+        }
         // A host of the location's network that is no node: delivered on the link.
         for address in internal() {
             offer(address.network(), Step::Here);
@@ -317,7 +332,9 @@ impl Machine {
         let holding = routes.filter(|(key, _)| key.table == table && key.destination.contains(to));
         let (key, route) = holding.max_by_key(|(key, _)| key.destination.length())?;
         let step = match (&route.link, route.gateway) {
-            (Some(link), Some(gateway)) => Step::Wrapped(link.clone(), gateway),
+            (Some(link), Some(gateway)) if link.as_str() != DEVICE => {
+                Step::Wrapped(link.clone(), gateway)
+            }
             (None, Some(gateway)) => Step::Neighbour(gateway),
             _ => Step::Tunnel,
         };

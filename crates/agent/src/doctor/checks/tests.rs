@@ -331,7 +331,12 @@ fn each_fault_is_found_and_said_once() {
             "mtu = 1340",
         ),
         (
-            |f| f.marked.push(Rule { mark: Some(Mark { value: 0x20, mask: 0xff }), ..Rule::all(Family::V4, 9, 7) }),
+            |f| {
+                f.marked.push(Rule {
+                    mark: Some(Mark { value: 0x20, mask: 0xff }),
+                    ..Rule::all(Family::V4, 9, 7)
+                })
+            },
             Warning,
             Check::Fwmark,
             "9: from all IPv4 fwmark 0x20/0xff lookup 7",
