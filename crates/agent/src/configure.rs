@@ -175,7 +175,6 @@ mod tests {
                     ..PeerStatus::new(peer.key)
                 })
                 .collect(),
-            ..DeviceStatus::default()
         }
     }
 

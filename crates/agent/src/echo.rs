@@ -2,21 +2,22 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
+use rustix::net::{SendFlags, sendto};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
-use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 use wireloom_model::{Family, InterfaceName};
 
 /// Sockets for echoes inside a tunnel and beside it. It takes root.
 #[derive(Debug)]
 pub(crate) struct EchoSockets {
     /// Of each family that this host has, bound to the tunnel device.
-    inside: Vec<(Family, AsyncFd<Socket>)>,
+    inside: Vec<(Family, UdpSocket)>,
     /// Of each family, marked as the tunnel's own packets are. They hear nothing.
     outside: Vec<(Family, Socket)>,
 }
@@ -41,7 +42,8 @@ impl EchoSockets {
                 socket => socket?,
             };
             inside.bind_device(Some(interface.as_str().as_bytes()))?;
-            sockets.inside.push((family, AsyncFd::new(inside)?));
+            // All that tokio knows of it is that datagrams come and go.
+            sockets.inside.push((family, UdpSocket::from_std(inside.into())?));
             let outside = open(family)?;
             outside.set_mark(mark)?;
             outside.attach_filter(&[SockFilter::new(DROP, 0, 0, 0)])?;
@@ -59,7 +61,7 @@ impl EchoSockets {
         size: u16,
     ) -> io::Result<()> {
         let family = Family::of(to);
-        let socket = self.inside.iter().find(|(of, _)| *of == family).map(|(_, fd)| fd.get_ref());
+        let socket = self.inside.iter().find(|(of, _)| *of == family).map(|(_, socket)| socket);
         send(socket, to, &request(family, identifier, number, size))
     }
 
@@ -98,26 +100,18 @@ fn open(family: Family) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn send(socket: Option<&Socket>, to: IpAddr, request: &[u8]) -> io::Result<()> {
-    let socket = socket.ok_or_else(|| io::Error::from(Errno::AFNOSUPPORT))?;
-    socket.send_to(request, &SocketAddr::new(to, 0).into()).map(drop)
+fn send(socket: Option<&impl AsFd>, to: IpAddr, request: &[u8]) -> io::Result<()> {
+    let socket = socket.ok_or(Errno::AFNOSUPPORT)?;
+    sendto(socket, request, SendFlags::empty(), &SocketAddr::new(to, 0))?;
+    Ok(())
 }
 
-async fn answer((family, socket): &(Family, AsyncFd<Socket>)) -> io::Result<Answer> {
+async fn answer((family, socket): &(Family, UdpSocket)) -> io::Result<Answer> {
     // Headers are all that is looked at.
     let mut buffer = [0; 128];
     loop {
-        let mut ready = socket.readable().await?;
-        let heard = ready.try_io(|socket| {
-            Ok(rustix::net::recvfrom(socket.get_ref(), &mut buffer[..], RecvFlags::empty())?)
-        });
-        let Ok(heard) = heard else { continue };
-        let (_, length, from) = heard?;
-        let from = from.and_then(|from| SocketAddr::try_from(from).ok());
-        let bytes = buffer.get(..length).unwrap_or(&buffer);
-        if let Some((identifier, number)) = reply(*family, bytes)
-            && let Some(from) = from
-        {
+        let (length, from) = socket.recv_from(&mut buffer).await?;
+        if let Some((identifier, number)) = reply(*family, &buffer[..length]) {
             return Ok(Answer { from: from.ip(), identifier, number });
         }
     }

@@ -16,6 +16,10 @@ pub(crate) const USUAL_MTU: u32 = 1420;
 /// The least MTU that IPv6 works with (RFC 8200, section 5).
 const LEAST_MTU: u32 = 1280;
 
+/// Packets in a tunnel are padded to whole blocks of 16 bytes, up to the device's MTU (WireGuard paper, section 5.4.6): a
+/// packet that is smaller than that must leave room for it.
+const BLOCK: u32 = 16;
+
 /// What a tunnel adds to a packet on the way to this address: IP, UDP, and WireGuard's header and tag (WireGuard paper,
 /// section 5.4.6).
 pub(crate) const fn overhead(endpoint: IpAddr) -> u32 {
@@ -64,10 +68,11 @@ impl Paths<'_> {
         let tunnel_mtu = self.mesh_mtu.unwrap_or_else(|| widest.unwrap_or(USUAL_MTU));
         let known: BTreeMap<PublicKey, u32> =
             paths.iter().map(|path| (path.peer.key, path.fits)).collect();
-        let fits =
-            |peer: &TunnelPeer| (peer.key, known.get(&peer.key).copied().unwrap_or(USUAL_MTU));
-        let narrow = plan.tunnel_peers.iter().map(fits).filter(|(_, fits)| *fits < tunnel_mtu);
-        let internal = wrap_ends(plan).filter_map(|end| way(end)).map(|way| way.mtu).min();
+        let narrow = plan.tunnel_peers.iter().filter_map(|peer| {
+            let fits = known.get(&peer.key).copied().unwrap_or(USUAL_MTU);
+            (fits < tunnel_mtu).then(|| (peer.key, whole_blocks(fits)))
+        });
+        let internal = wrap_ends(plan).filter_map(&way).map(|way| way.mtu).min();
         let problems = paths.iter().filter_map(|path| self.mismatch(path, tunnel_mtu)).collect();
         let underlay = Underlay {
             tunnel_mtu,
@@ -98,7 +103,8 @@ impl Paths<'_> {
         if *fits >= wanted {
             return None;
         }
-        let pieces = if *fits < LEAST_MTU {
+        let fits = whole_blocks(*fits);
+        let pieces = if fits < LEAST_MTU {
             format!(" (IPv6 works with {LEAST_MTU} and more, so its largest packets go in pieces)")
         } else {
             String::new()
@@ -113,6 +119,11 @@ impl Paths<'_> {
         };
         Some(Problem::warning(subject, ProblemKind::PathMtu, message))
     }
+}
+
+/// The largest packet that is no larger than this when it is padded.
+const fn whole_blocks(fits: u32) -> u32 {
+    fits / BLOCK * BLOCK
 }
 
 /// The addresses whose paths matter to a plan.

@@ -149,8 +149,9 @@ impl Prober {
         }
     }
 
-    /// Sends and hears what is due. Returns where a look has ended, so that the way there may be known better now, and
-    /// whether more or less was found to fit than before. Dropping the future loses nothing.
+    /// Sends and hears what is due. Returns where packets may have been swallowed or a look has ended, so that the way
+    /// there may be known better now, and whether more or less was found to fit than before. Dropping the future loses
+    /// nothing.
     pub(crate) async fn turn(&mut self) -> Turn {
         loop {
             let due = self.paths.values().filter_map(|path| path.search.due()).min();
@@ -160,26 +161,32 @@ impl Prober {
                 answer = hear(self.sockets.as_ref()) => Some(answer),
             };
             let now = self.began.elapsed();
-            let before = self.found();
-            let running = self.running();
+            let (before, stages) = (self.found(), self.stages());
             match answer {
                 Some(Ok(answer)) => self.take(now, answer),
                 // The device is gone, or was set down. The next echo goes by a new one.
                 Some(Err(_)) => self.sockets = None,
                 None => self.send(now),
             }
-            let still = self.running();
-            let looked_at: BTreeSet<IpAddr> = running.difference(&still).copied().collect();
+            let moved_on = stages.into_iter().zip(self.stages());
+            let looked_at: BTreeSet<IpAddr> = moved_on
+                .filter(|((_, before), (_, now))| before != now && *now != Stage::Asked)
+                .map(|((address, _), _)| address)
+                .collect();
             if !looked_at.is_empty() {
                 return Turn { looked_at, is_news: before != self.found() };
             }
         }
     }
 
-    /// The addresses of the peers whose paths are being looked at.
-    fn running(&self) -> BTreeSet<IpAddr> {
-        let running = self.paths.values().filter(|path| path.search.due().is_some());
-        running.map(|path| path.outside.ip()).collect()
+    /// How far the look at each path is.
+    fn stages(&self) -> Vec<(IpAddr, Stage)> {
+        let stage = |search: &Search| match search.due() {
+            None => Stage::Rest,
+            Some(_) if search.is_doubtful() => Stage::AskedAgain,
+            Some(_) => Stage::Asked,
+        };
+        self.paths.values().map(|path| (path.outside.ip(), stage(&path.search))).collect()
     }
 
     fn take(&mut self, now: Duration, answer: Answer) {
@@ -224,9 +231,17 @@ impl Prober {
     }
 }
 
+/// How far the look at a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Rest,
+    Asked,
+    AskedAgain,
+}
+
 /// What came of a turn.
 pub(crate) struct Turn {
-    /// Where looks have ended.
+    /// Where packets may have been swallowed, or looks have ended.
     pub(crate) looked_at: BTreeSet<IpAddr>,
     /// Whether other sizes are found to fit than before.
     pub(crate) is_news: bool,

@@ -111,6 +111,11 @@ impl Search {
         self.look(now);
     }
 
+    /// Whether an echo had to be sent again, so that something may have swallowed it.
+    pub fn is_doubtful(&self) -> bool {
+        self.round.as_ref().is_some_and(|round| round.sent == Sent::Twice)
+    }
+
     /// The echoes to send now. Ends the round if it is over.
     pub fn poll(&mut self, now: Duration) -> Vec<Echo> {
         let is_over = self.round.as_ref().is_some_and(|round| now >= round.began + ROUND);
