@@ -10,5 +10,5 @@ mod packet;
 mod tunnel;
 
 pub use io::io_control;
-pub use packet::{packet_merge, packet_split};
-pub use tunnel::{tunnel_datagram, tunnel_uapi};
+pub use packet::{packet_merge, packet_split, packet_view};
+pub use tunnel::{tunnel_answer, tunnel_datagram, tunnel_uapi};

@@ -1,8 +1,8 @@
 //! Super-packets split and merged.
 
 use wireloom_packet::{
-    Arena, Frame, GsoKind, IpPacket, MergeOffloads, Merger, Segments, VnetHeader, checksum, icmp,
-    ip,
+    Arena, Ecn, Frame, GsoKind, IpPacket, IpVersion, MergeOffloads, Merger, Segments, VnetHeader,
+    checksum, ecn, icmp, ip,
 };
 
 /// Splits a frame that claims anything of itself: a virtio-net header (10 bytes) and the packet behind it.
@@ -11,12 +11,82 @@ use wireloom_packet::{
 /// as its IP header says, and each segment of a super-packet with a right checksum.
 pub fn packet_split(data: &[u8]) {
     let Some(header) = VnetHeader::decode(data) else { return };
-    let packet = &data[10..];
-    if let Ok(view) = IpPacket::parse(packet) {
-        let mut buffer = [0; icmp::ERROR_BYTES];
-        icmp::error(packet, icmp::Trouble::Unreachable, view.destination(), &mut buffer);
+    assert_eq!(VnetHeader::decode(&header.encode()), Some(header));
+    let _ = split(header, &data[10..]);
+}
+
+/// Reads bytes as a packet, and does with it what a tunnel does.
+///
+/// The views agree with each other. ECN bits change nothing else, and a second time nothing. An ICMP error is a packet
+/// with right checksums to the source, which quotes what it is about, and no error is sent about an error.
+pub fn packet_view(data: &[u8]) {
+    let Ok(view) = IpPacket::parse(data) else {
+        let mut copy = data.to_vec();
+        assert!(ecn::leave(&mut copy, Ecn::Ce), "bytes that are no packet go on");
+        assert_eq!(copy, data);
+        assert!(ip::Ends::of(data).is_err());
+        return;
+    };
+    assert!(data.starts_with(view.bytes()));
+    assert_eq!([view.header(), view.payload()].concat(), view.bytes());
+    let ends = ip::Ends::of(data).ok();
+    let same = ip::Ends {
+        source: view.source(),
+        destination: view.destination(),
+        length: view.bytes().len(),
+    };
+    assert_eq!(ends, Some(same));
+    assert!(!view.is_later_fragment() || view.is_fragment());
+    assert!(!view.is_fragment() || !checksum::is_right(&view), "nobody can vouch for a fragment");
+    outer_bits(data, &view);
+    for trouble in [
+        icmp::Trouble::NoRoute,
+        icmp::Trouble::Prohibited,
+        icmp::Trouble::TooBig { mtu: 1280 },
+        icmp::Trouble::Unreachable,
+    ] {
+        told(data, &view, trouble);
     }
-    let _ = split(header, packet);
+}
+
+/// Gives a packet each of the outer header's ECN bits.
+fn outer_bits(data: &[u8], view: &IpPacket<'_>) {
+    for outer in [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce] {
+        let mut copy = data.to_vec();
+        if !ecn::leave(&mut copy, outer) {
+            assert_eq!((view.ecn(), outer), (Ecn::NotEct, Ecn::Ce));
+            continue;
+        }
+        let mut again = copy.clone();
+        assert!(ecn::leave(&mut again, outer));
+        assert_eq!(again, copy);
+        let Ok(after) = IpPacket::parse(&copy) else { panic!("it is no packet any more") };
+        assert_eq!(after.traffic_class() & !0b11, view.traffic_class() & !0b11);
+        assert_eq!(checksum::header_is_right(&after), checksum::header_is_right(view));
+        assert_eq!(after.payload(), view.payload());
+        assert_eq!(after.addresses(), view.addresses());
+    }
+}
+
+/// Makes the error about a packet, if there is one, and looks at it.
+fn told(data: &[u8], view: &IpPacket<'_>, trouble: icmp::Trouble) {
+    let mut buffer = [0; icmp::ERROR_BYTES];
+    let Some(length) = icmp::error(data, trouble, view.destination(), &mut buffer) else { return };
+    let Ok(error) = IpPacket::parse(&buffer[..length]) else { panic!("the error is no packet") };
+    assert_eq!(error.bytes().len(), length);
+    assert_eq!((error.source(), error.destination()), (view.destination(), view.source()));
+    assert!(checksum::header_is_right(&error));
+    assert!(view.bytes().starts_with(&error.payload()[8..]), "it quotes something else");
+    let sum = checksum::Sum::of(error.payload());
+    let pseudo = match error.version() {
+        IpVersion::V4 => checksum::Sum::default(),
+        IpVersion::V6 => {
+            checksum::Sum::of_pseudo_header(error.addresses(), ip::ICMPV6, error.payload().len())
+        }
+    };
+    assert!(sum.and(pseudo).adds_up());
+    let from = error.destination();
+    assert_eq!(icmp::error(&buffer[..length].to_vec(), trouble, from, &mut buffer), None);
 }
 
 /// Merges packets, each behind a byte that says whether its checksums are made right, and two bytes of length.
@@ -95,7 +165,7 @@ fn complete(packet: &mut [u8]) {
         _ => return,
     };
     let pseudo = checksum::Sum::of_pseudo_header(view.addresses(), view.protocol(), length - start);
-    let v4 = view.version() == wireloom_packet::IpVersion::V4;
+    let v4 = view.version() == IpVersion::V4;
     if length - start >= offset + 2 {
         let at = start + offset;
         packet[at..at + 2].fill(0);
@@ -112,7 +182,7 @@ fn complete(packet: &mut [u8]) {
 /// A packet without the id, if it is never fragmented, and without the header checksum over that.
 fn comparable(mut packet: Vec<u8>) -> Vec<u8> {
     let atomic = IpPacket::parse(&packet).is_ok_and(|view| {
-        view.version() == wireloom_packet::IpVersion::V4
+        view.version() == IpVersion::V4
             && view.header()[6] & 0x40 != 0
             && checksum::header_is_right(&view)
     });

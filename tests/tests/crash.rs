@@ -1,65 +1,119 @@
-//! An agent that is killed, at whatever moment, is followed by one that ends in the right state.
+//! An agent that is killed, after whatever step, is followed by one that ends in the right state.
 
-use std::thread::sleep;
-use std::time::Instant;
+#![cfg(debug_assertions)] // Other builds of the program can't be killed after a step.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
 
-use wireloom_lab::Host;
-use wireloom_testkit::need;
-use wireloom_tests::mesh::{Mesh, routes};
-use wireloom_tests::{NetworkState, SOON, ok, wireloom};
+use std::collections::BTreeSet;
 
-/// How many moments of the first apply are tried.
-const ROUNDS: u32 = 10;
+use wireloom_lab::{Child, Host};
+use wireloom_testkit::{need, wireloom_binary};
+use wireloom_tests::mesh::Mesh;
+use wireloom_tests::{NetworkState, SOON, eventually, run};
 
-/// Prefixes of a node that vanishes with the agent: enough of them that a kill falls among them.
-fn vanishing() -> String {
-    let v4 = (0..100).map(|n| format!("\"10.77.{n}.0/24\""));
-    let v6 = (0..100).map(|n| format!("\"fd77:{n:x}::/32\""));
-    format!("prefixes = [{}]", v4.chain(v6).collect::<Vec<_>>().join(", "))
+/// What a killed process can't put back: whether the host forwarded before, and what follows from that.
+const FORGOTTEN: [&str; 3] = ["forward", "anycast", "accept_redirects"];
+
+/// One location, in which everything that can be wrapped is, with more lines for the entry of b.
+fn text(mesh: &Mesh, more_b: &str) -> String {
+    let entry = |last: u8, more: &str| {
+        format!(
+            "location = \"one\"\n\
+             internal-addresses = [\"192.0.2.{last}/24\", \"2001:db8::{last}/64\"]\n{more}"
+        )
+    };
+    let text = mesh.text(&entry(1, "prefixes = [\"10.71.0.0/24\"]"), &entry(2, more_b));
+    text.replacen("[mesh]\n", "[mesh]\nencapsulation = \"always\"\nmasquerade = true\n", 1)
 }
 
-/// All routes and rules of ours, in all tables and of both families.
+/// All that is ours on a host, with a name or a mark.
 fn ours(host: &Host) -> String {
-    ["ip route show table all proto 107", "ip -6 route show table all proto 107"]
-        .map(|list| ok(host, list))
-        .concat()
+    let lists = [
+        "ip -d link show group 107",
+        "ip address show dev wl0 scope global",
+        "ip route show table all proto 107",
+        "ip -6 route show table all proto 107",
+        "ip rule",
+        "ip -6 rule",
+        "ip neighbour show nud permanent",
+        "ip -6 neighbour show nud permanent",
+        "bridge fdb show dev wl0-v4",
+        "bridge fdb show dev wl0-v6",
+        "nft list table inet wireloom",
+    ];
+    let all = lists.map(|list| run(host, list).stdout).concat();
+    // A link made anew has another number, and is named by it.
+    let number =
+        |word: &str| word.ends_with(':') && word.trim_end_matches(':').parse::<u32>().is_ok();
+    let words = all.lines().map(|line| line.split(' ').filter(|w| !number(w)).collect::<Vec<_>>());
+    words.map(|words| words.join(" ") + "\n").collect()
+}
+
+/// Starts a's agent, to be killed after this many changes to the host.
+fn up_until(mesh: &Mesh, changes: u32) -> Child {
+    let args = mesh.args("a");
+    let line = format!("WIRELOOM_KILL_AFTER={changes} {} up {args}", wireloom_binary().display());
+    mesh.pair.a.spawn("env", line.split(' ')).unwrap()
 }
 
 #[test]
-fn killed_at_any_moment_of_its_first_apply_it_leaves_nothing_that_the_next_one_keeps() {
+fn killed_after_any_step_it_leaves_nothing_that_the_next_one_keeps() {
     need!(root);
     need!(device "/dev/net/tun");
+    need!(program "nft");
     let mesh = Mesh::new();
     let host = &mesh.pair.a;
-    let forget = ["forward", "anycast", "accept_redirects"];
-    let before = NetworkState::of(host).without(&forget);
+    let with = text(&mesh, "prefixes = [\"10.72.0.0/24\", \"fd72::/64\"]");
+    let changed = text(&mesh, "prefixes = [\"10.73.0.0/24\"]");
+    let without = text(&mesh, "");
+    let before = NetworkState::of(host).without(&FORGOTTEN);
 
-    // How a start that nobody disturbs ends, and how long it takes.
-    let with = mesh.text("", &vanishing());
-    let without = mesh.text("", "");
-    let a = mesh.up("a");
-    let right = (routes(host), ours(host));
-    assert!(a.stop(SOON).unwrap().status.success());
-    mesh.write(&with);
-    let started = Instant::now();
-    let a = mesh.up("a");
-    let whole = started.elapsed();
-    assert!(ours(host).contains("10.77.99.0/24"));
-    assert!(a.stop(SOON).unwrap().status.success());
+    mesh.write(&without);
+    let undisturbed = mesh.up("a");
+    let right = ours(host);
+    assert!(undisturbed.stop(SOON).unwrap().status.success());
 
-    let mut cut_short = 0;
-    for round in 0..ROUNDS {
+    // Each round goes further: through the first apply, through a change, through the end.
+    let mut deaths = [0; 3];
+    for step in 1.. {
         mesh.write(&with);
-        let killed = wireloom(host, &format!("up {}", mesh.args("a")));
-        sleep(whole * round / ROUNDS);
-        drop(killed); // SIGKILL
-        let left = ours(host).lines().count();
-        cut_short += u32::from(left < 200);
+        let mut agent = up_until(&mesh, step);
+        let mut phase = 0;
+        for (next, mark) in [(&changed, "10.72.0.0/24"), (&changed, "10.73.0.0/24")] {
+            eventually("the agent dies, or has applied the mesh", || {
+                agent.has_ended().unwrap() || ours(host).contains(mark) && is_settled(host)
+            });
+            if agent.has_ended().unwrap() {
+                break;
+            }
+            phase += 1;
+            mesh.write(next);
+        }
+        let end = agent.stop(SOON).unwrap();
+        if end.status.success() {
+            break;
+        }
+        deaths[phase] += 1;
+
         mesh.write(&without);
         let next = mesh.up("a");
-        assert_eq!((routes(host), ours(host)), right, "round {round}, {left} routes left");
+        let now = ours(host);
+        let differ = diff(&right, &now);
+        assert!(differ.is_empty(), "after step {step}, in phase {phase}: {differ:#?}");
         assert!(next.stop(SOON).unwrap().status.success());
-        NetworkState::of(host).without(&forget).assert_same(&before);
+        NetworkState::of(host).without(&FORGOTTEN).assert_same(&before);
     }
-    assert!(cut_short > 0, "no kill came before the end of the apply: it proves nothing");
+    assert!(deaths.iter().all(|deaths| *deaths > 2), "{deaths:?}");
+    assert!(deaths[0] > 20, "{deaths:?}");
+}
+
+/// The lines that only one of the two has.
+fn diff<'a>(before: &'a str, after: &'a str) -> Vec<&'a str> {
+    let [before, after] = [before, after].map(|text| text.lines().collect::<BTreeSet<_>>());
+    before.symmetric_difference(&after).copied().collect()
+}
+
+/// Whether the agent has told that its last pass is over and nothing is wrong.
+fn is_settled(host: &Host) -> bool {
+    let status = run(host, "wireloom status -o json");
+    status.status.success() && status.stdout.contains("\"problems\": []")
 }

@@ -33,6 +33,16 @@ fn packet_merge() {
 }
 
 #[test]
+fn packet_view() {
+    replay("packet_view", wireloom_fuzz::packet_view);
+}
+
+#[test]
+fn tunnel_answer() {
+    replay("tunnel_answer", wireloom_fuzz::tunnel_answer);
+}
+
+#[test]
 fn tunnel_datagram() {
     replay("tunnel_datagram", wireloom_fuzz::tunnel_datagram);
 }

@@ -22,8 +22,8 @@ struct Regions {
 enum Network {
     /// It carries packets of any address, and all nodes are neighbours.
     CarriesAll,
-    /// It carries its own addresses alone, and no two nodes are in one subnet.
-    KnowsItsOwn,
+    /// It carries its own addresses alone, and no two nodes are in one subnet. What else they send is wrapped in this.
+    KnowsItsOwn(&'static str),
 }
 
 const NODES: [&str; 3] = ["ams-1", "ams-2", "waw-1"];
@@ -48,7 +48,7 @@ impl Regions {
             host.write("/run/test/mesh.toml", &text).unwrap();
             host.write("/run/test/key", &keys.private).unwrap();
             ok(host, "chmod 600 /run/test/key");
-            if network == Network::KnowsItsOwn {
+            if network != Network::CarriesAll {
                 regions.drop_unknown(host);
             }
         }
@@ -84,8 +84,8 @@ impl Regions {
 
     fn mesh_file(&self, network: Network) -> String {
         let mut text = "[mesh]\noverlay = [\"10.4.0.0/16\", \"fd04::/64\"]\n".to_owned();
-        if network == Network::KnowsItsOwn {
-            text += "encapsulation = \"crosssubnet\"\n";
+        if let Network::KnowsItsOwn(by) = network {
+            text += &format!("encapsulation = \"crosssubnet\"\nencapsulate-by = \"{by}\"\n");
         }
         for region in &self.lab.plan().regions {
             for host in &region.hosts {
@@ -96,7 +96,7 @@ impl Regions {
                 let number = host.number;
                 let [v4, v6] = match network {
                     Network::CarriesAll => host.private.map(|address| address.to_string()),
-                    Network::KnowsItsOwn => {
+                    Network::KnowsItsOwn(_) => {
                         let [v4, v6] = host.private.map(|address| address.address());
                         [format!("{v4}/32"), format!("{v6}/128")]
                     }
@@ -141,7 +141,18 @@ fn everybody_is_reached_through_a_network_that_drops_foreign_addresses() {
     need!(device "/dev/net/tun");
     need!(program "wg");
     need!(program "nft");
-    everybody_is_reached(&Regions::start(Network::KnowsItsOwn));
+    everybody_is_reached(&Regions::start(Network::KnowsItsOwn("vxlan")));
+}
+
+#[test]
+fn everybody_is_reached_through_tunnels_inside_a_location() {
+    need!(root);
+    need!(device "/dev/net/tun");
+    need!(program "wg");
+    need!(program "nft");
+    let regions = Regions::start(Network::KnowsItsOwn("wireguard"));
+    everybody_is_reached(&regions);
+    tunnels_inside_a_location(&regions);
 }
 
 fn everybody_is_reached(regions: &Regions) {
@@ -205,4 +216,34 @@ fn everybody_is_reached(regions: &Regions) {
     let status: Value =
         serde_json::from_str(&ok(regions.host("ams-1"), "wireloom status -o json")).unwrap();
     assert!(status["path"]["drops"].to_string().contains("source"), "{}", status["path"]);
+}
+
+/// What the nodes of Amsterdam do to each other's packets: encrypt those of the mesh, and no others.
+fn tunnels_inside_a_location(regions: &Regions) {
+    let (gateway, member) = (regions.host("ams-1"), regions.host("ams-2"));
+    let plan = regions.lab.plan();
+    let [v4, v6] = plan.regions[0].hosts[0].private.map(|address| address.address().to_string());
+    let home = regions.nodes.iter().find(|(name, _)| name == "ams-1").unwrap().1.public.clone();
+    let peers = ok(member, "wg show wl0 endpoints");
+    assert_eq!(peers.trim(), format!("{home}\t{v4}:51820"));
+    let sent = || -> u64 {
+        let shown = ok(member, "wg show wl0 transfer");
+        shown.split_whitespace().nth(2).unwrap().parse().unwrap()
+    };
+    // Between internal addresses packets go bare, though a tunnel is there.
+    let before = sent();
+    for bare in [&v4, &v6] {
+        ping(member, bare);
+    }
+    assert_eq!(sent(), before);
+    // From an address of the mesh to an internal one they do not.
+    for (from, to) in [("10.4.0.2", &v4), ("fd04::2", &v6)] {
+        ok(member, &format!("ping -n -c 1 -W 5 -I {from} {to}"));
+    }
+    assert!(sent() > before);
+    // Not a byte more than fits is sent through, and what fits is.
+    ok(member, "ping -n -c 1 -W 5 -M do -s 1392 10.4.0.3");
+    let larger = run(member, "ping -n -c 1 -W 1 -M do -s 1393 10.4.0.3");
+    assert!(!larger.status.success());
+    assert_eq!(run(gateway, "ip -o link show group 107").stdout, "");
 }

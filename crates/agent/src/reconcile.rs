@@ -155,8 +155,7 @@ impl Reconciler {
         match place_in(snapshot, &self.identity, self.private_key.public_key()) {
             Ok((plan, own)) => {
                 self.plan_problems.clone_from(&plan.problems);
-                let own_port = own.endpoint.as_ref().map(|endpoint| endpoint.port);
-                self.listen_port = Some(own_port.unwrap_or(snapshot.mesh.port));
+                self.listen_port = Some(own.listen_port(snapshot.mesh.port));
                 self.forwards = is_forwarder(&plan, own);
                 self.plan = Some(Arc::new(plan));
             }

@@ -12,17 +12,20 @@ mod read;
 mod write;
 
 use std::io;
+use std::io::IoSlice;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use socket2::{Domain, Socket, Type};
-use wireloom_packet::MergeOffloads;
 use wireloom_packet::vnet::VNET_HEADER_BYTES;
+use wireloom_packet::{MergeOffloads, VnetHeader};
 
-use crate::seam::{TunDevice, TunRead};
+use crate::seam::{TunDevice, TunRead, TunWrite};
 use crate::sys::{self, InterfaceName};
+
+pub(crate) use write::{FrameSink, WriteSwitches};
 
 /// The packets that wait for the reader at most: what a burst of small datagrams needs; latency under load stays as it
 /// is with the kernel's 500, since the reader empties the queue in batches.
@@ -62,15 +65,6 @@ pub struct UnfinishedPackets {
     pub tcp: bool,
     /// UDP, both families (Linux 6.2).
     pub udp: bool,
-}
-
-/// The super-packets that are written to a device, switched at run time by hand or by a refusal.
-#[derive(Debug, Default)]
-struct WriteSwitches {
-    tcp4: AtomicBool,
-    tcp6: AtomicBool,
-    udp: AtomicBool,
-    refused: AtomicU64,
 }
 
 /// Why there is no device.
@@ -228,34 +222,40 @@ impl TunDevice for Tun {
     }
 
     fn set_reads(&self, wanted: UnfinishedPackets) {
-        let narrower = [
-            wanted,
-            UnfinishedPackets { udp: false, ..wanted },
-            UnfinishedPackets { udp: false, tcp: false, ..wanted },
-        ];
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
-        *reads = narrower
-            .into_iter()
-            .find(|reads| sys::tun_set_offload(self.fd.as_fd(), reads.features()).is_ok())
-            .unwrap_or_default();
+        *reads = wanted
+            .narrowed(|reads| sys::tun_set_offload(self.fd.as_fd(), reads.features()).is_ok());
     }
 
     fn writes(&self) -> MergeOffloads {
-        MergeOffloads {
-            tcp4: self.writes.tcp4.load(Ordering::Relaxed),
-            tcp6: self.writes.tcp6.load(Ordering::Relaxed),
-            udp: self.writes.udp.load(Ordering::Relaxed),
-        }
+        self.writes.offloads()
     }
 
     fn set_writes(&self, offloads: MergeOffloads) {
-        self.writes.tcp4.store(offloads.tcp4, Ordering::Relaxed);
-        self.writes.tcp6.store(offloads.tcp6, Ordering::Relaxed);
-        self.writes.udp.store(offloads.udp, Ordering::Relaxed);
+        self.writes.set(offloads);
     }
 
     fn refused(&self) -> u64 {
-        self.writes.refused.load(Ordering::Relaxed)
+        self.writes.refused()
+    }
+}
+
+impl TunWrite for Tun {
+    fn write(&self, header: &VnetHeader, parts: &[Range<usize>], bytes: &[u8]) -> io::Result<()> {
+        self.writes.write(&*self.fd, header, parts, bytes)
+    }
+}
+
+impl FrameSink for OwnedFd {
+    /// One system call: a TUN device takes a frame whole or not at all.
+    fn take(&self, frame: &[IoSlice<'_>]) -> io::Result<()> {
+        loop {
+            match rustix::io::writev(self, frame) {
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
@@ -266,6 +266,13 @@ impl AsFd for Tun {
 }
 
 impl UnfinishedPackets {
+    /// The most of these that a device takes.
+    pub(crate) fn narrowed(self, takes: impl Fn(&Self) -> bool) -> Self {
+        let without_udp = Self { udp: false, ..self };
+        let narrower = [self, without_udp, Self { tcp: false, ..without_udp }];
+        narrower.into_iter().find(takes).unwrap_or_default()
+    }
+
     const fn features(self) -> u32 {
         let mut features = 0;
         if self.checksum {

@@ -28,7 +28,7 @@ use crate::sys;
 
 pub use probe::{UdpOffloads, probe};
 pub use receive::UdpReceiver;
-pub use send::UdpSender;
+pub(crate) use send::{DatagramSink, Message, UdpSender};
 
 /// `UDP_SEGMENT` of `linux/udp.h`.
 pub(crate) const UDP_SEGMENT: i32 = 103;

@@ -13,7 +13,7 @@ use crate::host::Host;
 use crate::links::HostLink;
 use crate::message;
 use crate::netlink::Request;
-use crate::sysctl;
+use crate::{step, sysctl};
 
 /// What came of [`Host::apply`].
 #[derive(Debug, Default)]
@@ -46,6 +46,10 @@ impl Host {
         };
         for change in changes {
             run.take(change).await?;
+            if step::is_counting() {
+                run.flush().await?;
+                step::made();
+            }
         }
         run.flush().await?;
         Ok(run.report)

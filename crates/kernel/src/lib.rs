@@ -29,6 +29,7 @@ mod netlink;
 mod nft;
 mod others;
 mod port;
+mod step;
 mod sysctl;
 mod watch;
 

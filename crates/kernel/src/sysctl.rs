@@ -7,6 +7,8 @@ use std::{fs, io};
 use wireloom_model::kernel::LinkSetting;
 use wireloom_model::{Family, InterfaceName};
 
+use crate::step;
+
 /// A setting that could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read or write {}: {error}; it takes root and a writable /proc/sys", .path.display())]
@@ -61,7 +63,7 @@ impl Forwarding {
         for (path, value) in self.before {
             let restored = match read(&path) {
                 Ok(now) if now == value => Ok(()),
-                Ok(_) => write(&path, &value),
+                Ok(_) => write(&path, &value).map(|()| step::made()),
                 Err(error) if error.error.kind() == io::ErrorKind::NotFound => Ok(()),
                 Err(error) => Err(error),
             };
@@ -87,6 +89,7 @@ impl Forwarding {
         let before: Vec<(PathBuf, String)> =
             paths.into_iter().filter_map(|path| Some((path.clone(), read(&path).ok()?))).collect();
         write(&all, "1")?;
+        step::made();
         self.before.extend(before);
         Ok(())
     }

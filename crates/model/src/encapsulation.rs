@@ -36,6 +36,8 @@ pub enum EncapsulateBy {
     Vxlan,
     /// IPv4 in IPv4 (RFC 2003): the least overhead, and IPv4 alone. Some networks drop it.
     Ipip,
+    /// WireGuard, by the tunnel device itself: encrypted inside the location too, and both families over either.
+    WireGuard,
 }
 
 /// A text that names no [`EncapsulateWhen`].
@@ -50,10 +52,17 @@ pub struct EncapsulateWhenError {
 
 /// A text that names no [`EncapsulateBy`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{value:?} is no encapsulation: write vxlan or ipip")]
+#[error("{value:?} is no encapsulation: write vxlan, ipip or wireguard")]
 pub struct EncapsulateByError {
     /// The text that was given.
     pub value: String,
+}
+
+impl Encapsulation {
+    /// Whether nodes of one location are WireGuard peers of each other.
+    pub fn encrypts(self) -> bool {
+        self.by == EncapsulateBy::WireGuard && self.when != EncapsulateWhen::Never
+    }
 }
 
 impl EncapsulateWhen {
@@ -72,22 +81,23 @@ impl EncapsulateWhen {
 
 impl EncapsulateBy {
     /// All of them, in order.
-    pub const ALL: [Self; 2] = [Self::Vxlan, Self::Ipip];
+    pub const ALL: [Self; 3] = [Self::Vxlan, Self::Ipip, Self::WireGuard];
 
     /// Its name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Vxlan => "vxlan",
             Self::Ipip => "ipip",
+            Self::WireGuard => "wireguard",
         }
     }
 
     /// Whether it wraps packets of this family.
     pub const fn carries(self, family: Family) -> bool {
-        matches!((self, family), (Self::Vxlan, _) | (Self::Ipip, Family::V4))
+        matches!((self, family), (Self::Vxlan | Self::WireGuard, _) | (Self::Ipip, Family::V4))
     }
 
-    /// What it adds to a packet of this family in bytes. Inner and outer packets are of one family.
+    /// What it adds to a packet in bytes, the outer header of this family included.
     pub const fn overhead(self, family: Family) -> u32 {
         let ip = match family {
             Family::V4 => 20,
@@ -97,6 +107,8 @@ impl EncapsulateBy {
             // UDP, VXLAN's own header, and the Ethernet header that it wraps.
             Self::Vxlan => ip + 8 + 8 + 14,
             Self::Ipip => ip,
+            // UDP, and WireGuard's header and tag (WireGuard paper, section 5.4.6).
+            Self::WireGuard => ip + 8 + 32,
         }
     }
 }
@@ -146,7 +158,7 @@ mod tests {
             assert_eq!(by.to_string().parse(), Ok(by));
         }
         assert!("Always".parse::<EncapsulateWhen>().is_err());
-        assert!("wireguard".parse::<EncapsulateBy>().is_err());
+        assert!("gre".parse::<EncapsulateBy>().is_err());
     }
 
     #[test]
@@ -154,6 +166,7 @@ mod tests {
         assert_eq!(EncapsulateBy::Ipip.overhead(Family::V4), 20);
         assert_eq!(EncapsulateBy::Vxlan.overhead(Family::V4), 50);
         assert_eq!(EncapsulateBy::Vxlan.overhead(Family::V6), 70);
+        assert_eq!(EncapsulateBy::WireGuard.overhead(Family::V6), 80);
         assert!(!EncapsulateBy::Ipip.carries(Family::V6));
     }
 }

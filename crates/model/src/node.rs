@@ -118,6 +118,11 @@ impl Node {
             since: 0,
         }
     }
+
+    /// The UDP port that its tunnel listens on, in a mesh whose endpoints have this port unless they name one.
+    pub fn listen_port(&self, usual: NonZeroU16) -> NonZeroU16 {
+        self.endpoint.as_ref().map_or(usual, |endpoint| endpoint.port)
+    }
 }
 
 impl Default for GatewayPreference {

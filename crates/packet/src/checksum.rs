@@ -125,9 +125,9 @@ pub fn header_is_right(packet: &IpPacket<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use wireloom_testkit::sample::{Sample, bytes};
 
     use super::*;
-    use crate::samples::{Sample, bytes};
 
     fn naive(bytes: &[u8]) -> u16 {
         let mut sum = 0_u32;

@@ -236,20 +236,17 @@ pub(crate) fn long(bytes: &[u8], at: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use wireloom_testkit::sample::{DESTINATION, SOURCE, Sample, bytes};
 
     use super::*;
-    use crate::samples::{Sample, bytes};
 
     #[test]
     fn both_versions_are_read() {
         for sample in Sample::both() {
             let packet = Sample { traffic_class: 0xb9, ..sample }.udp(&bytes(10));
             let view = IpPacket::parse(&packet).unwrap();
-            let (from, to): (IpAddr, IpAddr) = if sample.v6 {
-                ([0xfd; 16].into(), [0xfe; 16].into())
-            } else {
-                ([192, 0, 2, 1].into(), [198, 51, 100, 2].into())
-            };
+            let place = usize::from(sample.v6);
+            let (from, to) = (SOURCE[place], DESTINATION[place]);
             assert_eq!((view.source(), view.destination()), (from, to));
             assert_eq!(view.version() == IpVersion::V6, sample.v6);
             assert_eq!((view.protocol(), view.traffic_class()), (UDP, 0xb9));

@@ -10,6 +10,8 @@ pub mod checksum;
 pub mod ecn;
 pub mod icmp;
 pub mod ip;
+#[cfg(test)]
+mod matrix;
 pub mod merge;
 #[cfg(test)]
 mod samples;

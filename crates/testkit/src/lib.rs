@@ -1,10 +1,15 @@
-//! What tests share: the check for what a test needs, a network of its own, and the search for the binary under test.
+//! What tests share: the check for what a test needs, a network of its own, packets, and the search for the binary
+//! under test.
 //!
 //! Dev only: any crate may have it among its dev-dependencies, so it imports none of ours.
 
 mod binary;
+#[expect(clippy::unwrap_used, reason = "a test's helper: its failure is the test's failure")]
+pub mod matrix;
 mod need;
 mod network;
+#[expect(clippy::unwrap_used, reason = "a test's helper: its failure is the test's failure")]
+pub mod sample;
 
 pub use binary::wireloom_binary;
 pub use need::Need;

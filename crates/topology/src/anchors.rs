@@ -2,7 +2,7 @@
 //!
 //! Both stay with whoever holds them, as homes do. Gateways of weight 0 serve only where there are no others.
 
-use wireloom_model::{Problem, ProblemKind, Subject};
+use wireloom_model::{Mesh, Problem, ProblemKind, Subject};
 
 use crate::homes::usable;
 use crate::rendezvous::{Purpose, Score};
@@ -62,11 +62,11 @@ pub(crate) struct Duty {
 /// Gateways that list the prefix come first. If only other nodes do, the owner is the home of one of them, if possible
 /// one that it has a next hop to: what comes back from the network enters the mesh at that node, and must leave the
 /// segment by the owner.
-pub(crate) fn duties(resolved: &Resolved<'_>, place: &Place) -> Vec<Duty> {
-    resolved.extras.iter().map(|extra| duty(&resolved.members, extra, place)).collect()
+pub(crate) fn duties(mesh: &Mesh, resolved: &Resolved<'_>, place: &Place) -> Vec<Duty> {
+    resolved.extras.iter().map(|extra| duty(mesh, &resolved.members, extra, place)).collect()
 }
 
-fn duty(members: &[Member<'_>], extra: &Extra, place: &Place) -> Duty {
+fn duty(mesh: &Mesh, members: &[Member<'_>], extra: &Extra, place: &Place) -> Duty {
     let prefix = extra.prefix.to_string();
     let score = |at: usize, purpose| {
         let node = members[at].node;
@@ -78,7 +78,7 @@ fn duty(members: &[Member<'_>], extra: &Extra, place: &Place) -> Duty {
     owners.retain(lists);
     let mut carriers = Vec::new();
     if owners.is_empty() {
-        carriers = reachable(members, extra, place);
+        carriers = reachable(mesh, members, extra, place);
         owners = carriers.iter().map(|&at| place.homes[at]).collect();
     }
     let owner = best(&owners, |at| {
@@ -93,10 +93,11 @@ fn duty(members: &[Member<'_>], extra: &Extra, place: &Place) -> Duty {
     Duty { owner, carrier }
 }
 
-/// Those who list a prefix and to whom their home has a next hop of its family; all of them if nobody is.
-fn reachable(members: &[Member<'_>], extra: &Extra, place: &Place) -> Vec<usize> {
+/// Those who list a prefix and whom their home reaches in its family; all of them if nobody is.
+fn reachable(mesh: &Mesh, members: &[Member<'_>], extra: &Extra, place: &Place) -> Vec<usize> {
     let family = extra.prefix.family();
-    let hops = |at: &usize| members[place.homes[*at]].next_hop(&members[*at], family).is_some();
+    let hops =
+        |at: &usize| members[place.homes[*at]].meets(&members[*at], family, mesh.encapsulation);
     let some: Vec<usize> = extra.listers.iter().copied().filter(hops).collect();
     if some.is_empty() { extra.listers.clone() } else { some }
 }

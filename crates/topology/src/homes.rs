@@ -1,6 +1,6 @@
 //! Which gateway each node's traffic to other segments passes.
 
-use wireloom_model::Family;
+use wireloom_model::{Encapsulation, Family, Mesh};
 
 use crate::rendezvous::{Purpose, Score};
 use crate::resolve::{Member, Resolved};
@@ -8,13 +8,13 @@ use crate::resolve::{Member, Resolved};
 /// The home gateway of each member. A gateway's home is itself. Another node stays with the home that it holds while
 /// that is a healthy gateway of its segment and shares a family with it; otherwise weighted rendezvous hashing chooses
 /// among the healthy gateways that share most families with it.
-pub(crate) fn choose(resolved: &Resolved<'_>, gateways: &[Vec<usize>]) -> Vec<usize> {
+pub(crate) fn choose(mesh: &Mesh, resolved: &Resolved<'_>, gateways: &[Vec<usize>]) -> Vec<usize> {
     let Resolved { members, areas, .. } = resolved;
     let mut homes: Vec<usize> = (0..members.len()).collect();
     for (area, gateways) in areas.iter().zip(gateways) {
         let usable = usable(members, gateways);
         for &at in area.members.iter().filter(|at| gateways.binary_search(at).is_err()) {
-            homes[at] = home(members, at, &usable);
+            homes[at] = home(members, at, &usable, mesh.encapsulation);
         }
     }
     homes
@@ -27,11 +27,16 @@ pub(crate) fn usable(members: &[Member<'_>], gateways: &[usize]) -> Vec<usize> {
     if healthy.is_empty() { gateways.to_vec() } else { healthy }
 }
 
-fn home(members: &[Member<'_>], at: usize, gateways: &[usize]) -> usize {
+fn home(
+    members: &[Member<'_>],
+    at: usize,
+    gateways: &[usize],
+    encapsulation: Encapsulation,
+) -> usize {
     let me = &members[at];
     let shared = |gateway: &usize| {
-        let both = |family: &Family| me.speaks(*family) && members[*gateway].speaks(*family);
-        Family::BOTH.iter().filter(|family| both(family)).count()
+        let both = |family: &&Family| me.meets(&members[*gateway], **family, encapsulation);
+        Family::BOTH.iter().filter(both).count()
     };
     let is_held = |gateway: &&usize| {
         me.node.held.home.as_ref() == Some(&members[**gateway].node.name) && shared(gateway) > 0

@@ -27,6 +27,9 @@ pub const RULE_PRIORITY: u32 = 30107;
 /// The routing table for routes into the tunnel that the tunnel's own packets must not take.
 pub const TUNNELLED_TABLE: u32 = 51108;
 
+/// The tables that hold routes into the tunnel, before any is moved to [`TUNNELLED_TABLE`].
+const TABLES: [u32; 2] = [MAIN_TABLE, WRAPPED_TABLE];
+
 /// The least priority of the rules that look up [`TUNNELLED_TABLE`]. Longer prefixes come first, two rules each.
 pub const TUNNELLED_PRIORITY: u32 = 30200;
 
@@ -92,44 +95,42 @@ impl Plan {
             let setting = |(setting, value)| ((link.clone(), setting), value);
             state.settings.extend(SETTINGS.map(setting));
         }
-        state.routes.extend(self.narrow_routes(interface, underlay));
-        keep_off_the_tunnel(&mut state, interface, underlay);
         for (family, link) in links {
             let wrap = &self.wraps[&family];
             if wrap.link.is_none() {
-                let mtu = wrap.mtu(family, underlay.internal_mtu);
-                wrap.add_link(&mut state, link.clone(), mtu);
+                wrap.add_link(&mut state, link.clone(), wrap.mtu(family, underlay));
             }
             wrap.add_routes(&mut state, link);
             state.rules.extend(self.rules(interface, family, wrap));
         }
+        self.say_what_fits(&mut state, interface, underlay);
+        keep_off_the_tunnel(&mut state, interface, underlay);
         state
     }
 
-    /// Routes to what lies behind peers with a narrow path, each with the packets that fit.
-    fn narrow_routes(
+    /// Gives what lies behind peers with a narrow path routes that say which packets fit.
+    fn say_what_fits(
         &self,
+        state: &mut KernelState,
         interface: &InterfaceName,
         underlay: &Underlay,
-    ) -> impl Iterator<Item = (RouteKey, Route)> {
-        let peers = self.tunnel_peers.iter();
-        let narrow = peers.filter_map(|peer| Some((peer, *underlay.narrow.get(&peer.key)?)));
-        narrow.flat_map(|(peer, mtu)| peer.allowed_ips.iter().map(move |p| (*p, mtu))).filter_map(
-            |(prefix, mtu)| {
-                let hop = self.hop_to(prefix).filter(|hop| hop.by == Way::Tunnel)?;
-                let mtu = Some(mtu.max(least_mtu(prefix.family())));
-                let link = Some(interface.clone());
-                let route = Route { gateway: hop.gateway, link, source: hop.source, mtu };
-                Some((RouteKey::main(prefix), route))
-            },
-        )
-    }
-
-    /// Where packets to all of a prefix go.
-    fn hop_to(&self, prefix: Cidr) -> Option<&Hop> {
-        let lengths = (0..=prefix.length()).rev();
-        let covers = lengths.filter_map(|length| Cidr::truncated(prefix.address(), length));
-        covers.into_iter().find_map(|cover| self.routes.get(&cover))
+    ) {
+        for peer in &self.tunnel_peers {
+            let Some(&mtu) = underlay.narrow.get(&peer.key) else { continue };
+            for (&prefix, table) in
+                peer.allowed_ips.iter().flat_map(|prefix| TABLES.map(|table| (prefix, table)))
+            {
+                let key = |destination| RouteKey { table, ..RouteKey::main(destination) };
+                let lengths = (0..=prefix.length()).rev();
+                let mut covers = lengths.filter_map(|n| Cidr::truncated(prefix.address(), n));
+                let taken = covers.find_map(|cover| state.routes.get(&key(cover)));
+                if let Some(route) = taken.filter(|route| route.link.as_ref() == Some(interface)) {
+                    let mtu = Some(mtu.max(least_mtu(prefix.family())));
+                    let route = Route { mtu, ..route.clone() };
+                    state.routes.insert(key(prefix), route);
+                }
+            }
+        }
     }
 
     /// The nftables table: none if it would do nothing.
@@ -138,7 +139,7 @@ impl Plan {
         interface: &InterfaceName,
         links: &BTreeMap<Family, InterfaceName>,
     ) -> Option<Nft> {
-        // Others than gateways send nothing through the tunnel device.
+        // Others than gateways send nothing through the tunnel device, unless it wraps.
         let tunnel = self.gateway.then_some(interface);
         let own = links.iter().filter(|(family, _)| self.wraps[family].link.is_none());
         let own = own.map(|(_, link)| link);
@@ -156,7 +157,7 @@ impl Plan {
     /// work with.
     pub fn pod_mtu(&self, underlay: &Underlay) -> u32 {
         let wraps = self.wraps.iter();
-        let wrapped = wraps.map(|(&family, wrap)| wrap.mtu(family, underlay.internal_mtu));
+        let wrapped = wraps.map(|(&family, wrap)| wrap.mtu(family, underlay));
         let narrowest = wrapped.chain(underlay.narrow.values().copied()).min();
         let families = self.addresses.iter().map(|address| least_mtu(address.family()));
         narrowest
@@ -192,7 +193,7 @@ fn keep_off_the_tunnel(state: &mut KernelState, interface: &InterfaceName, under
         from.is_some_and(|address| prefix.contains(*address))
     };
     let is_tunnelled = |(key, route): &(&RouteKey, &Route)| {
-        route.link.as_ref() == Some(interface) && is_end(key.destination)
+        key.table == MAIN_TABLE && route.link.as_ref() == Some(interface) && is_end(key.destination)
     };
     if underlay.mark == 0 {
         return;
@@ -219,27 +220,36 @@ fn keep_off_the_tunnel(state: &mut KernelState, interface: &InterfaceName, under
 }
 
 impl Wrap {
-    /// The name of the link that wraps, of ours beside a tunnel device of this name.
+    /// The name of the link that wraps: of ours beside a tunnel device of this name, or that device itself.
     #[expect(clippy::expect_used, reason = "a name of at most 15 bytes, and all of it in order")]
     fn link(&self, interface: &InterfaceName, family: Family) -> InterfaceName {
         if let Some(link) = &self.link {
             return link.clone();
         }
         let suffix = match (self.by, family) {
+            (EncapsulateBy::WireGuard, _) => return interface.clone(),
             (EncapsulateBy::Ipip, _) => "-ip",
-            (_, Family::V4) => "-v4",
-            (_, Family::V6) => "-v6",
+            (EncapsulateBy::Vxlan, Family::V4) => "-v4",
+            (EncapsulateBy::Vxlan, Family::V6) => "-v6",
         };
         let base: String = interface.as_str().chars().take(12).collect();
         format!("{base}{suffix}").parse().expect("an interface's name, shortened")
     }
 
-    fn mtu(&self, family: Family, internal: u32) -> u32 {
-        internal.saturating_sub(self.by.overhead(family)).max(least_mtu(family))
+    fn mtu(&self, family: Family, underlay: &Underlay) -> u32 {
+        match self.by {
+            EncapsulateBy::WireGuard => underlay.tunnel_mtu,
+            by => {
+                let left = underlay.internal_mtu.saturating_sub(by.overhead(family));
+                left.max(least_mtu(family))
+            }
+        }
     }
 
+    /// What its link is: one of its own, or the tunnel device.
     fn kind(&self) -> LinkKind {
         match (self.by, self.local) {
+            (EncapsulateBy::WireGuard, _) => LinkKind::Held,
             (EncapsulateBy::Ipip, IpAddr::V4(local)) => LinkKind::Ipip { local },
             // IPIP never has a local address of another family.
             (_, local) => LinkKind::Vxlan { id: VXLAN_ID, port: VXLAN_PORT, local, mac: self.mac },
@@ -275,7 +285,8 @@ impl Wrap {
     fn add_routes(&self, state: &mut KernelState, link: InterfaceName) {
         for (&host, &end) in &self.hosts {
             let key = RouteKey { table: WRAPPED_TABLE, ..RouteKey::main(Cidr::host(host)) };
-            let gateway = Some(self.gateway(end));
+            // A tunnel knows its peers by their allowed IPs.
+            let gateway = (self.by != EncapsulateBy::WireGuard).then(|| self.gateway(end));
             let route = Route { gateway, link: Some(link.clone()), ..Route::default() };
             state.routes.insert(key, route);
         }

@@ -7,8 +7,8 @@ use std::num::NonZeroU16;
 use serde::Serialize;
 use wireloom_model::kernel::NftSet;
 use wireloom_model::{
-    Algorithm, Cidr, Endpoint, Family, Held, InterfaceAddress, NodeName, PeerName, PresharedKey,
-    Problem, PublicKey, Subject,
+    Algorithm, Cidr, EncapsulateBy, Endpoint, Family, Held, InterfaceAddress, NodeName, PeerName,
+    PresharedKey, Problem, PublicKey, Subject,
 };
 
 use crate::encapsulation::Wrap;
@@ -32,7 +32,8 @@ pub struct Plan {
     /// The addresses of its tunnel device: its overlay addresses, as /32 and /128, the overlay's ranges being routes. By
     /// Kilo's algorithm with the prefix length of the range, and on gateways alone.
     pub addresses: Vec<InterfaceAddress>,
-    /// Its WireGuard peers, nodes first, each kind in the order of names. Only gateways have any.
+    /// Its WireGuard peers, nodes first, each kind in the order of names. Others than gateways have only those of their
+    /// segment, where WireGuard is what packets are wrapped in there.
     pub tunnel_peers: Vec<TunnelPeer>,
     /// Where packets for each prefix go. Prefixes of its own and the on-link addresses of its segment are not here.
     pub routes: BTreeMap<Cidr, Hop>,
@@ -72,7 +73,7 @@ pub struct TunnelPeer {
 /// Who a WireGuard peer is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TunnelPeerName {
-    /// A gateway of the mesh.
+    /// A gateway of another segment, or a node of the own one.
     Node(NodeName),
     /// A peer from outside.
     Peer(PeerName),
@@ -152,7 +153,7 @@ impl Topology<'_> {
             gateway,
             home: home.clone(),
             addresses: overlay.iter().copied().map(InterfaceAddress::host).collect(),
-            tunnel_peers: if gateway { self.tunnel_peers(me) } else { Vec::new() },
+            tunnel_peers: self.tunnel_peers(me),
             routes: self.routes(me),
             wraps: self.wraps(me),
             pods: member.pods.iter().copied().collect(),
@@ -187,28 +188,42 @@ impl Topology<'_> {
     }
 
     fn tunnel_peers(&self, me: usize) -> Vec<TunnelPeer> {
+        // By member, and so by name.
+        let mut nodes = self.inner_peers(me);
+        if self.is_gateway(me) {
+            // Another segment may have an internal address of this one too.
+            let inner: BTreeSet<Cidr> =
+                nodes.values().flat_map(|peer| &peer.allowed_ips).copied().collect();
+            nodes.extend(self.outer_peers(me).map(|(at, mut peer)| {
+                peer.allowed_ips.retain(|prefix| !inner.contains(prefix));
+                (at, peer)
+            }));
+        }
+        nodes.into_values().chain(self.outside_peers(me)).collect()
+    }
+
+    /// The gateways of the other segments.
+    fn outer_peers(&self, me: usize) -> impl Iterator<Item = (usize, TunnelPeer)> {
         let keepalive = self.members[me].node.persistent_keepalive;
         let mut owned = BTreeMap::<usize, Vec<Cidr>>::new();
         for (extra, duty) in self.extras.iter().zip(&self.duties) {
             owned.entry(duty.owner).or_default().push(extra.prefix);
         }
-        let mut others: Vec<usize> = Vec::new();
-        for (segment, gateways) in self.place.gateways.iter().enumerate() {
-            if segment != self.members[me].segment {
-                others.extend(gateways);
-            }
-        }
-        // Members are sorted by name.
-        others.sort_unstable();
-        let nodes = others.into_iter().map(|at| TunnelPeer {
-            allowed_ips: self.behind[at]
-                .iter()
-                .flat_map(|&node| self.prefixes(node))
-                .chain(owned.get(&at).into_iter().flatten().copied())
-                .collect(),
-            ..self.gateway_peer(at, keepalive)
-        });
-        let peers = self.anchored_at(me).map(|at| {
+        let mine = self.members[me].segment;
+        let others = self.place.gateways.iter().enumerate();
+        let others = others.filter(move |(segment, _)| *segment != mine);
+        others.flat_map(|(_, gateways)| gateways).map(move |&at| {
+            let behind = self.behind[at].iter().flat_map(|&node| self.prefixes(node));
+            let owned = owned.get(&at).into_iter().flatten().copied();
+            let allowed_ips = behind.chain(owned).collect();
+            (at, TunnelPeer { allowed_ips, ..self.gateway_peer(at, keepalive) })
+        })
+    }
+
+    /// The peers from outside whose anchor a member is.
+    fn outside_peers(&self, me: usize) -> impl Iterator<Item = TunnelPeer> {
+        let keepalive = self.members[me].node.persistent_keepalive;
+        self.anchored_at(me).map(move |at| {
             let outsider = &self.outsiders[at];
             TunnelPeer {
                 key: outsider.peer.key,
@@ -218,8 +233,7 @@ impl Topology<'_> {
                 persistent_keepalive: shorter(keepalive, outsider.peer.persistent_keepalive),
                 preshared_key: outsider.peer.preshared_key.clone(),
             }
-        });
-        nodes.chain(peers).collect()
+        })
     }
 
     /// A gateway as somebody's WireGuard peer, without allowed IPs yet.
@@ -252,38 +266,49 @@ impl Topology<'_> {
     }
 
     fn routes(&self, me: usize) -> BTreeMap<Cidr, Hop> {
-        let mine = self.members[me].segment;
         let table = Table::new(self, me);
+        self.leads(me).into_iter().filter_map(|lead| table.route(&lead)).collect()
+    }
+
+    /// What a member does not have itself, and by which node of its segment it is reached.
+    pub(crate) fn leads(&self, me: usize) -> Vec<Lead> {
+        let mine = self.members[me].segment;
         let home = self.place.homes[me];
-        let mut routes: Vec<(Cidr, Hop)> = Vec::with_capacity(2 * self.members.len());
+        let lead = |lies, by| move |prefix| Lead { prefix, by, lies };
+        let mut leads = Vec::with_capacity(2 * self.members.len());
 
         // One route leads to all overlay addresses; those of the own segment are exceptions to it.
-        routes.extend(self.mesh.overlay.ranges().filter_map(|range| table.away(range, home)));
+        leads.extend(self.mesh.overlay.ranges().map(lead(Lies::Away, home)));
         for (segment, area) in self.areas.iter().enumerate() {
             for &at in area.members.iter().filter(|at| **at != me) {
-                let pods = self.members[at].pods.iter();
+                let pods = self.members[at].pods.iter().copied();
                 if segment == mine {
                     let overlay = self.overlay[at].into_iter().flatten().map(Cidr::host);
-                    routes.extend(overlay.filter_map(|prefix| table.near(prefix, at)));
-                    routes.extend(pods.filter_map(|prefix| table.near(*prefix, at)));
+                    leads.extend(overlay.chain(pods).map(lead(Lies::Near, at)));
                 } else {
                     let carried = self.members[at].carried.iter().copied().map(Cidr::host);
-                    routes.extend(carried.filter_map(|prefix| table.away(prefix, home)));
-                    routes.extend(pods.filter_map(|prefix| table.away(*prefix, home)));
+                    leads.extend(carried.chain(pods).map(lead(Lies::Away, home)));
                 }
             }
         }
         for (extra, duty) in self.extras.iter().zip(&self.duties) {
-            if extra.segment != mine {
-                routes.extend(table.away(extra.prefix, home));
-            } else if !extra.listers.contains(&me) && !table.is_on_link(extra.prefix) {
-                routes.extend(table.near(extra.prefix, duty.carrier));
-            }
+            leads.push(match extra.segment == mine {
+                false => lead(Lies::Away, home)(extra.prefix),
+                true if self.reaches(me, extra) => lead(Lies::Back, duty.carrier)(extra.prefix),
+                true => lead(Lies::Near, duty.carrier)(extra.prefix),
+            });
         }
         for (outsider, &anchor) in self.outsiders.iter().zip(&self.anchors[mine]) {
-            routes.extend(outsider.prefixes.iter().filter_map(|p| table.away(*p, anchor)));
+            leads.extend(outsider.prefixes.iter().copied().map(lead(Lies::Away, anchor)));
         }
-        routes.into_iter().collect()
+        leads
+    }
+
+    /// Whether a member reaches a network behind its segment without others: it says so, or it is attached to a network
+    /// that lies in it or holds it.
+    fn reaches(&self, me: usize, extra: &Extra) -> bool {
+        let is_on_link = |a: &InterfaceAddress| a.network().overlaps(&extra.prefix);
+        extra.listers.contains(&me) || self.members[me].internal.iter().any(is_on_link)
     }
 
     /// The sets of prefixes that tell which source addresses a member changes.
@@ -309,6 +334,25 @@ impl Topology<'_> {
     }
 }
 
+/// A prefix and the node of the own segment that leads to it.
+pub(crate) struct Lead {
+    pub(crate) prefix: Cidr,
+    /// A member; the node itself if it sends through its tunnel.
+    pub(crate) by: usize,
+    lies: Lies,
+}
+
+/// Where what a [`Lead`] leads to lies.
+#[derive(Clone, Copy)]
+enum Lies {
+    /// Outside the segment.
+    Away,
+    /// Where packets come from by this node, while those to there go without the mesh.
+    Back,
+    /// At or behind another node of the segment.
+    Near,
+}
+
 /// The shorter of two intervals.
 fn shorter(one: Option<NonZeroU16>, other: Option<NonZeroU16>) -> Option<NonZeroU16> {
     one.into_iter().chain(other).min()
@@ -318,7 +362,7 @@ fn shorter(one: Option<NonZeroU16>, other: Option<NonZeroU16>) -> Option<NonZero
 struct Table<'a> {
     topology: &'a Topology<'a>,
     me: usize,
-    /// The internal addresses of its segment, sorted.
+    /// The internal addresses of its segment of the families that it has there itself, sorted.
     on_link: Vec<IpAddr>,
     sources: [Option<IpAddr>; 2],
 }
@@ -330,6 +374,7 @@ impl<'a> Table<'a> {
         let mut on_link: Vec<IpAddr> = segment
             .iter()
             .flat_map(|&at| topology.members[at].internal.iter().map(InterfaceAddress::address))
+            .filter(|address| member.speaks(Family::of(*address)))
             .collect();
         on_link.sort_unstable();
         let carried = |family| member.carried.iter().copied().find(|a| Family::of(*a) == family);
@@ -338,10 +383,13 @@ impl<'a> Table<'a> {
         Self { topology, me, on_link, sources }
     }
 
-    /// A route out of the segment by way of this gateway: through the tunnel device if that is the node itself. The
-    /// source is one that the other side accepts.
-    fn away(&self, prefix: Cidr, by: usize) -> Option<(Cidr, Hop)> {
-        self.to(prefix, by, self.source(prefix.family()))
+    fn route(&self, lead: &Lead) -> Option<(Cidr, Hop)> {
+        match lead.lies {
+            // The source is one that the other side accepts.
+            Lies::Away => self.to(lead.prefix, lead.by, self.source(lead.prefix.family())),
+            Lies::Back => None,
+            Lies::Near => self.to(lead.prefix, lead.by, None),
+        }
     }
 
     const fn source(&self, family: Family) -> Option<IpAddr> {
@@ -350,11 +398,6 @@ impl<'a> Table<'a> {
             Family::V4 => v4,
             Family::V6 => v6,
         }
-    }
-
-    /// A route to what another node of the segment holds.
-    fn near(&self, prefix: Cidr, at: usize) -> Option<(Cidr, Hop)> {
-        self.to(prefix, at, None)
     }
 
     /// A route by this node, if its family has a next hop there. None may lead to an internal address of the own
@@ -370,18 +413,16 @@ impl<'a> Table<'a> {
         }
         if let Some(end) = self.topology.end(self.me, at, family) {
             // The link that wraps has no address that the kernel could take. Answers to this one are wrapped too.
-            let own = || self.topology.end(at, self.me, family);
+            let own = || self.topology.members[self.me].outer(family);
             let source = source.or_else(|| self.source(family)).or_else(own);
-            return Some((prefix, Hop { by: Way::Wrapped, gateway: Some(end), source }));
+            let hop = match self.topology.mesh.encapsulation.by {
+                EncapsulateBy::WireGuard => Hop { by: Way::Tunnel, gateway: None, source },
+                _ => Hop { by: Way::Wrapped, gateway: Some(end), source },
+            };
+            return Some((prefix, hop));
         }
         let members = &self.topology.members;
         let gateway = Some(members[self.me].next_hop(&members[at], family)?);
         Some((prefix, Hop { by: Way::Location, gateway, source }))
-    }
-
-    /// Whether the prefix lies in, or holds, a network that the node is attached to.
-    fn is_on_link(&self, prefix: Cidr) -> bool {
-        let internal = &self.topology.members[self.me].internal;
-        internal.iter().any(|address| address.network().overlaps(&prefix))
     }
 }

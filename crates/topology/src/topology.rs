@@ -44,10 +44,10 @@ impl<'a> Topology<'a> {
         let mesh = &snapshot.mesh;
         let mut resolved = resolve(snapshot);
         let gateways = gateways::choose(mesh, &mut resolved);
-        let homes = homes::choose(&resolved, &gateways);
+        let homes = homes::choose(mesh, &resolved, &gateways);
         let place = Place { gateways, homes };
         let anchors = anchors::choose(&mut resolved, &place.gateways);
-        let duties = anchors::duties(&resolved, &place);
+        let duties = anchors::duties(mesh, &resolved, &place);
         let overlay = overlay::assign(mesh, &mut resolved);
 
         let Resolved { members, outsiders, areas, extras, refused, problems } = resolved;
@@ -176,9 +176,10 @@ impl<'a> Topology<'a> {
     fn no_next_hop(&self, at: usize, family: Family) -> Option<Problem> {
         let member = &self.members[at];
         let home = &self.members[self.place.homes[at]];
-        let reason = if !member.speaks(family) {
+        let encapsulation = self.mesh.encapsulation;
+        let reason = if !member.speaks(family) && !encapsulation.encrypts() {
             format!("it has no internal {family} address, so its location can't reach")
-        } else if !home.speaks(family) {
+        } else if at != self.place.homes[at] && !member.meets(home, family, encapsulation) {
             format!(
                 "its home gateway {} has no internal {family} address, so other locations can't reach",
                 home.node.name

@@ -39,7 +39,7 @@ struct ShowArgs {
     /// one subnet.
     #[arg(long, default_value = "never", value_name = "WHEN")]
     encapsulation: EncapsulateWhen,
-    /// What they are wrapped in: vxlan or ipip.
+    /// What they are wrapped in: vxlan, ipip or wireguard.
     #[arg(long, default_value = "vxlan", value_name = "KIND")]
     encapsulate_by: EncapsulateBy,
     /// How long each measurement of throughput takes, in seconds; 0 leaves them out.

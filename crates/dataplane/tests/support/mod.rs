@@ -102,15 +102,16 @@ impl End {
         (address, self.dataplane.port()).into()
     }
 
-    /// The other end as a peer of this one.
+    /// The other end as a peer of this one, with the networks behind it.
     pub(crate) fn add_peer(&self, other: &Self, endpoint: Option<SocketAddr>) {
         let mut peer = SetPeer::new(other.key);
         peer.endpoint = endpoint;
         peer.replace_allowed_ips = true;
-        for prefix in [format!("10.0.0.{}/32", other.number), format!("fd00::{}/128", other.number)]
-        {
-            peer.allowed_ips.insert(prefix.parse().unwrap());
-        }
+        let number = other.number;
+        let own = [format!("10.0.0.{number}/32"), format!("fd00::{number}/128")];
+        let behind = [format!("10.{number}.0.0/16"), format!("fd0{number}::/64")];
+        peer.allowed_ips =
+            own.iter().chain(&behind).map(|prefix| prefix.parse().unwrap()).collect();
         self.dataplane.set(&SetDevice { peers: vec![peer], ..SetDevice::default() }).unwrap();
     }
 

@@ -122,7 +122,7 @@ fn a_refused_super_packet_is_written_as_packets_and_its_kind_switched_off() {
         merger.merge(&mut arena, tun.writes());
         let run = merger.runs().next().unwrap();
         // A checksum outside of the packet is what the kernel refuses (EINVAL); splitting does not need the field.
-        let header = wireloom_packet::VnetHeader { checksum_start: 60_000, ..run.header };
+        let header = VnetHeader { checksum_start: 60_000, ..run.header };
         tun.write(&header, run.parts, arena.bytes()).unwrap();
         for number in 0..4 {
             let mut datagram = [0; 600];

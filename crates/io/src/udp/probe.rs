@@ -32,7 +32,7 @@ pub struct UdpOffloads {
 /// with the right bytes, GRO by one super-datagram that states its segment size. Where loopback is down or filtered the
 /// kernel's word counts, and what it refuses later is sent one by one. GRO also needs Linux 5.12.
 ///
-/// A device's own segmentation is not proven by this: [`UdpSender`](super::UdpSender) learns that per destination.
+/// A device's own segmentation is not proven by this: it is learnt per destination, when batches are sent.
 pub fn probe() -> UdpOffloads {
     let gro_allowed = kernel_version() >= GRO_SINCE;
     match over_loopback(gro_allowed) {

@@ -28,11 +28,30 @@ const UNBATCHED_MOST: usize = 256;
 /// How often a full device queue is tried again, with a millisecond between.
 const FULL_ATTEMPTS: usize = 3;
 
+/// A socket of one family, to send on.
+pub(crate) trait DatagramSink: Send + Sync {
+    /// Takes messages, at most [`MESSAGES`] of them, and returns how many were taken whole: an error is returned only
+    /// when the first one is refused.
+    fn send(&self, messages: &[Message<'_>]) -> io::Result<usize>;
+
+    /// Waits a little while the queue is full.
+    fn wait_for_room(&self);
+
+    /// Marks what is sent from now on.
+    fn set_mark(&self, mark: u32) -> io::Result<()>;
+
+    /// Switches GRO on what is received, if the kernel has it.
+    fn set_gro(&self, on: bool);
+
+    /// Whether GRO is in use.
+    fn gro(&self) -> bool;
+}
+
 /// The sending side of the sockets of both families.
 #[derive(Debug)]
-pub struct UdpSender {
-    v4: Option<Arc<UdpSocket>>,
-    v6: Option<Arc<UdpSocket>>,
+pub(crate) struct UdpSender<S> {
+    v4: Option<Arc<S>>,
+    v6: Option<Arc<S>>,
     proven: UdpOffloads,
     gso: AtomicBool,
     /// Destinations without GSO and until when, since boot. `unbatched_count` spares the lock while there are none.
@@ -40,13 +59,13 @@ pub struct UdpSender {
     unbatched_count: AtomicUsize,
 }
 
-/// What one system call message carries.
+/// Datagrams of one size, but for the last, that leave together.
 #[derive(Debug, Clone, Copy)]
-struct Message<'a> {
-    path: Path,
-    ecn: Ecn,
-    segment: usize,
-    bytes: &'a [u8],
+pub(crate) struct Message<'a> {
+    pub(crate) path: Path,
+    pub(crate) ecn: Ecn,
+    pub(crate) segment: usize,
+    pub(crate) bytes: &'a [u8],
 }
 
 impl<'a> Message<'a> {
@@ -54,7 +73,7 @@ impl<'a> Message<'a> {
         self.bytes.len().div_ceil(self.segment.max(1)) as u64
     }
 
-    const fn is_batch(&self) -> bool {
+    pub(crate) const fn is_batch(&self) -> bool {
         self.bytes.len() > self.segment
     }
 
@@ -70,22 +89,47 @@ impl<'a> Message<'a> {
     }
 }
 
-impl UdpSender {
-    pub(super) fn new(
-        v4: Option<Arc<UdpSocket>>,
-        v6: Option<Arc<UdpSocket>>,
-        proven: UdpOffloads,
-    ) -> Self {
+impl DatagramSink for UdpSocket {
+    fn send(&self, messages: &[Message<'_>]) -> io::Result<usize> {
+        let mut departures = [Departure::default(); MESSAGES];
+        let count = messages.len().min(MESSAGES);
+        for (departure, message) in departures.iter_mut().zip(messages) {
+            *departure = message.departure();
+        }
+        sys::send_many(self.as_fd(), &departures[..count])
+    }
+
+    fn wait_for_room(&self) {
+        let millisecond = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        // However the wait ends, the send that follows tells.
+        let _ = poll(&mut [PollFd::new(self, PollFlags::empty())], Some(&millisecond));
+    }
+
+    fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.socket.set_mark(mark)
+    }
+
+    fn set_gro(&self, on: bool) {
+        Self::set_gro(self, on);
+    }
+
+    fn gro(&self) -> bool {
+        self.gro.load(Ordering::Relaxed)
+    }
+}
+
+impl<S: DatagramSink> UdpSender<S> {
+    pub(crate) fn new(v4: Option<Arc<S>>, v6: Option<Arc<S>>, proven: UdpOffloads) -> Self {
         let gso = AtomicBool::new(proven.gso);
         let unbatched = Mutex::new(Vec::new());
         Self { v4, v6, proven, gso, unbatched, unbatched_count: AtomicUsize::new(0) }
     }
 
-    fn socket(&self, is_v4: bool) -> Option<&UdpSocket> {
+    fn socket(&self, is_v4: bool) -> Option<&S> {
         if is_v4 { self.v4.as_deref() } else { self.v6.as_deref() }
     }
 
-    fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
+    fn sockets(&self) -> impl Iterator<Item = &S> {
         [&self.v4, &self.v6].into_iter().flatten().map(|socket| &**socket)
     }
 
@@ -118,13 +162,9 @@ impl UdpSender {
             messages.iter().for_each(|message| lose(message, libc::EAFNOSUPPORT, report));
             return;
         };
-        let mut departures = [Departure::default(); MESSAGES];
-        for (departure, message) in departures.iter_mut().zip(messages) {
-            *departure = message.departure();
-        }
         let mut done = 0;
         while done < messages.len() {
-            match sys::send_many(socket.as_fd(), &departures[done..messages.len()]) {
+            match socket.send(&messages[done..]) {
                 Ok(sent) => {
                     messages[done..done + sent].iter().for_each(|message| count(message, report));
                     done += sent.max(1);
@@ -142,7 +182,7 @@ impl UdpSender {
     fn retry(
         &self,
         now: Duration,
-        socket: &UdpSocket,
+        socket: &S,
         message: &Message<'_>,
         error: io::Error,
         report: &mut SendReport,
@@ -154,7 +194,7 @@ impl UdpSender {
         let before = *report;
         for bytes in message.bytes.chunks(message.segment) {
             let single = Message { bytes, ..*message };
-            match sys::send_many(socket.as_fd(), &[single.departure()]) {
+            match socket.send(&[single]) {
                 Ok(_) => count(&single, report),
                 Err(error) => send_single(socket, &single, error, report),
             }
@@ -167,7 +207,7 @@ impl UdpSender {
     }
 }
 
-impl UdpSend for UdpSender {
+impl<S: DatagramSink> UdpSend for UdpSender<S> {
     fn send(&self, now: Duration, outbox: &Outbox) -> SendReport {
         let mut report = SendReport::default();
         let nowhere = Path { remote: ([0, 0, 0, 0], 0).into(), local: None };
@@ -194,7 +234,7 @@ impl UdpSend for UdpSender {
     }
 
     fn set_mark(&self, mark: u32) -> io::Result<()> {
-        self.sockets().try_for_each(|socket| socket.socket.set_mark(mark))
+        self.sockets().try_for_each(|socket| socket.set_mark(mark))
     }
 
     fn set_offloads(&self, gso: bool, gro: bool) {
@@ -203,7 +243,7 @@ impl UdpSend for UdpSender {
     }
 
     fn offloads(&self) -> (bool, bool) {
-        let gro = self.sockets().any(|socket| socket.gro.load(Ordering::Relaxed));
+        let gro = self.sockets().any(S::gro);
         (self.gso.load(Ordering::Relaxed), gro)
     }
 }
@@ -211,7 +251,7 @@ impl UdpSend for UdpSender {
 /// Sends a message that was refused for another reason than being a batch: once more if the queue was full, and from
 /// any source if its own does not do.
 fn send_single(
-    socket: &UdpSocket,
+    socket: &impl DatagramSink,
     message: &Message<'_>,
     mut error: io::Error,
     report: &mut SendReport,
@@ -220,7 +260,7 @@ fn send_single(
     let had_source = message.path.local.is_some();
     for _ in 0..FULL_ATTEMPTS {
         match error.raw_os_error() {
-            Some(libc::ENOBUFS) => wait_for_room(socket),
+            Some(libc::ENOBUFS) => socket.wait_for_room(),
             Some(libc::EINTR) => {}
             Some(libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV)
                 if message.path.local.is_some() =>
@@ -229,7 +269,7 @@ fn send_single(
             }
             _ => break,
         }
-        match sys::send_many(socket.as_fd(), &[message.departure()]) {
+        match socket.send(&[message]) {
             Ok(_) => {
                 if message.path.local.is_none() && had_source {
                     report.unsourced += message.datagrams();
@@ -241,12 +281,6 @@ fn send_single(
         }
     }
     lose(&message, error.raw_os_error().unwrap_or(libc::EIO), report);
-}
-
-fn wait_for_room(socket: &UdpSocket) {
-    let millisecond = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-    // However the wait ends, the send that follows tells.
-    let _ = poll(&mut [PollFd::new(&socket, PollFlags::empty())], Some(&millisecond));
 }
 
 /// Whether the kernel may take the same datagrams one by one: the route's device cannot checksum (EIO), the route

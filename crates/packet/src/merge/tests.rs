@@ -1,11 +1,10 @@
 use proptest::prelude::*;
+use wireloom_testkit::sample::{ACK, FIN, PSH, Sample, assert_valid, bytes};
 
 use super::*;
 use crate::checksum::Sum;
 use crate::ip::{IpPacket, put_word};
-use crate::samples::{
-    ACK, ALL, FIN, PSH, Sample, assert_valid, bytes, merge, run_lengths, split, superpacket,
-};
+use crate::samples::{ALL, merge, run_lengths, split, superpacket};
 
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;

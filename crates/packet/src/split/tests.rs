@@ -1,8 +1,9 @@
 use proptest::prelude::*;
+use wireloom_testkit::sample::{ACK, FIN, PSH, Sample, assert_valid, bytes};
 
 use super::*;
 use crate::ip::IpError;
-use crate::samples::{ACK, FIN, PSH, Sample, assert_valid, bytes, split, superpacket};
+use crate::samples::{split, superpacket};
 use crate::vnet::VnetHeader;
 
 const CWR: u8 = 0x80;

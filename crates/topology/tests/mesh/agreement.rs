@@ -39,7 +39,9 @@ impl World {
     /// Whether any gateway of another segment lets the address come from the node's home.
     fn is_carried(&self, name: &NodeName, address: IpAddr) -> bool {
         let home = TunnelPeerName::Node(self.nodes[name].facts.home.clone());
-        let peers = self.nodes.values().flat_map(|machine| &machine.plan.tunnel_peers);
+        let segment = &self.nodes[name].segment;
+        let elsewhere = self.nodes.values().filter(|machine| machine.segment != *segment);
+        let peers = elsewhere.flat_map(|machine| &machine.plan.tunnel_peers);
         peers.filter(|peer| peer.name == home).any(|p| p.allowed_ips.contains(&Cidr::host(address)))
     }
 
@@ -51,7 +53,10 @@ impl World {
 
     /// Whether a node gets packets of a family to and from this gateway of its segment.
     fn hops(&self, name: &NodeName, gateway: &NodeName, family: Family) -> bool {
-        name == gateway || [name, gateway].into_iter().all(|one| self.nodes[one].speaks(family))
+        let both =
+            |family: Family| [name, gateway].into_iter().all(|one| self.nodes[one].speaks(family));
+        let encrypted = self.encapsulation.encrypts() && Family::BOTH.into_iter().any(both);
+        name == gateway || both(family) || encrypted
     }
 
     /// Whether the two nodes should reach each other at these addresses.
@@ -257,7 +262,14 @@ proptest! {
     fn no_two_tunnel_peers_share_an_allowed_ip(snapshot in mesh(Kind::Messy, 14)) {
         for plan in plans(&snapshot) {
             prop_assert!(unique_allowed_ips(&plan), "{}", plan.node);
-            prop_assert!(plan.gateway || plan.tunnel_peers.is_empty());
+            let near = |name: &TunnelPeerName| {
+                plan.nodes.iter().any(|node| {
+                    *name == TunnelPeerName::Node(node.node.clone()) && node.segment == plan.segment
+                })
+            };
+            let inner = plan.tunnel_peers.iter().filter(|peer| near(&peer.name)).count();
+            prop_assert!(inner == 0 || snapshot.mesh.encapsulation.encrypts());
+            prop_assert!(plan.gateway || plan.tunnel_peers.len() == inner);
             let addresses = plan.nodes.iter().flat_map(|node| &node.overlay_addresses);
             let all: Vec<&IpAddr> = addresses.collect();
             prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
@@ -288,7 +300,11 @@ proptest! {
         let endpoints: Vec<IpAddr> =
             endpoints.chain(graph.peers.iter().filter_map(|p| p.endpoint.as_ref()?.address())).collect();
         for plan in plans(&snapshot) {
+            // Only what comes from addresses of the mesh goes to internal addresses by a tunnel; tunnels do not.
+            let hosts = plan.wraps.values().flat_map(|wrap| wrap.hosts.keys());
+            let hosts: BTreeSet<Cidr> = hosts.map(|address| Cidr::host(*address)).collect();
             let allowed = plan.tunnel_peers.iter().flat_map(|peer| &peer.allowed_ips);
+            let allowed = allowed.filter(|prefix| !hosts.contains(prefix));
             for prefix in plan.routes.keys().chain(allowed) {
                 let hit = endpoints.iter().find(|endpoint| prefix.contains(**endpoint));
                 prop_assert_eq!(hit, None, "{} on {}", prefix, plan.node);
@@ -313,9 +329,12 @@ fn the_walker_follows_many_packets() {
 #[test]
 fn the_walker_follows_as_many_that_are_wrapped_and_sees_what_is_missing() {
     let mut snapshot = crate::golden::demo();
-    for (when, by) in EncapsulateWhen::ALL.into_iter().zip([EncapsulateBy::Vxlan; 3]) {
-        snapshot.mesh.encapsulation = Encapsulation { when, by };
-        assert_eq!(World::of(&snapshot).check_nodes().unwrap(), 6 * 5 * 2 * 3 * 3, "{when}");
+    for by in [EncapsulateBy::WireGuard, EncapsulateBy::Ipip, EncapsulateBy::Vxlan] {
+        for when in EncapsulateWhen::ALL {
+            snapshot.mesh.encapsulation = Encapsulation { when, by };
+            let followed = World::of(&snapshot).check_nodes().unwrap();
+            assert_eq!(followed, 6 * 5 * 2 * 3 * 3, "{when} by {by}");
+        }
     }
     let broken = |name: &str, breaks: fn(&mut KernelState)| {
         let mut world = World::of(&snapshot);

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use wireloom_model::{
-    Cidr, Endpoint, GatewayCount, Node, NodeName, Problem, ProblemKind, Snapshot,
+    Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Endpoint, GatewayCount, Node, NodeName,
+    Problem, ProblemKind, Snapshot,
 };
 use wireloom_topology::{Plan, PlanError, Segment, Topology, TunnelPeerName, peer_view, plan};
 
@@ -240,4 +241,42 @@ fn a_network_behind_a_member_enters_by_its_home_and_is_carried_on_by_it() {
     assert!(plan_of(&snapshot, "waw-1").publishes.owns.contains(&network));
     assert_eq!(plan_of(&snapshot, "lon-1").routes[&network].gateway, None);
     assert!(!plan_of(&snapshot, "waw-2").routes.contains_key(&network));
+}
+
+#[test]
+fn nodes_of_a_location_are_wireguard_peers_if_that_is_what_wraps() {
+    let mut snapshot = demo();
+    snapshot.mesh.encapsulation =
+        Encapsulation { when: EncapsulateWhen::Always, by: EncapsulateBy::WireGuard };
+    // Its pods need no internal address of their family.
+    node(&mut snapshot, "waw-2").internal_addresses.truncate(1);
+    assert_eq!(problems(&snapshot, ProblemKind::NoNextHop), []);
+
+    let plan = plan_of(&snapshot, "waw-2");
+    let [home] = &plan.tunnel_peers[..] else { panic!("{:?}", plan.tunnel_peers) };
+    assert_eq!(home.name, TunnelPeerName::Node(name("waw-1")));
+    // It has a public endpoint as well, which is not for its neighbours.
+    assert_eq!(home.endpoint, Some("10.20.0.1:51820".parse().unwrap()));
+    for prefix in ["10.4.0.0/16", "10.42.3.0/24", "10.42.1.0/24", "10.5.0.1/32", "10.20.0.1/32"] {
+        assert!(home.allowed_ips.contains(&prefix.parse().unwrap()), "{prefix}");
+    }
+    assert!(!plan.gateway && plan.clamp_mss);
+
+    let gateway = plan_of(&snapshot, "waw-1");
+    let member = TunnelPeerName::Node(name("waw-2"));
+    let member = gateway.tunnel_peers.iter().find(|peer| peer.name == member).unwrap();
+    assert!(member.allowed_ips.contains(&"fd42:0:0:4::/64".parse().unwrap()));
+    // Nobody far away tunnels to it, and lon-1 is alone where it is.
+    let others = plan_of(&snapshot, "lon-1").tunnel_peers;
+    assert!(!others.iter().any(|peer| peer.name == member.name));
+}
+
+#[test]
+fn a_port_of_its_own_is_where_neighbours_dial_a_node() {
+    let mut snapshot = demo();
+    snapshot.mesh.encapsulation =
+        Encapsulation { when: EncapsulateWhen::Always, by: EncapsulateBy::WireGuard };
+    node(&mut snapshot, "waw-1").endpoint = Some("203.0.113.2:7777".parse().unwrap());
+    let plan = plan_of(&snapshot, "waw-2");
+    assert_eq!(plan.tunnel_peers[0].endpoint, Some("10.20.0.1:7777".parse().unwrap()));
 }

@@ -14,7 +14,7 @@ use wireloom_topology::{Graph, Plan, Segment, Topology, TunnelPeer, TunnelPeerNa
 
 /// A mesh whose every node does as its plan says.
 pub(crate) struct World {
-    encapsulation: Encapsulation,
+    pub(crate) encapsulation: Encapsulation,
     pub(crate) nodes: BTreeMap<NodeName, Machine>,
     pub(crate) peers: BTreeMap<PeerName, Laptop>,
 }
@@ -159,7 +159,9 @@ impl World {
                     Step::Tunnel => {
                         by_tunnel = true;
                         let plan = &self.nodes[name].plan;
-                        self.cross(&at, plan.key, &plan.tunnel_peers, packet)?
+                        let next = self.cross(&at, plan.key, &plan.tunnel_peers, packet)?;
+                        self.expect_inner_tunnel(name, &next, packet)?;
+                        next
                     }
                 },
             };
@@ -245,6 +247,33 @@ impl World {
         match back.is_some_and(|wrap| wrap.ends.contains_key(&local)) {
             true => Ok(next),
             false => Err(lost(&format!("{next} does not wrap what it answers"))),
+        }
+    }
+
+    /// Checks that a tunnel to another node of the segment is one that the mesh asks for, and that what it sends goes to
+    /// that node without any tunnel.
+    fn expect_inner_tunnel(
+        &self,
+        name: &NodeName,
+        next: &Place,
+        packet: Packet,
+    ) -> Result<(), String> {
+        let (Place::Node(next), machine) = (next, &self.nodes[name]) else { return Ok(()) };
+        if self.nodes[next].segment != machine.segment {
+            return Ok(());
+        }
+        self.expect_wrapping(name, next, Family::of(packet.to), true)?;
+        let is_next = |peer: &&TunnelPeer| peer.name == TunnelPeerName::Node(next.clone());
+        let peer = machine.plan.tunnel_peers.iter().find(is_next);
+        let to = peer.and_then(|peer| peer.endpoint.as_ref()?.address());
+        let to =
+            to.ok_or_else(|| format!("{name} can't dial {next} inside {}", machine.segment))?;
+        let internal = machine.facts.internal_addresses.iter().map(|a| a.address());
+        let mut internal = internal.filter(|from| Family::of(*from) == Family::of(to));
+        let from = internal.next().ok_or_else(|| format!("{name} can't send to {to}"))?;
+        match self.step(name, Packet { from, to }, false)? {
+            Step::Neighbour(address) if self.neighbour(name, address)? == *next => Ok(()),
+            step => Err(format!("{name} sends what is in the tunnel to {to} by {step:?}")),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Runs of data messages of one peer: its lock is taken before and after, and not held while they are sealed or opened.
 
+use std::net::IpAddr;
+
 use wireloom_packet::{Outbox, Path, Received, ecn};
 
 use super::looped::Beginnings;
@@ -32,6 +34,8 @@ pub(crate) struct Opening<'a> {
     slot: Slot,
     receiver: Receiver<'a>,
     heard: Heard,
+    /// The source looked up last, and whether it is the peer's: packets of one flow follow each other.
+    source: Option<(IpAddr, bool)>,
 }
 
 /// What a run of messages says of the peer.
@@ -88,7 +92,7 @@ impl<'a> Arrival<'a> {
     /// Begins to open messages. Ends before the run [does](Self::end).
     pub(crate) fn open(&self) -> Opening<'_> {
         let slot = self.peer.slot;
-        Opening { slot, receiver: self.session.receiver(), heard: Heard::default() }
+        Opening { slot, receiver: self.session.receiver(), heard: Heard::default(), source: None }
     }
 
     /// Tells the peer what the messages say of it.
@@ -126,13 +130,22 @@ impl Opening<'_> {
         let let_in = match opened {
             Ok(Opened { packet: Some((length, source)), .. }) => {
                 self.heard.traffic.data = true;
-                sinks.let_in(length, routes.lookup(source) == Some(self.slot), from)
+                let is_right = self.is_right(source, routes);
+                sinks.let_in(length, is_right, from)
             }
             Ok(_) => Ok(()),
             Err(refused) => Err(refused.reason),
         };
         if let Err(reason) = let_in {
             sinks.drops.add(reason);
+        }
+    }
+
+    /// Whether packets may come from this source.
+    fn is_right(&mut self, source: IpAddr, routes: &Routes) -> bool {
+        match self.source {
+            Some((last, is_right)) if last == source => is_right,
+            _ => self.source.insert((source, routes.lookup(source) == Some(self.slot))).1,
         }
     }
 

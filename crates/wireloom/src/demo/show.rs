@@ -106,7 +106,8 @@ fn require_programs() -> anyhow::Result<()> {
 /// Refuses what this kernel can't wrap, before anything is built.
 fn require_encapsulation(Encapsulation { when, by }: Encapsulation) -> anyhow::Result<()> {
     let feature = match (when, by) {
-        (EncapsulateWhen::Never, _) => return Ok(()),
+        // WireGuard is our own.
+        (EncapsulateWhen::Never, _) | (_, EncapsulateBy::WireGuard) => return Ok(()),
         (_, EncapsulateBy::Ipip) => Feature::Ipip,
         (_, EncapsulateBy::Vxlan) => Feature::Vxlan,
     };

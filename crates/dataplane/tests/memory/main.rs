@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails, fails its test")]
 
+mod offloads;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wireloom_dataplane::{Config, Counter, Dataplane, Ended, Offloads};
+use wireloom_io::UnfinishedPackets;
 use wireloom_io::memory::{self, MemoryHost, MemoryNetwork};
+use wireloom_io::udp::UdpOffloads;
 use wireloom_model::{PrivateKey, PublicKey};
 use wireloom_packet::checksum::Sum;
 use wireloom_packet::{GsoKind, VnetHeader};
@@ -25,13 +29,27 @@ struct End {
 
 impl End {
     fn new(network: &MemoryNetwork, number: u8) -> Self {
+        let udp = UdpOffloads { gso: true, gro: true };
+        let tun = UnfinishedPackets { checksum: true, tcp: true, udp: true };
+        Self::with_kernel(network, number, tun, udp, Offloads::ALL)
+    }
+
+    /// An end whose kernel has these offloads at most, of which these are wanted.
+    fn with_kernel(
+        network: &MemoryNetwork,
+        number: u8,
+        reads: UnfinishedPackets,
+        udp: UdpOffloads,
+        offloads: Offloads,
+    ) -> Self {
         let (tun, host) = memory::tun().unwrap();
-        let udp = network.host(IpAddr::from([192, 0, 2, number]));
+        host.offer(reads);
+        let udp = network.host(IpAddr::from([192, 0, 2, number])).with_offloads(udp);
         let config = Config {
             seed: [number; 32],
             listen_port: 51820,
             fwmark: 0,
-            offloads: Offloads::ALL,
+            offloads,
             engine: EngineKind::default(),
         };
         let dataplane = Dataplane::start(Arc::new(tun), udp, config).unwrap();
@@ -45,14 +63,22 @@ impl End {
     fn add_peer(&self, other: &Self) {
         let mut peer = SetPeer::new(other.key);
         peer.endpoint = Some(([192, 0, 2, other.number], 51820).into());
-        peer.allowed_ips.insert(format!("10.0.0.{}/32", other.number).parse().unwrap());
+        let nets = [
+            format!("10.0.0.{}/32", other.number),
+            format!("10.{}.0.0/16", other.number),
+            format!("fd0{}::/64", other.number),
+        ];
+        peer.allowed_ips = nets.iter().map(|net| net.parse().unwrap()).collect();
         self.dataplane.set(&SetDevice { peers: vec![peer], ..SetDevice::default() }).unwrap();
     }
 }
 
 fn two_ends() -> (End, End) {
     let network = MemoryNetwork::default();
-    let (a, b) = (End::new(&network, 1), End::new(&network, 2));
+    joined(End::new(&network, 1), End::new(&network, 2))
+}
+
+fn joined(a: End, b: End) -> (End, End) {
     a.add_peer(&b);
     b.add_peer(&a);
     (a, b)
