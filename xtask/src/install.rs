@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::shell;
+use crate::shell::cargo;
+use crate::{kernel, shell};
 
 /// What a program is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Bench,
+    Count,
     Demo,
     Test,
 }
@@ -25,19 +28,24 @@ struct Need {
     purposes: &'static [Purpose],
 }
 
-use Purpose::{Bench, Demo, Test};
+use Purpose::{Bench, Count, Demo, Test};
 
 /// Everything that we call and did not build.
 const NEEDS: &[Need] = &[
+    need("busybox", "busybox-static", "is all there is in a virtual machine", &[Test]),
+    need("depmod", "kmod", "finds out which module needs which", &[Test]),
     need("ip", "iproute2", "builds the networks and shows what is in them", &[Demo, Test, Bench]),
     need("iperf3", "iperf3", "measures throughput", &[Demo, Test, Bench]),
     need("iptables-nft", "iptables", "makes the chains that Kilo leaves", &[Test]),
     need("nft", "nftables", "makes the NAT router", &[Demo, Test]),
     need("nsenter", "util-linux", "enters a host of a network", &[Demo, Test]),
     need("ping", "iputils-ping", "proves that a pair is reachable", &[Demo, Test, Bench]),
+    need("qemu-system-x86_64", "qemu-system-x86", "runs the tests' virtual machine", &[Test]),
     need("setpriv", "util-linux", "ends programs together with their host", &[Demo, Test, Bench]),
     need("ss", "iproute2", "shows who has a port", &[Test]),
     need("sysctl", "procps", "shows the settings of the kernel", &[Test]),
+    need("tc", "iproute2", "delays and loses packets", &[Test]),
+    need("valgrind", "valgrind", "counts instructions", &[Test, Count]),
     need("wg", "wireguard-tools", "drives a tunnel over its UAPI socket", &[Test, Bench]),
     need("wg-quick", "wireguard-tools", "brings a tunnel up from its configuration", &[Test]),
     need("wireguard-go", "wireguard-go", "is the other end of the interop tests", &[Test]),
@@ -50,6 +58,12 @@ const fn need(
     purposes: &'static [Purpose],
 ) -> Need {
     Need { program, package, why, purposes }
+}
+
+/// Installs and fetches everything that the tests need.
+pub(crate) fn for_tests() -> Result<()> {
+    programs(Test)?;
+    kernel::fetch()
 }
 
 /// Installs the programs that `purpose` needs and that are missing.
@@ -95,7 +109,24 @@ pub(crate) fn packages(missing: &BTreeMap<&str, String>) -> Result<()> {
     apt_get(&args)
 }
 
-fn apt_get(args: &[&str]) -> Result<()> {
+/// Returns the program of a crate, built beside our own artefacts where that version is not there yet.
+pub(crate) fn tool(package: &str, wanted: &str) -> Result<PathBuf> {
+    let directory = shell::target().join("tools");
+    let program = directory.join("bin").join(package);
+    let version = Command::new(&program).arg("--version").output();
+    let present = version
+        .is_ok_and(|done| String::from_utf8_lossy(&done.stdout).trim_end().ends_with(wanted));
+    if !present {
+        println!("building {package} {wanted} into {} (once)", directory.display());
+        // Unoptimised: it has little to do, and builds in a third of the time.
+        let mut install = cargo(["install", package, "--locked", "--debug", "--force"]);
+        shell::run(install.args(["--version", wanted, "--root"]).arg(&directory))?;
+    }
+    Ok(program)
+}
+
+/// Runs apt-get, which asks nobody.
+pub(crate) fn apt_get(args: &[&str]) -> Result<()> {
     shell::run(Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"))
 }
 

@@ -1,13 +1,17 @@
 //! The project's own commands, run as `cargo xtask COMMAND`.
 //!
 //! Owns what needs more than cargo: the [programs](install) that a command wants from the distribution, the order of
-//! the [checks](mod@test), and the builds of the [peers](mod@bench) that we measure ourselves against. Imports no crate
-//! of the workspace, so it builds in seconds and still runs when they do not.
+//! the [checks](mod@test), the [peers] that we measure ourselves against and talk to, the [kernel] of the tests' virtual
+//! machine, and the [instructions] that the hot path may take. Imports no crate of the workspace, so it builds in seconds
+//! and still runs when they do not.
 
 mod bench;
 mod demo;
 mod install;
+mod instructions;
+mod kernel;
 mod leftovers;
+mod peers;
 mod shell;
 mod test;
 
@@ -32,6 +36,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Installs and fetches what the tests need, so that `cargo test` skips none of them.
+    Install,
     /// Runs every check of the project, in the order in which they fail fastest.
     Test {
         /// Leaves out the documentation, the dependencies' licences and the benches, and runs the demo once.
@@ -40,6 +46,12 @@ enum Command {
     },
     /// Measures the tunnel beside wireguard-go and a plain link, interleaved over several rounds.
     BenchTunnel(bench::Options),
+    /// Counts the instructions of the hot path by callgrind and compares them with benches/instructions.toml.
+    Instructions {
+        /// Makes the counts the new baseline.
+        #[arg(long)]
+        accept: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -55,7 +67,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo { args } => demo::run(&args),
+        Command::Install => install::for_tests(),
         Command::Test { quick } => test::run(quick),
         Command::BenchTunnel(options) => bench::run(&options),
+        Command::Instructions { accept } => instructions::run(accept),
     }
 }

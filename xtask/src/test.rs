@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::install::{self, Purpose};
+use crate::install;
+use crate::instructions;
 use crate::leftovers::Snapshot;
 use crate::shell::{self, cargo};
 
@@ -41,6 +42,7 @@ const STEPS: &[Step] = &[
     Step { name: "binary", quick: true, check: binary },
     Step { name: "tests", quick: true, check: tests },
     Step { name: "benches, each once", quick: false, check: benches },
+    Step { name: "instructions", quick: false, check: instructions },
     Step { name: "demo", quick: true, check: demo },
     Step { name: "nothing left behind", quick: true, check: nothing_left },
 ];
@@ -48,7 +50,7 @@ const STEPS: &[Step] = &[
 /// Runs the steps in order and stops at the first that fails, naming it.
 pub(crate) fn run(quick: bool) -> Result<()> {
     let start = Instant::now();
-    install::programs(Purpose::Test)?;
+    install::for_tests()?;
     let mut session =
         Session { quick, before: Snapshot::take(), tests: Tests::default(), notes: Vec::new() };
     let steps: Vec<&Step> = STEPS.iter().filter(|step| step.quick || !quick).collect();
@@ -93,7 +95,7 @@ fn documentation(_: &mut Session) -> Result<()> {
 }
 
 fn dependencies(session: &mut Session) -> Result<()> {
-    let program = cargo_deny()?;
+    let program = install::tool("cargo-deny", CARGO_DENY)?;
     let deny = || {
         let mut command = Command::new(&program);
         command.current_dir(shell::root());
@@ -111,22 +113,6 @@ fn dependencies(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// Returns cargo-deny's path, built beside our own artefacts where the pinned version is not there yet.
-fn cargo_deny() -> Result<std::path::PathBuf> {
-    let directory = shell::target().join("tools");
-    let program = directory.join("bin/cargo-deny");
-    let version = Command::new(&program).arg("--version").output();
-    let present = version
-        .is_ok_and(|done| String::from_utf8_lossy(&done.stdout).trim_end().ends_with(CARGO_DENY));
-    if !present {
-        println!("building cargo-deny {CARGO_DENY} into {} (once)", directory.display());
-        // Unoptimised: it reads one graph in a second, and builds in a third of the time.
-        let mut install = cargo(["install", "cargo-deny", "--locked", "--debug", "--force"]);
-        shell::run(install.args(["--version", CARGO_DENY, "--root"]).arg(&directory))?;
-    }
-    Ok(program)
-}
-
 fn binary(_: &mut Session) -> Result<()> {
     shell::run(&mut cargo(["build", "--locked", "--package", "wireloom"]))
 }
@@ -141,6 +127,11 @@ fn tests(session: &mut Session) -> Result<()> {
 fn benches(session: &mut Session) -> Result<()> {
     let mut bench = cargo(["test", "--locked", "--package", "wireloom-benches", "--benches"]);
     shell::tee(&mut bench, |line| session.tests.add(line))
+}
+
+fn instructions(session: &mut Session) -> Result<()> {
+    session.notes.extend(instructions::check()?);
+    Ok(())
 }
 
 fn demo(session: &mut Session) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The program under test, for tests that live in another package than it.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -22,7 +22,12 @@ pub fn wireloom_binary() -> PathBuf {
             let test = env::current_exe().expect("the path of the running test");
             let directory = profile_directory(&test).expect("a test runs from TARGET/PROFILE/deps");
             let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-            let status = Command::new(cargo)
+            let mut build = Command::new(cargo);
+            // What cargo told this test of its own package is news to build scripts, which would all run again.
+            for (name, _) in env::vars_os().filter(|(name, _)| is_of_a_package(name)) {
+                build.env_remove(name);
+            }
+            let status = build
                 .args(["build", "--quiet", "--package", "wireloom", "--bin", "wireloom"])
                 .args(["--profile", profile(directory)])
                 .arg("--target-dir")
@@ -40,9 +45,20 @@ pub fn wireloom_binary() -> PathBuf {
         .clone()
 }
 
+/// Whether cargo sets a variable for each package.
+fn is_of_a_package(variable: &OsStr) -> bool {
+    let name = variable.as_encoded_bytes();
+    name.starts_with(b"CARGO_PKG_") || name.starts_with(b"CARGO_MANIFEST_")
+}
+
 /// `target/debug` of `target/debug/deps/test-0123`.
 fn profile_directory(test: &Path) -> Option<&Path> {
     test.parent().filter(|deps| deps.ends_with("deps")).and_then(Path::parent)
+}
+
+/// `target` of `target/debug/deps/test-0123`.
+pub(crate) fn target_directory(test: &Path) -> Option<&Path> {
+    profile_directory(test).and_then(Path::parent)
 }
 
 /// The name of the profile that builds into this directory: cargo calls `dev`'s `debug`.
@@ -58,9 +74,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_cargo_says_of_the_tests_package_is_known() {
+        assert!(is_of_a_package(OsStr::new("CARGO_PKG_NAME")));
+        assert!(is_of_a_package(OsStr::new("CARGO_MANIFEST_DIR")));
+        assert!(!is_of_a_package(OsStr::new("CARGO_TARGET_DIR")));
+    }
+
+    #[test]
     fn the_profile_is_told_from_the_tests_path() {
         let directory = profile_directory(Path::new("/w/target/debug/deps/tests-0123"));
         assert_eq!(directory, Some(Path::new("/w/target/debug")));
+        let test = Path::new("/w/target/debug/deps/tests-0123");
+        assert_eq!(target_directory(test), Some(Path::new("/w/target")));
         assert_eq!(profile(Path::new("/w/target/debug")), "dev");
         assert_eq!(profile(Path::new("/w/target/release")), "release");
         assert_eq!(profile_directory(Path::new("/w/elsewhere/tests-0123")), None);

@@ -1,5 +1,5 @@
-//! What tests share: the check for what a test needs, a network of its own, packets, and the search for the binary
-//! under test.
+//! What tests share: the check for what a test needs, a network of its own, a small virtual machine, packets, and the
+//! search for the binary under test.
 //!
 //! Dev only: any crate may have it among its dev-dependencies, so it imports none of ours.
 
@@ -10,13 +10,15 @@ mod need;
 mod network;
 #[expect(clippy::unwrap_used, reason = "a test's helper: its failure is the test's failure")]
 pub mod sample;
+mod vm;
 
 pub use binary::wireloom_binary;
 pub use need::Need;
 pub use network::{in_new_network, ip, until_ok, wait_for_address};
+pub use vm::{Vm, VmOutput};
 
 /// Leaves the test unless this machine has what it needs: `need!(root)`, `need!(program "iperf3")`,
-/// `need!(device "/dev/net/tun")`.
+/// `need!(device "/dev/net/tun")`, `need!(vm)`.
 ///
 /// Prints that the test was skipped and why. Where the environment says `CI=true` it panics instead, so that a build
 /// never passes by testing nothing. The test must return `()`.
@@ -30,6 +32,9 @@ macro_rules! need {
     };
     (device $path:expr) => {
         $crate::need!(@ $crate::Need::Device($path))
+    };
+    (vm) => {
+        $crate::need!(@ $crate::Need::Vm)
     };
     (@ $need:expr) => {{
         fn here() {}

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fmt, fs};
 
 /// Something that a test needs of its machine; see [`need!`](crate::need).
@@ -15,6 +15,8 @@ pub enum Need<'a> {
     /// The rights to make namespaces and links: `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`, which root has unless a container
     /// took them away.
     Root,
+    /// What a [`Vm`](crate::Vm) is made of: qemu, busybox, and a kernel.
+    Vm,
 }
 
 impl Need<'_> {
@@ -36,9 +38,9 @@ impl Need<'_> {
     fn is_met(self) -> bool {
         match self {
             Self::Device(path) => OpenOptions::new().read(true).write(true).open(path).is_ok(),
-            Self::Program(name) => env::var_os("PATH")
-                .is_some_and(|path| env::split_paths(&path).any(|dir| is_program(&dir.join(name)))),
+            Self::Program(name) => find_program(name).is_some(),
             Self::Root => fs::read_to_string("/proc/self/status").is_ok_and(|s| may_administer(&s)),
+            Self::Vm => crate::vm::is_possible(),
         }
     }
 }
@@ -49,8 +51,16 @@ impl fmt::Display for Need<'_> {
             Self::Device(path) => write!(f, "the device {path}"),
             Self::Program(name) => write!(f, "the program {name}"),
             Self::Root => f.write_str("root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"),
+            Self::Vm => f.write_str("a virtual machine (`cargo xtask install` fetches its parts)"),
         }
     }
+}
+
+/// The file of a program: the first of its name in `PATH`, or what the path names.
+pub(crate) fn find_program(program: impl AsRef<Path>) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Joined to an absolute path, a directory is gone.
+    env::split_paths(&path).map(|dir| dir.join(&program)).find(|file| is_program(file))
 }
 
 fn is_program(path: &Path) -> bool {
