@@ -43,6 +43,7 @@ fn mesh(nodes: impl Iterator<Item = u32>) -> KernelState {
             sets: [(NftSet::Mesh, prefixes.into_iter().collect())].into(),
             masquerade: true,
             clamp: [link()].into(),
+            ..Nft::default()
         }),
         ..KernelState::default()
     }

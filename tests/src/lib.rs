@@ -1,7 +1,7 @@
 //! Scenarios that need more than one crate, and the rules of the house.
 //!
 //! Owns nothing but its files under `tests/`, each named after what it proves, and the rig that they share: two hosts
-//! on one wire, tunnel [devices](device) on them, and a [`mesh`] of them. Imports any crate it likes: nobody imports
+//! on one wire, tunnel [devices](device) on them, a [`mesh`] of them, and what is [foreign] there. Imports any crate it likes: nobody imports
 //! this one.
 
 #![expect(
@@ -18,6 +18,7 @@ use wireloom_lab::{Child, Host};
 use wireloom_testkit::wireloom_binary;
 
 pub mod device;
+pub mod foreign;
 pub mod mesh;
 
 /// How long anything may take that is expected to happen soon.

@@ -99,6 +99,20 @@ impl Default for Mesh {
     }
 }
 
+/// The mesh file of a and b in one location, with more lines for the mesh and for b. Their internal addresses have this
+/// IPv4 prefix length; with 32 they are in different subnets, of either family.
+pub fn one_location(mesh: &Mesh, more: &str, length: &str, more_b: &str) -> String {
+    let long = if length == "32" { "128" } else { "64" };
+    let entry = |last: u8, more: &str| {
+        format!(
+            "location = \"one\"\n\
+             internal-addresses = [\"192.0.2.{last}/{length}\", \"2001:db8::{last}/{long}\"]\n{more}"
+        )
+    };
+    let text = mesh.text(&entry(1, "prefixes = [\"10.71.0.0/24\"]"), &entry(2, more_b));
+    text.replacen("[mesh]\n", &format!("[mesh]\n{more}\n"), 1)
+}
+
 /// What a host's agent says of itself.
 pub fn status(host: &Host) -> Value {
     serde_json::from_str(&ok(host, "wireloom status -o json")).unwrap()

@@ -7,6 +7,7 @@ use std::fs;
 use serde_json::Value;
 use wireloom_lab::Host;
 use wireloom_testkit::need;
+use wireloom_tests::foreign::{make_foreign, nft};
 use wireloom_tests::mesh::Mesh;
 use wireloom_tests::{NetworkState, Pair, eventually, ok, run};
 
@@ -16,44 +17,6 @@ macro_rules! need_all {
         need!(device "/dev/net/tun");
         need!(program "nft");
     };
-}
-
-/// What an admin has on the host, which looks like ours or Kilo's as much as it can.
-fn make_foreign(host: &Host) {
-    for line in [
-        "ip link add ours0 type bridge",
-        "ip link add kilo1 type bridge",
-        "ip link set ours0 up",
-        "ip address add 172.31.0.1/24 dev ours0",
-        "ip route add 198.51.100.0/24 via 192.0.2.2 proto static",
-        "ip route add 198.51.101.0/24 via 192.0.2.2 table 99 proto 200",
-        "ip route add 198.51.102.0/24 via 192.0.2.2 table 1107 proto 200",
-        "ip -6 route add 2001:db8:1::/48 via 2001:db8::2 proto static",
-        "ip rule add from 198.51.100.9 table 99",
-        "ip -6 rule add from 2001:db8:1::9 table 99",
-    ] {
-        ok(host, line);
-    }
-    nft(
-        host,
-        "table inet wireloom-of-somebody-else {
-             chain c { type filter hook input priority 0; }
-         }
-         table ip filter {
-             chain INPUT { type filter hook input priority 0; ip protocol 4 drop; }
-         }
-         table ip nat {
-             chain POSTROUTING {
-                 type nat hook postrouting priority srcnat;
-                 ip saddr 10.1.0.0/16 masquerade;
-             }
-         }",
-    );
-}
-
-fn nft(host: &Host, script: &str) {
-    host.write("/run/script.nft", script).unwrap();
-    ok(host, "nft -f /run/script.nft");
 }
 
 /// Everything on the host, once the kernel is done with what it does by itself.

@@ -7,23 +7,11 @@ use std::collections::BTreeSet;
 
 use wireloom_lab::{Child, Host};
 use wireloom_testkit::{need, wireloom_binary};
-use wireloom_tests::mesh::Mesh;
+use wireloom_tests::mesh::{Mesh, one_location};
 use wireloom_tests::{NetworkState, SOON, eventually, run};
 
 /// What a killed process can't put back: whether the host forwarded before, and what follows from that.
 const FORGOTTEN: [&str; 3] = ["forward", "anycast", "accept_redirects"];
-
-/// One location, in which everything that can be wrapped is, with more lines for the entry of b.
-fn text(mesh: &Mesh, more_b: &str) -> String {
-    let entry = |last: u8, more: &str| {
-        format!(
-            "location = \"one\"\n\
-             internal-addresses = [\"192.0.2.{last}/24\", \"2001:db8::{last}/64\"]\n{more}"
-        )
-    };
-    let text = mesh.text(&entry(1, "prefixes = [\"10.71.0.0/24\"]"), &entry(2, more_b));
-    text.replacen("[mesh]\n", "[mesh]\nencapsulation = \"always\"\nmasquerade = true\n", 1)
-}
 
 /// All that is ours on a host, with a name or a mark.
 fn ours(host: &Host) -> String {
@@ -62,9 +50,13 @@ fn killed_after_any_step_it_leaves_nothing_that_the_next_one_keeps() {
     need!(program "nft");
     let mesh = Mesh::new();
     let host = &mesh.pair.a;
-    let with = text(&mesh, "prefixes = [\"10.72.0.0/24\", \"fd72::/64\"]");
-    let changed = text(&mesh, "prefixes = [\"10.73.0.0/24\"]");
-    let without = text(&mesh, "");
+    // Everything that can be wrapped is.
+    let text = |more_b: &str| {
+        one_location(&mesh, "encapsulation = \"always\"\nmasquerade = true", "24", more_b)
+    };
+    let with = text("prefixes = [\"10.72.0.0/24\", \"fd72::/64\"]");
+    let changed = text("prefixes = [\"10.73.0.0/24\"]");
+    let without = text("");
     let before = NetworkState::of(host).without(&FORGOTTEN);
 
     mesh.write(&without);

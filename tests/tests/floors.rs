@@ -36,6 +36,7 @@ const NEVER_REACHES: &[(&str, &[&str], &str)] = &[
     ("wireloom-io", &["kube*", "tokio*"], "the hot path runs on threads that block"),
     ("wireloom-kernel", &["kube*"], "a host without Kubernetes is a host all the same"),
     ("wireloom-file", &["kube*"], "a host without Kubernetes is a host all the same"),
+    ("wireloom-cni", &["kube*", "tokio*"], "a runtime starts it for every pod and waits"),
     (
         "wireloom-dataplane",
         &["kube*", "netlink-*", "rtnetlink", "tokio*"],

@@ -32,6 +32,7 @@ use Purpose::{Bench, Count, Demo, Test};
 
 /// Everything that we call and did not build.
 const NEEDS: &[Need] = &[
+    need("bridge", "iproute2", "shows where frames are sent", &[Test]),
     need("busybox", "busybox-static", "is all there is in a virtual machine", &[Test]),
     need("depmod", "kmod", "finds out which module needs which", &[Test]),
     need("ip", "iproute2", "builds the networks and shows what is in them", &[Demo, Test, Bench]),

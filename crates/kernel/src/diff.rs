@@ -156,7 +156,8 @@ impl FarEnds {
 /// The change of a desired table: of its sets where that is enough.
 fn nft_change(desired: &Nft, observed: Option<&Nft>) -> Option<Change> {
     let Some(observed) = observed.filter(|observed| {
-        (observed.masquerade, &observed.clamp) == (desired.masquerade, &desired.clamp)
+        let rules = |nft: &Nft| (nft.masquerade, nft.clamp.clone(), nft.guard.clone());
+        rules(observed) == rules(desired)
     }) else {
         return Some(Change::SetNft(desired.clone()));
     };

@@ -12,15 +12,16 @@
 //! [`Host::remove`].
 //!
 //! Beside that: [what the host has](HostLink) of its own, [what its kernel lacks](Feature), [who holds a
-//! port](port_owner), and [forwarding](Forwarding).
+//! port](port_owner), [forwarding](Forwarding), and the [kernel's own WireGuard](WireguardDevice).
 //!
-//! Floor 2: imports floor 0 only, knows nothing of the mesh, and never reaches a registry.
+//! Floor 2: imports floors 0 and 1 only, knows nothing of the mesh, and never reaches a registry.
 
 mod apply;
 mod cached;
 mod change;
 mod diff;
 mod error;
+mod exchange;
 mod feature;
 mod host;
 mod links;
@@ -32,6 +33,7 @@ mod port;
 mod step;
 mod sysctl;
 mod watch;
+mod wireguard;
 
 pub use apply::ApplyReport;
 pub use cached::Cached;
@@ -46,3 +48,4 @@ pub use others::{OthersRoute, Removal, RemovalError};
 pub use port::{PortOwner, port_owner};
 pub use sysctl::{Forwarding, SysctlError, is_forwarding};
 pub use watch::{Event, Watch};
+pub use wireguard::{WireguardDevice, WireguardError};

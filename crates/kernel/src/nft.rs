@@ -16,6 +16,7 @@ use wireloom_model::kernel::{NFT_TABLE, Nft};
 
 use crate::change::Change;
 use crate::error::{HostError, Refusal};
+use crate::exchange;
 use crate::netlink::{List, acknowledgement, answer, whole_list};
 
 mod kinds;
@@ -197,7 +198,8 @@ impl Connection {
     }
 
     fn transact(&mut self, commands: Vec<Command>) -> Result<Result<(), Refusal>, HostError> {
-        let replies = self.exchange(&wire::transaction(commands, self.sequence))?;
+        let replies: Vec<Message> =
+            exchange::exchange(&self.socket, &wire::transaction(commands, self.sequence))?;
         if replies.is_empty() {
             return Err(HostError::Closed);
         }
@@ -208,36 +210,8 @@ impl Connection {
     fn send(&mut self, request: NftMessage, flags: u16) -> Result<Vec<Message>, HostError> {
         let mut bytes = Vec::new();
         wire::append(&mut bytes, request, flags, self.sequence);
-        self.exchange(&bytes)
+        exchange::exchange(&self.socket, &bytes)
     }
-
-    /// Sends and reads all replies. The kernel works and replies while a message is sent, and tells the next part of a
-    /// list when one is read, so what is not there then never comes.
-    fn exchange(&mut self, bytes: &[u8]) -> Result<Vec<Message>, HostError> {
-        self.socket.send(bytes, 0).map_err(HostError::Socket)?;
-        let mut replies = Vec::new();
-        loop {
-            // The kernel tells a list in parts as large as the largest buffer so far, and goes through a set from its
-            // beginning for each.
-            let mut datagram = Vec::with_capacity(PART);
-            match self.socket.recv(&mut datagram, 0) {
-                Ok(_) => replies.extend(messages(&datagram)),
-                Err(error) if is(&error, Errno::AGAIN) => return Ok(replies),
-                Err(error) => return Err(HostError::Socket(error)),
-            }
-        }
-    }
-}
-
-/// The messages of a datagram, up to one that is cut short.
-fn messages(mut datagram: &[u8]) -> Vec<Message> {
-    let mut messages = Vec::new();
-    while let Ok(message) = Message::deserialize(datagram) {
-        let length = message.header.length as usize;
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
-        messages.push(message);
-    }
-    messages
 }
 
 /// Whether a message, of a list or of news, is about our table or something in it.
@@ -261,12 +235,7 @@ const fn next_generation(generation: u32) -> u32 {
 }
 
 fn socket() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.set_non_blocking(true)?;
-    // Services of newer kernels that nothing here depends on: explanations with errors, errors without the request.
-    let _ = socket.set_ext_ack(true);
-    let _ = socket.set_cap_ack(true);
+    let socket = exchange::socket(NETLINK_NETFILTER)?;
     // A transaction is one datagram. Beyond the system's limit if we may (CAP_NET_ADMIN), which a write needs anyway.
     let _ = sockopt::set_socket_send_buffer_size_force(&socket, BUFFER);
     let _ = sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER);
@@ -281,9 +250,6 @@ const WHAT: &str = "nftables table";
 
 /// How often the table is read while others change the rule set.
 const ATTEMPTS: u32 = 10;
-
-/// Bytes, of which the kernel fills 32 KiB at most (`netlink_recvmsg`, `net/netlink/af_netlink.c`).
-const PART: usize = 64 << 10;
 
 /// Bytes, which hold a transaction of some hundred thousand prefixes.
 const BUFFER: usize = 16 << 20;

@@ -19,6 +19,7 @@ fn wanted() -> KernelState {
             sets: [(NftSet::Mesh, prefixes(&["10.4.0.0/16", "fd04::/16"]))].into(),
             masquerade: true,
             clamp: [wl0()].into(),
+            ..Nft::default()
         }),
         ..mesh()
     }

@@ -9,13 +9,15 @@ mod support;
 
 use support::*;
 use wireloom_kernel::{Change, Event, Host, diff};
-use wireloom_model::kernel::{KernelState, Nft, NftSet};
+use wireloom_model::Family;
+use wireloom_model::kernel::{KernelState, Nft, NftSet, Outer};
 use wireloom_testkit::need;
 
 /// A table with everything in it.
 fn full() -> Nft {
     Nft {
         sets: [
+            (NftSet::Location, prefixes(&["192.0.2.2/32", "2001:db8::2/128"])),
             (NftSet::Mesh, prefixes(&["10.4.0.0/16", "10.42.0.0/16", "10.42.7.0/24", "fd00::/8"])),
             (NftSet::Peers, prefixes(&["10.5.0.1/32", "fd05::1/128"])),
             (NftSet::Pods, prefixes(&["10.42.7.0/24", "fd42:7::/64"])),
@@ -25,6 +27,12 @@ fn full() -> Nft {
         .into(),
         masquerade: true,
         clamp: [wl0()].into(),
+        guard: [
+            Outer::Ipip([192, 0, 2, 1].into()),
+            Outer::Vxlan(Family::V4, 4789),
+            Outer::Vxlan(Family::V6, 4789),
+        ]
+        .into(),
     }
 }
 
@@ -125,6 +133,7 @@ fn what_others_do_to_the_table_is_seen_and_repaired() {
             "add element inet wireloom mesh4 { 172.16.0.0/12 }",
             "add element inet wireloom mesh4 { 172.16.0.1-172.16.0.2 }",
             "delete element inet wireloom mesh4 { 10.4.0.0/16 }",
+            "flush chain inet wireloom input",
             "flush set inet wireloom pods6",
             "delete table inet wireloom",
             "flush ruleset",

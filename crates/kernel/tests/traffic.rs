@@ -83,6 +83,7 @@ fn table() -> KernelState {
         .into(),
         masquerade: true,
         clamp: ["eth0".parse().unwrap()].into(),
+        ..Nft::default()
     };
     KernelState { nft: Some(nft), ..KernelState::default() }
 }

@@ -13,7 +13,7 @@ mod nft;
 mod rule;
 
 pub use link::{Link, LinkKind, LinkSetting, MacAddress};
-pub use nft::{Nft, NftSet};
+pub use nft::{Nft, NftSet, Outer};
 pub use rule::{Mark, Rule};
 
 /// The name of the nftables table that is ours.

@@ -36,6 +36,8 @@ pub struct Wrap {
     /// Internal addresses of the others, each with the end that it lies behind. What comes out of the tunnel device or
     /// [from](Self::from) an address of the mesh to one of them is wrapped too; between internal addresses nothing is.
     pub hosts: BTreeMap<IpAddr, IpAddr>,
+    /// The internal addresses of the others of its segment: outer packets come from nobody else.
+    pub sources: BTreeSet<IpAddr>,
     /// The node's own addresses in the mesh and its pods.
     pub from: BTreeSet<Cidr>,
 }
@@ -47,6 +49,8 @@ impl Topology<'_> {
         let wraps = Family::BOTH.into_iter().filter_map(|family| {
             let own = self.overlay[me].into_iter().flatten().map(Cidr::host);
             let from = own.chain(member.pods.iter().copied()).filter(|p| p.family() == family);
+            let segment = &self.areas[member.segment].members;
+            let others = segment.iter().filter(|at| **at != me).map(|&at| &self.members[at]);
             let mut wrap = Wrap {
                 by: self.mesh.encapsulation.by,
                 link: None,
@@ -54,9 +58,10 @@ impl Topology<'_> {
                 mac: mac(&member.node.name),
                 ends: BTreeMap::new(),
                 hosts: BTreeMap::new(),
+                sources: others.flat_map(|other| other.hosts(family)).collect(),
                 from: from.collect(),
             };
-            for &at in &self.areas[member.segment].members {
+            for &at in segment {
                 let Some(end) = self.end(me, at, family) else { continue };
                 let other = &self.members[at];
                 wrap.ends.insert(end, mac(&other.node.name));

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use wireloom_model::kernel::{
-    Address, KernelState, Link, LinkKind, LinkSetting, MAIN_TABLE, MacAddress, Mark, Nft, Route,
-    RouteKey, Rule,
+    Address, KernelState, Link, LinkKind, LinkSetting, MAIN_TABLE, MacAddress, Mark, Nft, NftSet,
+    Outer, Route, RouteKey, Rule,
 };
 use wireloom_model::{Cidr, EncapsulateBy, Family, InterfaceName, PublicKey};
 
@@ -144,11 +144,18 @@ impl Plan {
         let own = links.iter().filter(|(family, _)| self.wraps[family].link.is_none());
         let own = own.map(|(_, link)| link);
         let clamp = tunnel.into_iter().chain(own).filter(|_| self.clamp_mss);
-        let nft = Nft {
+        let mut nft = Nft {
             sets: self.masquerade.clone().unwrap_or_default(),
             masquerade: self.masquerade.is_some(),
             clamp: clamp.cloned().collect(),
+            guard: BTreeSet::new(),
         };
+        for (&family, wrap) in &self.wraps {
+            let Some(outer) = wrap.outer(family) else { continue };
+            nft.guard.insert(outer);
+            let sources = wrap.sources.iter().copied().map(Cidr::host);
+            nft.sets.entry(NftSet::Location).or_default().extend(sources);
+        }
         (nft != Nft::default()).then_some(nft)
     }
 
@@ -253,6 +260,15 @@ impl Wrap {
             (EncapsulateBy::Ipip, IpAddr::V4(local)) => LinkKind::Ipip { local },
             // IPIP never has a local address of another family.
             (_, local) => LinkKind::Vxlan { id: VXLAN_ID, port: VXLAN_PORT, local, mac: self.mac },
+        }
+    }
+
+    /// What its link of ours unwraps, which nobody else may send.
+    fn outer(&self, family: Family) -> Option<Outer> {
+        match (self.by, self.local, &self.link) {
+            (EncapsulateBy::Vxlan, _, None) => Some(Outer::Vxlan(family, VXLAN_PORT)),
+            (EncapsulateBy::Ipip, IpAddr::V4(local), None) => Some(Outer::Ipip(local)),
+            _ => None,
         }
     }
 

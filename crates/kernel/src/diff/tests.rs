@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
 
 use wireloom_model::InterfaceAddress;
-use wireloom_model::kernel::{Link, LinkSetting, MAIN_TABLE, MacAddress};
+use wireloom_model::kernel::{Link, LinkSetting, MAIN_TABLE, MacAddress, Outer};
 
 use super::*;
 
@@ -59,10 +59,14 @@ fn nft() -> impl Strategy<Value = Nft> {
     });
     let set = proptest::sample::select(&NftSet::ALL[..]);
     let sets = btree_map(set, btree_set(prefix, 0..5), 0..4);
-    (sets, any::<bool>(), btree_set(name(), 0..2)).prop_map(|(sets, masquerade, clamp)| Nft {
+    let outer =
+        prop_oneof![Just(Outer::Ipip([192, 0, 2, 1].into())), Just(Outer::Vxlan(Family::V6, 4789))];
+    let rules = (any::<bool>(), btree_set(name(), 0..2), btree_set(outer, 0..2));
+    (sets, rules).prop_map(|(sets, (masquerade, clamp, guard))| Nft {
         sets,
         masquerade,
         clamp,
+        guard,
     })
 }
 

@@ -59,6 +59,7 @@ pub(super) const NFTA_GEN_ID: u16 = 1;
 
 pub(super) const NF_DROP: u32 = 0;
 pub(super) const NF_ACCEPT: u32 = 1;
+pub(super) const NF_INET_LOCAL_IN: u32 = 1;
 pub(super) const NF_INET_FORWARD: u32 = 2;
 pub(super) const NF_INET_POST_ROUTING: u32 = 4;
 pub(super) const NF_IP_PRI_MANGLE: i32 = -150;

@@ -10,7 +10,7 @@ use wireloom_model::{Cidr, Family};
 
 use super::kinds::*;
 use super::render::{chains, key_type, set_name};
-use super::rule::{CLAMP_OUT_OF, MASQUERADE};
+use super::rule::{CLAMP_OUT_OF, MASQUERADE, dropped};
 use super::wire::{NftMessage, attributes, number, text};
 
 /// A chain that drops what a host passes on and none of its rules takes (`policy drop`, nft(8)). No other table can
@@ -81,6 +81,7 @@ impl Told {
             if let Some(link) = comment.strip_prefix(CLAMP_OUT_OF) {
                 nft.clamp.insert(link.parse().ok()?);
             }
+            nft.guard.extend(dropped(comment));
         }
         let expected = chains(&nft);
         let has_our_chains = expected.len() == self.chains.len()

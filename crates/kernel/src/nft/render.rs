@@ -8,7 +8,10 @@ use wireloom_model::kernel::{NFT_TABLE, Nft, NftSet};
 use wireloom_model::{Cidr, Family};
 
 use super::kinds::*;
-use super::rule::{Rule, clamp_into, clamp_out_of, keep_source, masquerade_from, masquerade_to};
+use super::rule::{
+    Rule, clamp_into, clamp_out_of, drop_from_strangers, keep_source, masquerade_from,
+    masquerade_to,
+};
 use super::wire::{Attributes, Command, NftMessage};
 
 /// A chain that the kernel calls by itself.
@@ -51,6 +54,15 @@ pub(super) fn chains(nft: &Nft) -> Vec<Chain> {
             hook: NF_INET_FORWARD,
             priority: NF_IP_PRI_MANGLE,
             rules: both_ways.collect(),
+        });
+    }
+    if !nft.guard.is_empty() {
+        chains.push(Chain {
+            name: "input",
+            kind: "filter",
+            hook: NF_INET_LOCAL_IN,
+            priority: NF_IP_PRI_MANGLE,
+            rules: nft.guard.iter().map(drop_from_strangers).collect(),
         });
     }
     chains

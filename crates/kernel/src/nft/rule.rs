@@ -3,7 +3,7 @@
 //! Each carries a comment that says what it does. By it the rule is known again: how the kernel and the `nft` program
 //! write the same expressions differs from version to version.
 
-use wireloom_model::kernel::NftSet;
+use wireloom_model::kernel::{NftSet, Outer};
 use wireloom_model::{Family, InterfaceName};
 
 use super::kinds::*;
@@ -29,8 +29,9 @@ impl Rule {
     }
 }
 
-/// Of the prefix of every rule that clamps, and of the one that masquerades.
+/// What the comments of rules begin with that say what the table is for.
 pub(super) const CLAMP_OUT_OF: &str = "clamp MSS out of ";
+pub(super) const DROP_FROM_STRANGERS: &str = "drop from others than the location: ";
 pub(super) const MASQUERADE: &str = "masquerade ";
 
 /// Packets to the set keep their source.
@@ -63,6 +64,42 @@ pub(super) fn clamp_into(link: &InterfaceName) -> Rule {
     Rule { comment: format!("clamp MSS into {link}"), expressions: clamp(NFT_META_IIFNAME, link) }
 }
 
+/// Packets with others in them are dropped unless they come from the location.
+pub(super) fn drop_from_strangers(outer: &Outer) -> Rule {
+    let (family, what) = match outer {
+        Outer::Ipip(local) => (Family::V4, format!("IPIP to {local}")),
+        Outer::Vxlan(family, port) => (*family, format!("{family} VXLAN to port {port}")),
+    };
+    let list = is_of(family);
+    let list = match outer {
+        Outer::Ipip(local) => {
+            let list = equals(meta(list, NFT_META_L4PROTO), &[IPPROTO_IPIP]);
+            equals(address(list, family, Field::Destination), &local.octets())
+        }
+        Outer::Vxlan(_, port) => {
+            let list = equals(meta(list, NFT_META_L4PROTO), &[IPPROTO_UDP]);
+            let list = payload(list, NFT_PAYLOAD_TRANSPORT_HEADER, UDP_DESTINATION, 2);
+            equals(list, &port.to_be_bytes())
+        }
+    };
+    let list = address(list, family, Field::Source);
+    let list = look_up(list, NftSet::Location, family, NFT_LOOKUP_F_INV);
+    Rule { comment: format!("{DROP_FROM_STRANGERS}{what}"), expressions: verdict(list, NF_DROP) }
+}
+
+/// What a rule of this comment drops.
+pub(super) fn dropped(comment: &str) -> Option<Outer> {
+    let what = comment.strip_prefix(DROP_FROM_STRANGERS)?;
+    if let Some(local) = what.strip_prefix("IPIP to ") {
+        return local.parse().ok().map(Outer::Ipip);
+    }
+    let vxlan = |family: Family| {
+        let port = what.strip_prefix(&format!("{family} VXLAN to port "))?.parse().ok()?;
+        Some(Outer::Vxlan(family, port))
+    };
+    Family::BOTH.into_iter().find_map(vxlan)
+}
+
 #[derive(Clone, Copy)]
 enum Field {
     Source,
@@ -71,23 +108,45 @@ enum Field {
 
 /// Goes on for packets of the family whose address is in the set.
 fn is_in(set: NftSet, family: Family, field: Field) -> Attributes {
-    let (offset, protocol) = match (family, field) {
-        (Family::V4, Field::Source) => (12, NFPROTO_IPV4),
-        (Family::V4, Field::Destination) => (16, NFPROTO_IPV4),
-        (Family::V6, Field::Source) => (8, NFPROTO_IPV6),
-        (Family::V6, Field::Destination) => (24, NFPROTO_IPV6),
+    look_up(address(is_of(family), family, field), set, family, 0)
+}
+
+/// Goes on for packets of the family.
+fn is_of(family: Family) -> Attributes {
+    let protocol = match family {
+        Family::V4 => NFPROTO_IPV4,
+        Family::V6 => NFPROTO_IPV6,
+    };
+    equals(meta(Attributes::default(), NFT_META_NFPROTO), &[protocol])
+}
+
+/// Takes an address from the header of a packet of the family.
+fn address(list: Attributes, family: Family, field: Field) -> Attributes {
+    let offset = match (family, field) {
+        (Family::V4, Field::Source) => 12,
+        (Family::V4, Field::Destination) => 16,
+        (Family::V6, Field::Source) => 8,
+        (Family::V6, Field::Destination) => 24,
     };
     let (_, length) = key_type(family);
-    let list = meta(Attributes::default(), NFT_META_NFPROTO);
-    let list = payload(equals(list, &[protocol]), NFT_PAYLOAD_NETWORK_HEADER, offset, length);
+    payload(list, NFT_PAYLOAD_NETWORK_HEADER, offset, length)
+}
+
+/// Goes on if the set has the value, or with `NFT_LOOKUP_F_INV` if it has not.
+fn look_up(list: Attributes, set: NftSet, family: Family, flags: u32) -> Attributes {
     let lookup = Attributes::default()
         .text(NFTA_LOOKUP_SET, &set_name(set, family))
-        .number(NFTA_LOOKUP_SREG, REGISTER);
+        .number(NFTA_LOOKUP_SREG, REGISTER)
+        .number(NFTA_LOOKUP_FLAGS, flags);
     then(list, "lookup", &lookup)
 }
 
 fn r#return(list: Attributes) -> Attributes {
-    let verdict = Attributes::default().number(NFTA_VERDICT_CODE, NFT_RETURN.cast_unsigned());
+    verdict(list, NFT_RETURN.cast_unsigned())
+}
+
+fn verdict(list: Attributes, code: u32) -> Attributes {
+    let verdict = Attributes::default().number(NFTA_VERDICT_CODE, code);
     let data = Attributes::default().nested(NFTA_DATA_VERDICT, &verdict);
     let immediate = Attributes::default()
         .number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)
@@ -189,6 +248,8 @@ const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;
+const NFTA_LOOKUP_FLAGS: u16 = 5;
+const NFT_LOOKUP_F_INV: u32 = 1;
 const NFTA_IMMEDIATE_DREG: u16 = 1;
 const NFTA_IMMEDIATE_DATA: u16 = 2;
 const NFTA_BITWISE_SREG: u16 = 1;
@@ -214,7 +275,11 @@ const NFT_EXTHDR_OP_TCPOPT: u32 = 1;
 
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
+const IPPROTO_IPIP: u8 = 4;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+/// The offset of the destination port in a UDP header (RFC 768).
+const UDP_DESTINATION: u32 = 2;
 /// The offset of the flags in a TCP header (RFC 9293, section 3.1).
 const TCP_FLAGS: u32 = 13;
 const TCP_SYN: u8 = 0x02;

@@ -46,7 +46,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        for message in messages(&bytes) {
+        for message in exchange::messages::<NftMessage>(&bytes) {
             let _ = format!("{message:?}");
         }
         let message = NftMessage { kind: 0x0a0c, payload: bytes };

@@ -1,10 +1,11 @@
 //! The nftables table as what it is for rather than as rules.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
-use crate::cidr::Cidr;
+use crate::cidr::{Cidr, Family};
 use crate::name::InterfaceName;
 
 /// The one nftables table of ours, `inet wireloom`.
@@ -18,12 +19,26 @@ pub struct Nft {
     pub masquerade: bool,
     /// Links of ours: TCP connections through them agree on segments that fit (RFC 4459, section 3.2), both ways.
     pub clamp: BTreeSet<InterfaceName>,
+    /// What is taken from [`Location`](NftSet::Location) alone: links that unwrap do not ask who wrapped.
+    pub guard: BTreeSet<Outer>,
+}
+
+/// Packets that have others in them, as they come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outer {
+    /// IPv4 in IPv4 to this address (RFC 2003).
+    Ipip(Ipv4Addr),
+    /// UDP of this family to this port (RFC 7348).
+    Vxlan(Family, u16),
 }
 
 /// What a set of prefixes stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NftSet {
+    /// The internal addresses of the location's other nodes.
+    Location,
     /// All that the mesh leads to.
     Mesh,
     /// The addresses of peers outside the mesh.
@@ -38,11 +53,13 @@ pub enum NftSet {
 
 impl NftSet {
     /// All of them, in order.
-    pub const ALL: [Self; 5] = [Self::Mesh, Self::Peers, Self::Pods, Self::Services, Self::Site];
+    pub const ALL: [Self; 6] =
+        [Self::Location, Self::Mesh, Self::Peers, Self::Pods, Self::Services, Self::Site];
 
     /// Its name in the table, without the family.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Location => "location",
             Self::Mesh => "mesh",
             Self::Peers => "peers",
             Self::Pods => "pods",

@@ -162,6 +162,7 @@ impl Table<'_> {
         let family = ends.keys().next().map(|end| Family::of(*end))?;
         ends.retain(|end, _| Family::of(*end) == family);
         hosts.retain(|host, end| Family::of(*host) == family && Family::of(*end) == family);
+        let sources = self.others().filter_map(|node| Some(internal(node)?.address()));
         let from = pods(self.node()).filter(|pods| settings.local && pods.family() == family);
         let outer = self.node().cni_address.filter(|_| settings.beside == Some(Plugin::Cilium));
         let (by, link) = match settings.beside {
@@ -175,6 +176,7 @@ impl Table<'_> {
             mac: mac(&self.node().name),
             ends,
             hosts,
+            sources: sources.filter(|source| Family::of(*source) == family).collect(),
             from: BTreeSet::from_iter(from),
         };
         Some((family, wrap))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use wireloom_model::kernel::KernelState;
+use wireloom_model::kernel::{KernelState, Nft};
 use wireloom_model::{
     EncapsulateBy, EncapsulateWhen, Encapsulation, Filter, GatewayCount, Mesh, Node, Overlay, Peer,
     PublicKey, Snapshot,
@@ -143,8 +143,9 @@ fn show_state(state: &KernelState) -> String {
         writeln!(out, "{setting} {value} of {link}").unwrap();
     }
     if let Some(nft) = &state.nft {
-        writeln!(out, "masquerade {} clamp {:?}", nft.masquerade, nft.clamp).unwrap();
-        for (set, prefixes) in &nft.sets {
+        let Nft { masquerade, clamp, guard, sets } = nft;
+        writeln!(out, "masquerade {masquerade} clamp {clamp:?} guard {guard:?}").unwrap();
+        for (set, prefixes) in sets {
             let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
             writeln!(out, "{}: {}", set.as_str(), prefixes.join(" ")).unwrap();
         }

@@ -1,0 +1,123 @@
+//! The list of plugins that a runtime calls for each pod.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use wireloom_model::{Cidr, Family};
+
+/// The version of the specification that the list is written in: the newest that containerd 1.6, cri-o 1.26 and Debian's
+/// plugins of 2022 all know.
+pub const CNI_VERSION: &str = "0.4.0";
+
+/// What a node asks of its runtime: a bridge whose pods get addresses of the node's own prefixes, and ports of the host
+/// mapped to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflist {
+    /// What the network is called, in files that plugins keep below `/var/lib/cni`.
+    pub name: String,
+    /// The bridge that the pods hang on.
+    pub bridge: String,
+    /// The node's pod prefixes, of any number and both families.
+    pub prefixes: BTreeSet<Cidr>,
+    /// The largest packet in bytes that reaches every other pod of the mesh.
+    pub mtu: u32,
+}
+
+impl Conflist {
+    /// The list as JSON. `None` while the node has no pod prefix, since the runtime would start pods without an address.
+    ///
+    /// The plugins are those of `containernetworking/plugins`: `bridge` with `host-local`, then `portmap`.
+    pub fn to_json(&self) -> Option<Value> {
+        let ranges: Vec<Value> = Family::BOTH
+            .into_iter()
+            .map(|family| self.ranges(family))
+            .filter(|range| !range.is_empty())
+            .map(Value::from)
+            .collect();
+        // A pod has a way out for each family that it has an address of.
+        let routes: Vec<Value> = Family::BOTH
+            .into_iter()
+            .filter(|family| !self.ranges(*family).is_empty())
+            .map(|family| json!({"dst": everything(family)}))
+            .collect();
+        (!ranges.is_empty()).then(|| {
+            json!({
+                "cniVersion": CNI_VERSION,
+                "name": self.name,
+                "plugins": [
+                    {
+                        "type": "bridge",
+                        "name": self.name,
+                        "bridge": self.bridge,
+                        "isDefaultGateway": true,
+                        "forceAddress": true,
+                        // A pod reaches itself through a service of which it is the only end.
+                        "hairpinMode": true,
+                        "mtu": self.mtu,
+                        "ipam": {"type": "host-local", "ranges": ranges, "routes": routes},
+                    },
+                    {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}},
+                ],
+            })
+        })
+    }
+
+    /// The prefixes of a family as one set of ranges, of which `host-local` gives a pod one address.
+    fn ranges(&self, family: Family) -> Vec<Value> {
+        self.prefixes
+            .iter()
+            .filter(|prefix| prefix.family() == family)
+            .map(|prefix| json!({"subnet": prefix.to_string()}))
+            .collect()
+    }
+}
+
+const fn everything(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "0.0.0.0/0",
+        Family::V6 => "::/0",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conflist(prefixes: &[&str]) -> Conflist {
+        Conflist {
+            name: "wireloom".to_owned(),
+            bridge: "wl-pods0".to_owned(),
+            prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
+            mtu: 1370,
+        }
+    }
+
+    #[test]
+    fn pods_get_one_address_of_each_family() {
+        let json = conflist(&["10.42.1.0/24", "10.42.7.0/24", "fd42:1::/64"]).to_json().unwrap();
+        let bridge = &json["plugins"][0];
+        assert_eq!(bridge["mtu"], 1370);
+        let expected = json!({
+            "type": "host-local",
+            "ranges": [
+                [{"subnet": "10.42.1.0/24"}, {"subnet": "10.42.7.0/24"}],
+                [{"subnet": "fd42:1::/64"}],
+            ],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+        });
+        assert_eq!(bridge["ipam"], expected);
+    }
+
+    #[test]
+    fn a_family_that_is_not_there_is_not_mentioned() {
+        let json = conflist(&["fd42:1::/64"]).to_json().unwrap();
+        let ipam = &json["plugins"][0]["ipam"];
+        assert_eq!(ipam["ranges"], json!([[{"subnet": "fd42:1::/64"}]]));
+        assert_eq!(ipam["routes"], json!([{"dst": "::/0"}]));
+    }
+
+    #[test]
+    fn without_a_prefix_there_is_no_list() {
+        assert_eq!(conflist(&[]).to_json(), None);
+    }
+}

@@ -1,0 +1,237 @@
+//! Our file among those that tell a runtime what to do.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::conflist::Conflist;
+
+/// Where our list stands. Runtimes read the first file of its directory by name, if its name ends as below.
+#[derive(Debug, Clone)]
+pub struct ConflistFile {
+    path: PathBuf,
+}
+
+/// What became of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// It was written.
+    New,
+    /// It stood there already.
+    Unchanged,
+    /// There is none, and none is wished for.
+    Withdrawn,
+}
+
+/// Why a list could not be written, or withdrawn.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConflistError {
+    /// The file has another's name in it: it is not ours to overwrite.
+    #[error("{} belongs to the network {name:?}, which is not ours: remove it, or choose another --cni-path", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The network that it describes.
+        name: String,
+    },
+    /// The file, or its directory, can't be read or written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// How the name of a file ends that runtimes read (`libcni`, `ConfFiles`).
+const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
+
+/// Runtimes run as root, and others may look.
+const MODE: u32 = 0o644;
+
+impl ConflistFile {
+    /// The file at this path, such as `/etc/cni/net.d/10-wireloom.conflist`. Nothing is read or written yet.
+    pub const fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has the file say what the list says. Writes only if that differs, and then by a new file in the place of the old
+    /// one, so that no runtime ever reads half of it. A list without prefixes is withdrawn.
+    ///
+    /// # Errors
+    ///
+    /// [`ConflistError::Foreign`] if another network's list stands there, and what the system says.
+    pub fn write(&self, conflist: &Conflist) -> Result<Written, ConflistError> {
+        let Some(wanted) = conflist.to_json() else { return self.withdraw(&conflist.name) };
+        match self.read()? {
+            Some(present) if present == wanted => return Ok(Written::Unchanged),
+            present => self.check_owner(present.as_ref(), &conflist.name)?,
+        }
+        self.replace(&wanted).map_err(|error| self.io(error))?;
+        Ok(Written::New)
+    }
+
+    /// Takes the list of the network with this name away, if it stands there.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn withdraw(&self, name: &str) -> Result<Written, ConflistError> {
+        if let Some(present) = self.read()? {
+            self.check_owner(Some(&present), name)?;
+            fs::remove_file(&self.path).map_err(|error| self.io(error))?;
+        }
+        Ok(Written::Withdrawn)
+    }
+
+    /// The file that a runtime reads instead of ours, because its name comes first.
+    ///
+    /// # Errors
+    ///
+    /// What the system says of the directory.
+    pub fn overruled_by(&self) -> Result<Option<PathBuf>, ConflistError> {
+        let (Some(directory), Some(own)) = (self.path.parent(), self.path.file_name()) else {
+            return Ok(None);
+        };
+        let failed = |error| ConflistError::Io { path: directory.to_owned(), error };
+        let mut names: Vec<OsString> = Vec::new();
+        for entry in fs::read_dir(directory).map_err(failed)? {
+            names.push(entry.map_err(failed)?.file_name());
+        }
+        let is_read = |name: &OsString| {
+            let extension = Path::new(name).extension().and_then(|ending| ending.to_str());
+            extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
+        };
+        let first = names.into_iter().filter(is_read).min();
+        Ok(first.filter(|name| name.as_os_str() < own).map(|name| directory.join(name)))
+    }
+
+    /// What stands there. Something that is no JSON reads as `Null`.
+    fn read(&self) -> Result<Option<Value>, ConflistError> {
+        match fs::read(&self.path) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or(Value::Null))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.io(error)),
+        }
+    }
+
+    /// What is half written or empty has no owner.
+    fn check_owner(&self, present: Option<&Value>, own: &str) -> Result<(), ConflistError> {
+        match present.and_then(|present| present["name"].as_str()) {
+            Some(name) if name != own => {
+                Err(ConflistError::Foreign { path: self.path.clone(), name: name.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn replace(&self, wanted: &Value) -> io::Result<()> {
+        let directory = self.path.parent().unwrap_or_else(|| Path::new("."));
+        fs::create_dir_all(directory)?;
+        // A name that runtimes pass over, in the same file system.
+        let mut file =
+            tempfile::Builder::new().prefix(".wireloom-").suffix(".new").tempfile_in(directory)?;
+        serde_json::to_writer_pretty(&mut file, wanted)?;
+        file.write_all(b"\n")?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(MODE))?;
+        file.as_file().sync_all()?;
+        file.persist(&self.path).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    fn io(&self, error: io::Error) -> ConflistError {
+        ConflistError::Io { path: self.path.clone(), error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    fn conflist(prefixes: &[&str]) -> Conflist {
+        Conflist {
+            name: "wireloom".to_owned(),
+            bridge: "wl-pods0".to_owned(),
+            prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
+            mtu: 1370,
+        }
+    }
+
+    fn place() -> (tempfile::TempDir, ConflistFile) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = ConflistFile::new(directory.path().join("net.d/10-wireloom.conflist"));
+        (directory, file)
+    }
+
+    #[test]
+    fn what_is_unchanged_is_not_written_again() {
+        let (_directory, file) = place();
+        assert_eq!(file.write(&conflist(&["10.42.1.0/24"])).unwrap(), Written::New);
+        let before = fs::metadata(file.path()).unwrap();
+        assert_eq!(before.permissions().mode() & 0o777, MODE);
+        assert_eq!(file.write(&conflist(&["10.42.1.0/24"])).unwrap(), Written::Unchanged);
+        assert_eq!(fs::metadata(file.path()).unwrap().ino(), before.ino());
+        assert_eq!(file.write(&conflist(&["10.42.2.0/24"])).unwrap(), Written::New);
+        assert_ne!(fs::metadata(file.path()).unwrap().ino(), before.ino());
+        let names: Vec<_> = fs::read_dir(file.path().parent().unwrap()).unwrap().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+    }
+
+    #[test]
+    fn a_node_that_leaves_or_loses_its_prefix_withdraws_its_list_and_nothing_else() {
+        let (_directory, file) = place();
+        file.write(&conflist(&["10.42.1.0/24"])).unwrap();
+        let other = file.path().with_file_name("20-other.conflist");
+        fs::write(&other, "{}").unwrap();
+        assert_eq!(file.write(&conflist(&[])).unwrap(), Written::Withdrawn);
+        assert_eq!(file.withdraw("wireloom").unwrap(), Written::Withdrawn);
+        assert!(!file.path().exists() && other.exists());
+    }
+
+    #[test]
+    fn the_list_of_another_network_stays_and_is_named() {
+        let (_directory, file) = place();
+        fs::create_dir_all(file.path().parent().unwrap()).unwrap();
+        fs::write(file.path(), r#"{"name": "kilo", "plugins": []}"#).unwrap();
+        for outcome in [file.write(&conflist(&["10.42.1.0/24"])), file.withdraw("wireloom")] {
+            let error = outcome.unwrap_err().to_string();
+            assert!(error.contains("\"kilo\"") && error.contains("10-wireloom"), "{error}");
+        }
+        assert!(fs::read_to_string(file.path()).unwrap().contains("kilo"));
+    }
+
+    #[test]
+    fn half_a_file_is_written_over() {
+        let (_directory, file) = place();
+        fs::create_dir_all(file.path().parent().unwrap()).unwrap();
+        fs::write(file.path(), r#"{"name": "wirel"#).unwrap();
+        assert_eq!(file.write(&conflist(&["10.42.1.0/24"])).unwrap(), Written::New);
+    }
+
+    #[test]
+    fn a_file_that_comes_first_is_found_and_others_are_not() {
+        let (_directory, file) = place();
+        file.write(&conflist(&["10.42.1.0/24"])).unwrap();
+        let beside = |name: &str| file.path().with_file_name(name);
+        for name in ["05-flannel.conflist.bak", "00-notes", "20-other.conflist"] {
+            fs::write(beside(name), "{}").unwrap();
+        }
+        assert_eq!(file.overruled_by().unwrap(), None);
+        fs::write(beside("05-cilium.conf"), "{}").unwrap();
+        fs::write(beside("07-other.json"), "{}").unwrap();
+        assert_eq!(file.overruled_by().unwrap(), Some(beside("05-cilium.conf")));
+    }
+}
