@@ -17,6 +17,7 @@ pub(crate) enum Purpose {
     Bench,
     Count,
     Demo,
+    Image,
     Test,
 }
 
@@ -28,20 +29,28 @@ struct Need {
     purposes: &'static [Purpose],
 }
 
-use Purpose::{Bench, Count, Demo, Test};
+use Purpose::{Bench, Count, Demo, Image, Test};
 
 /// Everything that we call and did not build.
 const NEEDS: &[Need] = &[
     need("bridge", "iproute2", "shows where frames are sent", &[Test]),
-    need("busybox", "busybox-static", "is all there is in a virtual machine", &[Test]),
+    need(
+        "busybox",
+        "busybox-static",
+        "is all there is in a virtual machine, and the shell of our image",
+        &[Image, Test],
+    ),
+    need("containerd", "containerd", "runs the pods of a cluster", &[Test]),
     need("depmod", "kmod", "finds out which module needs which", &[Test]),
     need("ip", "iproute2", "builds the networks and shows what is in them", &[Demo, Test, Bench]),
     need("iperf3", "iperf3", "measures throughput", &[Demo, Test, Bench]),
     need("iptables-nft", "iptables", "makes the chains that Kilo leaves", &[Test]),
-    need("nft", "nftables", "makes the NAT router", &[Demo, Test]),
+    need("ldd", "libc-bin", "tells which libraries go into our image", &[Image, Test]),
+    need("nft", "nftables", "makes the NAT router, and is in our image", &[Demo, Image, Test]),
     need("nsenter", "util-linux", "enters a host of a network", &[Demo, Test]),
     need("ping", "iputils-ping", "proves that a pair is reachable", &[Demo, Test, Bench]),
     need("qemu-system-x86_64", "qemu-system-x86", "runs the tests' virtual machine", &[Test]),
+    need("runc", "runc", "starts the containers of a cluster", &[Test]),
     need("setpriv", "util-linux", "ends programs together with their host", &[Demo, Test, Bench]),
     need("ss", "iproute2", "shows who has a port", &[Test]),
     need("sysctl", "procps", "shows the settings of the kernel", &[Test]),

@@ -12,7 +12,8 @@ use anyhow::{Result, bail};
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The programs that our tests start. One that outlives its test is a fault.
-const PROCESSES: [&str; 4] = ["boringtun-cli", "iperf3", "wireguard-go", "wireloom"];
+const PROCESSES: [&str; 6] =
+    ["boringtun-cli", "etcd", "iperf3", "kube-apiserver", "wireguard-go", "wireloom"];
 
 /// What can be left behind in the machine's own network namespace, one line for each thing.
 pub(crate) struct Snapshot(BTreeSet<String>);

@@ -2,11 +2,15 @@
 //!
 //! Owns what needs more than cargo: the [programs](install) that a command wants from the distribution, the order of
 //! the [checks](mod@test), the [peers] that we measure ourselves against and talk to, the [kernel] of the tests' virtual
-//! machine, and the [instructions] that the hot path may take. Imports no crate of the workspace, so it builds in seconds
-//! and still runs when they do not.
+//! machine and the [cluster] that they start, the container [image], and the [instructions] that the hot path may take.
+//! Imports no crate of the workspace but `wireloom-image`, which imports none, so it builds in seconds and still runs
+//! when the others do not.
 
 mod bench;
+mod cluster;
 mod demo;
+mod go;
+mod image;
 mod install;
 mod instructions;
 mod kernel;
@@ -30,12 +34,17 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Command {
+    /// What tests need to start Kubernetes.
+    #[command(subcommand)]
+    Cluster(cluster::Action),
     /// Builds the release binary and runs `wireloom demo` with the arguments given.
     Demo {
         /// Arguments of `wireloom demo`, for example `--gateways 2`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Builds the container image, without a container engine.
+    Image(image::Options),
     /// Installs and fetches what the tests need, so that `cargo test` skips none of them.
     Install,
     /// Runs every check of the project, in the order in which they fail fastest.
@@ -66,8 +75,10 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Cluster(action) => cluster::run(&action),
         Command::Demo { args } => demo::run(&args),
-        Command::Install => install::for_tests(),
+        Command::Image(options) => image::run(&options),
+        Command::Install => install::for_tests().and_then(|()| cluster::build().map(drop)),
         Command::Test { quick } => test::run(quick),
         Command::BenchTunnel(options) => bench::run(&options),
         Command::Instructions { accept } => instructions::run(accept),

@@ -1,13 +1,15 @@
 //! `cargo xtask test`: every check of the project, the fastest to fail first.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::cluster;
 use crate::install;
 use crate::instructions;
 use crate::leftovers::Snapshot;
@@ -30,6 +32,8 @@ struct Step {
 struct Session {
     quick: bool,
     before: Snapshot,
+    /// The build of the cluster's programs, which goes on beside the other steps until somebody needs them.
+    cluster: Option<JoinHandle<Result<PathBuf>>>,
     tests: Tests,
     notes: Vec<String>,
 }
@@ -40,6 +44,7 @@ const STEPS: &[Step] = &[
     Step { name: "documentation", quick: false, check: documentation },
     Step { name: "dependencies", quick: false, check: dependencies },
     Step { name: "binary", quick: true, check: binary },
+    Step { name: "the cluster's programs", quick: true, check: cluster_programs },
     Step { name: "tests", quick: true, check: tests },
     Step { name: "benches, each once", quick: false, check: benches },
     Step { name: "instructions", quick: false, check: instructions },
@@ -51,8 +56,13 @@ const STEPS: &[Step] = &[
 pub(crate) fn run(quick: bool) -> Result<()> {
     let start = Instant::now();
     install::for_tests()?;
-    let mut session =
-        Session { quick, before: Snapshot::take(), tests: Tests::default(), notes: Vec::new() };
+    let mut session = Session {
+        quick,
+        before: Snapshot::take(),
+        cluster: Some(thread::spawn(cluster::build)),
+        tests: Tests::default(),
+        notes: Vec::new(),
+    };
     let steps: Vec<&Step> = STEPS.iter().filter(|step| step.quick || !quick).collect();
     let mut summary = Vec::new();
     for (index, step) in steps.iter().enumerate() {
@@ -115,6 +125,13 @@ fn dependencies(session: &mut Session) -> Result<()> {
 
 fn binary(_: &mut Session) -> Result<()> {
     shell::run(&mut cargo(["build", "--locked", "--package", "wireloom"]))
+}
+
+fn cluster_programs(session: &mut Session) -> Result<()> {
+    let Some(build) = session.cluster.take() else { return Ok(()) };
+    let programs = build.join().unwrap_or_else(|_| bail!("the build panicked"))?;
+    println!("{}", programs.display());
+    Ok(())
 }
 
 fn tests(session: &mut Session) -> Result<()> {

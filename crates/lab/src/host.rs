@@ -5,16 +5,21 @@
 //! a `/sys` that shows the host's own links. Both namespaces are anonymous: they end with the thread and the processes
 //! that it started.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::thread::{self, JoinHandle};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
+    move_mount, open_tree,
+};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::error::Error;
 
@@ -41,6 +46,17 @@ pub enum Namespace {
     Network,
 }
 
+/// Whose network a host is on.
+#[derive(Debug, Clone, Copy)]
+pub enum Network<'a> {
+    /// Another host's: the two differ in what they have mounted.
+    Of(&'a Host),
+    /// That of the process which holds the lab.
+    Ours,
+    /// Its own, which has nothing but a loopback link.
+    Own,
+}
+
 impl Host {
     /// Starts a machine that has nothing but a loopback link.
     ///
@@ -48,11 +64,28 @@ impl Host {
     ///
     /// [`Error::Privilege`] without root, and whatever the system says to the new namespaces.
     pub fn start(name: &str) -> Result<Self, Error> {
+        Self::start_on(name, Network::Own)
+    }
+
+    /// Starts a machine on this network.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Host::start`].
+    pub fn start_on(name: &str, network: Network<'_>) -> Result<Self, Error> {
         let io_error = |action| move |source| Error::io(name, action, source);
+        let home = match network {
+            Network::Of(host) => {
+                let file = File::open(host.namespace(Namespace::Network));
+                Home::At(file.map_err(io_error("find the other host's network"))?)
+            }
+            Network::Ours => Home::Here,
+            Network::Own => Home::New,
+        };
         let (tasks, inbox) = mpsc::channel::<Task>();
         let (ready, entered) = mpsc::sync_channel(1);
         let body = move || {
-            let namespaces = enter_namespaces();
+            let namespaces = enter_namespaces(&home);
             let failed = namespaces.is_err();
             let told = ready.send(namespaces.map(|()| rustix::thread::gettid()));
             if failed || told.is_err() {
@@ -161,15 +194,34 @@ impl Drop for Host {
     }
 }
 
-fn enter_namespaces() -> io::Result<()> {
+/// The network namespace that a host's thread goes to.
+enum Home {
+    At(File),
+    Here,
+    New,
+}
+
+fn enter_namespaces(home: &Home) -> io::Result<()> {
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::FS;
+    flags.set(UnshareFlags::NEWNET, matches!(home, Home::New));
     #[expect(
         deprecated,
         reason = "it is unsound with UnshareFlags::FILES alone, which is not here"
     )]
-    rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS | UnshareFlags::FS)?;
+    rustix::thread::unshare(flags)?;
+    if let Home::At(network) = home {
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+    }
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("sysfs", "/sys", "sysfs", plain, None)?;
+    if !matches!(home, Home::Here) {
+        // The new /sys would hide what is mounted in the old one.
+        let groups = control_groups()?;
+        mount("sysfs", "/sys", "sysfs", plain, None)?;
+        if let Some(groups) = groups {
+            move_mount(groups, "", CWD, CONTROL_GROUPS, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        }
+    }
     mount("wireloom-lab", "/run", "tmpfs", plain, c"mode=755")?;
     // Where it is no symbolic link to /run, it is a place of its own.
     let old = Path::new("/var/run");
@@ -177,4 +229,19 @@ fn enter_namespaces() -> io::Result<()> {
         mount("wireloom-lab", old, "tmpfs", plain, c"mode=755")?;
     }
     Ok(())
+}
+
+/// Where a machine has its control groups.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+
+/// The machine's control groups, version 1 or 2, as a mount that stands nowhere yet; none where nothing is mounted.
+fn control_groups() -> io::Result<Option<OwnedFd>> {
+    let copy = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    match open_tree(CWD, CONTROL_GROUPS, copy) {
+        Ok(tree) => Ok(Some(tree)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }

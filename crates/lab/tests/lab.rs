@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use wireloom_lab::host::Namespace;
+use wireloom_lab::host::{Namespace, Network};
 use wireloom_lab::measure::{ping, throughput};
 use wireloom_lab::plan::{Dual, HostPlan};
 use wireloom_lab::{Error, Host, Lab, Latency, Layout, Region};
@@ -155,6 +155,39 @@ fn hosts_have_a_run_of_their_own() {
     assert!(see(&one));
     assert!(!see(&other));
     assert!(!fs::exists("/run/wireloom/wl0.sock").unwrap_or_default());
+}
+
+#[test]
+fn hosts_on_one_network_have_files_of_their_own() {
+    need_a_lab!();
+    let one = Host::start("one").unwrap();
+    let beside = Host::start_on("beside", Network::Of(&one)).unwrap();
+    let outside = Host::start_on("outside", Network::Ours).unwrap();
+    let made = one.exec("ip", ["link", "add", "wire", "type", "bridge"], 5 * SECOND).unwrap();
+    assert!(made.status.success(), "{}", made.stderr);
+    beside.write("/run/here", "").unwrap();
+    let links = |host: &Host| host.run(|| names("/sys/class/net")).unwrap();
+    assert!(links(&beside).contains(&"wire".to_owned()), "{:?}", links(&beside));
+    assert_eq!(links(&outside), names("/sys/class/net"));
+    for host in [&one, &outside] {
+        assert!(!host.run(|| fs::exists("/run/here").unwrap()).unwrap());
+    }
+}
+
+#[test]
+fn hosts_see_the_control_groups_of_the_machine() {
+    need_a_lab!();
+    let host = Host::start("host").unwrap();
+    let groups = || names("/sys/fs/cgroup");
+    assert_eq!(host.run(groups).unwrap(), groups());
+}
+
+fn names(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }
 
 #[test]

@@ -1,10 +1,13 @@
-//! The program under test, for tests that live in another package than it.
+//! The program under test, for tests that live in another package than it, and the programs of a cluster.
 
-use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::{env, fs};
+
+/// The root of the checkout.
+const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// The path of the `wireloom` program, built in the profile and target directory of the running test.
 ///
@@ -32,7 +35,7 @@ pub fn wireloom_binary() -> PathBuf {
                 .args(["--profile", profile(directory)])
                 .arg("--target-dir")
                 .arg(directory.parent().expect("a profile's directory lies in a target directory"))
-                .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+                .current_dir(CHECKOUT)
                 .status();
             let program = directory.join("wireloom");
             assert!(
@@ -43,6 +46,24 @@ pub fn wireloom_binary() -> PathBuf {
             program
         })
         .clone()
+}
+
+/// The path of a program of Kubernetes or etcd, as `cargo xtask cluster build` builds it into the target directory of the
+/// running test; see [`need!`](crate::need) for whether it is there.
+pub fn cluster_program(name: &str) -> PathBuf {
+    let test = env::current_exe().ok();
+    let target = test.as_deref().and_then(target_directory);
+    let target = target.map_or_else(|| Path::new(CHECKOUT).join("target"), Path::to_path_buf);
+    target.join("cluster/bin").join(name)
+}
+
+/// Whether the programs were built from the versions that the checkout asks for.
+pub(crate) fn has_cluster_programs() -> bool {
+    ["go.mod", "go.sum"].into_iter().all(|file| {
+        let wanted = fs::read(Path::new(CHECKOUT).join("tests/cluster").join(file));
+        let built = fs::read(cluster_program(file));
+        matches!((wanted, built), (Ok(wanted), Ok(built)) if wanted == built)
+    })
 }
 
 /// Whether cargo sets a variable for each package.

@@ -12,18 +12,21 @@ mod network;
 pub mod sample;
 mod vm;
 
-pub use binary::wireloom_binary;
+pub use binary::{cluster_program, wireloom_binary};
 pub use need::Need;
 pub use network::{in_new_network, ip, until_ok, wait_for_address};
 pub use vm::{Vm, VmOutput};
 
 /// Leaves the test unless this machine has what it needs: `need!(root)`, `need!(program "iperf3")`,
-/// `need!(device "/dev/net/tun")`, `need!(vm)`.
+/// `need!(device "/dev/net/tun")`, `need!(vm)`, `need!(cluster)`.
 ///
 /// Prints that the test was skipped and why. Where the environment says `CI=true` it panics instead, so that a build
 /// never passes by testing nothing. The test must return `()`.
 #[macro_export]
 macro_rules! need {
+    (cluster) => {
+        $crate::need!(@ $crate::Need::Cluster)
+    };
     (root) => {
         $crate::need!(@ $crate::Need::Root)
     };

@@ -5,9 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs};
 
+use crate::binary::has_cluster_programs;
+
 /// Something that a test needs of its machine; see [`need!`](crate::need).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need<'a> {
+    /// The programs of a Kubernetes cluster, built by `cargo xtask cluster build`.
+    Cluster,
     /// A device node that this process may open for reading and writing.
     Device(&'a str),
     /// A program in `PATH`.
@@ -37,6 +41,7 @@ impl Need<'_> {
 
     fn is_met(self) -> bool {
         match self {
+            Self::Cluster => has_cluster_programs(),
             Self::Device(path) => OpenOptions::new().read(true).write(true).open(path).is_ok(),
             Self::Program(name) => find_program(name).is_some(),
             Self::Root => fs::read_to_string("/proc/self/status").is_ok_and(|s| may_administer(&s)),
@@ -48,6 +53,9 @@ impl Need<'_> {
 impl fmt::Display for Need<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Cluster => {
+                f.write_str("the programs of a cluster (built by `cargo xtask cluster build`)")
+            }
             Self::Device(path) => write!(f, "the device {path}"),
             Self::Program(name) => write!(f, "the program {name}"),
             Self::Root => f.write_str("root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"),
