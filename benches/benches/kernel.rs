@@ -35,7 +35,7 @@ fn prefixes(node: u32) -> [Cidr; 4] {
 
 fn mesh(nodes: impl Iterator<Item = u32>) -> KernelState {
     let prefixes: Vec<Cidr> = nodes.flat_map(prefixes).collect();
-    let route = Route { gateway: None, link: Some(link()), source: None };
+    let route = Route { link: Some(link()), ..Route::default() };
     KernelState {
         links: [(link(), Link::held(1420))].into(),
         routes: prefixes.iter().map(|to| (RouteKey::main(*to), route.clone())).collect(),

@@ -55,12 +55,18 @@ impl Pair {
             ok(host, &format!("ip address add 192.0.2.{last}/24 dev eth0"));
             ok(host, &format!("ip address add 2001:db8::{last}/64 dev eth0 nodad"));
         }
-        for host in [&a, &b] {
+        let pair = Self { a, b };
+        pair.wait();
+        pair
+    }
+
+    /// Waits until both may use their addresses.
+    pub fn wait(&self) {
+        for host in [&self.a, &self.b] {
             eventually("the link-local address is proven", || {
                 !ok(host, "ip address show dev eth0").contains("tentative")
             });
         }
-        Self { a, b }
     }
 }
 
@@ -99,10 +105,19 @@ pub fn wireloom(host: &Host, line: &str) -> Child {
 /// # Panics
 ///
 /// If it does not within [`SOON`].
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
+pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    within(SOON, what, holds);
+}
+
+/// Waits until something holds that is promised within a time.
+///
+/// # Panics
+///
+/// If it does not within that.
+pub fn within(time: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + time;
     while !holds() {
-        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {time:?}: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -24,11 +24,13 @@ pub const OVERLAY: [[&str; 2]; 2] = [["10.4.0.1", "fd04::1"], ["10.4.0.2", "fd04
 impl Mesh {
     /// Starts the hosts and writes the files.
     pub fn new() -> Self {
-        let mesh = Self {
-            pair: Pair::start(),
-            keys: [Keys::new(), Keys::new()],
-            folder: tempfile::tempdir().unwrap(),
-        };
+        Self::of(Pair::start())
+    }
+
+    /// Writes the files for hosts that are there.
+    pub fn of(pair: Pair) -> Self {
+        let mesh =
+            Self { pair, keys: [Keys::new(), Keys::new()], folder: tempfile::tempdir().unwrap() };
         for (name, keys) in ["a", "b"].into_iter().zip(&mesh.keys) {
             let file = mesh.folder.path().join(name);
             fs::write(&file, &keys.private).unwrap();

@@ -31,6 +31,7 @@ const NEVER_REACHES: &[(&str, &[&str], &str)] = &[
     ("wireloom-packet", IO, "packets are pure functions over bytes"),
     ("wireloom-topology", IO, "the same snapshot gives the same plan on every node"),
     ("wireloom-tunnel", IO, "the device takes time and packets as arguments"),
+    ("wireloom-path", IO, "a probe takes time as an argument"),
     ("wireloom-registry", IO, "a registry's face knows no runtime"),
     ("wireloom-io", &["kube*", "tokio*"], "the hot path runs on threads that block"),
     ("wireloom-kernel", &["kube*"], "a host without Kubernetes is a host all the same"),

@@ -7,23 +7,31 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use wireloom_kernel::{Event, Host, HostError, Watch};
+use wireloom_kernel::{Event, Host, HostError};
 use wireloom_model::{InterfaceName, NodeName, PrivateKey, Problem};
 use wireloom_registry::{Publication, Registry, Update};
 use wireloom_topology::Plan;
 
 use crate::control::{ControlError, ControlSocket, Request};
 use crate::device::{DeviceError, OpenDevice, TunnelDevice};
-use crate::reconcile::Reconciler;
+use crate::prober;
+use crate::reconcile::{Occurrence, Reconciler};
 use crate::resolve;
 use crate::view::SharedView;
 
-/// How often everything is compared without a reason: events can be lost, and a peer that is out of reach is dialled
-/// again at its configured endpoint.
+/// How often the device is looked at without a reason: a peer that is out of reach is dialled again at its configured
+/// endpoint.
 const RESYNC: Duration = Duration::from_secs(10);
+
+/// How often the host is looked at without a reason: not every change is told.
+const AUDIT: Duration = Duration::from_secs(60);
 
 /// How long changes of the kernel are gathered before they are looked at together.
 const GATHER: Duration = Duration::from_millis(100);
+
+/// The same, when there were more changes than the kernel could tell. Everything is read back then, and nothing is
+/// gained by doing so in the midst of a storm.
+const GATHER_OVERRUN: Duration = Duration::from_secs(1);
 
 /// How long to wait before a device is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -37,6 +45,8 @@ pub struct Config {
     pub private_key: PrivateKey,
     /// The name of its tunnel device.
     pub interface: InterfaceName,
+    /// The bits that mark packets of the tunnel itself, so that they never take it; 0 is none.
+    pub mark: u32,
     /// The path of the socket that it answers on.
     pub control: PathBuf,
 }
@@ -83,7 +93,14 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let host = Host::new()?;
-    let watch = host.watch().await?;
+    let node = Reconciler::new(
+        config.identity,
+        config.private_key.clone(),
+        config.interface.clone(),
+        config.mark,
+        host,
+    );
+    let node = node.await?;
     let control = ControlSocket::bind(&config.control).await?;
     let (ended, has_ended) = mpsc::unbounded_channel();
     let device = opener.open(ended.clone())?;
@@ -94,12 +111,10 @@ pub async fn run(
     let mut agent = Agent {
         registry,
         opener,
-        watch: Some(watch),
         ended,
         has_ended,
         device: Some(device),
-        node: Reconciler::new(config.identity, config.private_key, config.interface, host.clone()),
-        host,
+        node,
         view,
         ready: Some(ready),
         due: None,
@@ -130,9 +145,6 @@ async fn serve(control: ControlSocket, view: SharedView, ask_down: mpsc::Unbound
 struct Agent<R, O, F> {
     registry: R,
     opener: O,
-    host: Host,
-    /// `None` while changes of the kernel can't be followed.
-    watch: Option<Watch>,
     ended: mpsc::UnboundedSender<String>,
     has_ended: mpsc::UnboundedReceiver<String>,
     /// `None` while there is none and it is tried again.
@@ -154,6 +166,10 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut names = interval(resolve::PERIOD);
         names.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probe = interval(prober::TICK);
+        probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut audit = interval(AUDIT);
+        audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let is_due = tokio::select! {
                 biased;
@@ -163,8 +179,18 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                     None => return AgentError::RegistryEnded,
                 },
                 () = at(self.due) => true,
-                event = next_event(&mut self.watch) => self.hear_kernel(event),
+                occurrence = self.node.next() => self.hear(occurrence).await,
                 _ = names.tick() => self.node.refresh_names().await,
+                _ = audit.tick() => {
+                    self.node.forget_host();
+                    true
+                }
+                _ = probe.tick() => {
+                    if let Some(device) = self.device.as_deref() {
+                        self.node.probe(device);
+                    }
+                    false
+                }
                 _ = resync.tick() => true,
             };
             if is_due {
@@ -201,16 +227,21 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
     }
 
     /// Changes of the kernel come in bursts, our own among them, and are looked at together.
-    fn hear_kernel(&mut self, event: Option<Event>) -> bool {
-        match event {
-            Some(event) => {
+    async fn hear(&mut self, occurrence: Occurrence) -> bool {
+        let gather = match &occurrence {
+            Occurrence::Kernel(Some(Event::Overrun)) => GATHER_OVERRUN,
+            Occurrence::Kernel(Some(event)) => {
                 tracing::debug!(?event, "a change of the kernel");
-                self.due = self.due.or_else(|| Some(Instant::now() + GATHER));
+                GATHER
             }
-            None => {
+            Occurrence::Kernel(None) => {
                 tracing::warn!("changes of the kernel can't be followed until the next look");
-                self.watch = None;
+                RETRY
             }
+            Occurrence::Probe(_) => GATHER,
+        };
+        if self.node.hear(occurrence).await {
+            self.due = self.due.or_else(|| Some(Instant::now() + gather));
         }
         false
     }
@@ -219,9 +250,6 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         // What an earlier agent left is not taken away before it is known what is wanted.
         if self.view.lock().snapshot.is_none() {
             return;
-        }
-        if self.watch.is_none() {
-            self.watch = self.host.watch().await.ok();
         }
         if self.device.is_none() {
             match self.opener.open(self.ended.clone()) {
@@ -241,7 +269,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         {
             let mut view = self.view.lock();
             view.plan.clone_from(&plan);
-            view.mtus = Some(self.node.mtus());
+            view.underlay = self.node.underlay().cloned();
             view.work = self.node.work();
             view.problems = problems;
         }
@@ -281,13 +309,6 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
 async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn next_event(watch: &mut Option<Watch>) -> Option<Event> {
-    match watch {
-        Some(watch) => watch.next().await,
         None => std::future::pending().await,
     }
 }

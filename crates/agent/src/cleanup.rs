@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn what_goes_is_told_once() {
         let link: InterfaceName = "wlx".parse().unwrap();
-        let route = Route { gateway: None, link: Some(link.clone()), source: None };
+        let route = Route { link: Some(link.clone()), ..Route::default() };
         let mut state = KernelState { nft: Some(Nft::default()), ..KernelState::default() };
         let key = RouteKey { table: 107, ..RouteKey::main("10.7.0.0/24".parse().unwrap()) };
         state.routes.insert(key, route);

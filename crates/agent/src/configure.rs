@@ -30,6 +30,8 @@ pub struct DesiredDevice {
     pub private_key: PrivateKey,
     /// The UDP port that it listens on.
     pub listen_port: u16,
+    /// The mark of outer packets; 0 is none.
+    pub fwmark: u32,
     /// All of its peers.
     pub peers: Vec<DesiredPeer>,
 }
@@ -57,6 +59,9 @@ pub fn request(
     if observed.listen_port != desired.listen_port {
         request.listen_port = Some(desired.listen_port);
     }
+    if observed.fwmark != desired.fwmark {
+        request.fwmark = Some(desired.fwmark);
+    }
     let present: BTreeMap<PublicKey, &PeerStatus> =
         observed.peers.iter().map(|peer| (peer.key, peer)).collect();
     let wanted: BTreeSet<PublicKey> = desired.peers.iter().map(|peer| peer.key).collect();
@@ -73,6 +78,20 @@ pub fn request(
         });
     }
     (request != SetDevice::default()).then_some(request)
+}
+
+/// The request that has the device find out anew by which address of this machine each peer is reached: its endpoint is
+/// set to what it is. `None` without any.
+pub fn renewal(observed: &DeviceStatus) -> Option<SetDevice> {
+    let known = observed.peers.iter().filter(|peer| peer.endpoint.is_some());
+    let peers: Vec<SetPeer> = known
+        .map(|peer| SetPeer {
+            update_only: true,
+            endpoint: peer.endpoint,
+            ..SetPeer::new(peer.key)
+        })
+        .collect();
+    (!peers.is_empty()).then(|| SetDevice { peers, ..SetDevice::default() })
 }
 
 fn whole(peer: &DesiredPeer) -> SetPeer {
@@ -130,7 +149,12 @@ mod tests {
     }
 
     fn desired(peers: Vec<DesiredPeer>) -> DesiredDevice {
-        DesiredDevice { private_key: PrivateKey::from_random([9; 32]), listen_port: 51820, peers }
+        DesiredDevice {
+            private_key: PrivateKey::from_random([9; 32]),
+            listen_port: 51820,
+            fwmark: 0x20,
+            peers,
+        }
     }
 
     /// The device that has taken the request, every peer with a fresh handshake.
@@ -138,6 +162,7 @@ mod tests {
         DeviceStatus {
             private_key: Some(desired.private_key.clone()),
             listen_port: desired.listen_port,
+            fwmark: desired.fwmark,
             peers: desired
                 .peers
                 .iter()
@@ -150,7 +175,6 @@ mod tests {
                     ..PeerStatus::new(peer.key)
                 })
                 .collect(),
-            ..DeviceStatus::default()
         }
     }
 
@@ -162,7 +186,7 @@ mod tests {
     fn an_empty_device_gets_everything_and_a_second_time_nothing() {
         let desired = desired(vec![peer(1), peer(2)]);
         let first = request(&desired, &DeviceStatus::default(), &BTreeMap::new(), WALL).unwrap();
-        assert_eq!(first.listen_port, Some(51820));
+        assert_eq!((first.listen_port, first.fwmark), (Some(51820), Some(0x20)));
         assert!(first.private_key.is_some() && !first.replace_peers);
         assert_eq!(first.peers, [whole(&peer(1)), whole(&peer(2))]);
         assert_eq!(request(&desired, &device(&desired), &dialled(&desired), WALL), None);

@@ -57,6 +57,8 @@ pub enum Check {
     Endpoints,
     /// Whether this machine passes on packets of others.
     Forwarding,
+    /// The mark of the tunnel's own packets.
+    Fwmark,
     /// IPv6 as a whole.
     Ipv6,
     /// What the kernel can do.

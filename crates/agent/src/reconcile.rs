@@ -1,51 +1,60 @@
 //! One pass of a node: from the last snapshot to a device and a kernel that do what its plan says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use wireloom_kernel::{Forwarding, Host, diff};
+use wireloom_kernel::{Cached, Event, Forwarding, Host, HostError};
 use wireloom_model::kernel::KernelState;
 use wireloom_model::{
-    Family, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
+    Cidr, Family, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot,
+    Subject,
 };
-use wireloom_topology::{Mtus, Plan, PlanError};
+use wireloom_topology::{Plan, PlanError, Underlay};
+use wireloom_tunnel::uapi::DeviceStatus;
 
 use crate::agent::Identity;
 use crate::configure::{self, DesiredDevice, DesiredPeer};
-use crate::device::TunnelDevice;
+use crate::device::{DeviceError, TunnelDevice};
+use crate::network::Network;
+use crate::paths::{Paths, far_ends, overhead};
+use crate::prober::{Prober, Turn};
 use crate::resolve::Resolver;
 use crate::status::Work;
 use crate::view::wall_now;
 
-/// The MTU of an Ethernet (RFC 894).
-const ETHERNET_MTU: u32 = 1500;
-
-/// The MTU of a tunnel over an Ethernet of 1,500 bytes, whichever family is outside.
-const USUAL_MTU: u32 = 1420;
-
-/// What a tunnel adds to a packet at most: IPv6, UDP, and WireGuard's header and tag (WireGuard paper, section 5.4.6).
-const OVERHEAD: u32 = 40 + 8 + 32;
-
-/// The least MTU that IPv6 works with (RFC 8200, section 5).
-const LEAST_MTU: u32 = 1280;
-
-/// How many far ends are asked for the MTU of their path.
-const MTU_SAMPLE: usize = 16;
+/// Something that happens by itself.
+pub(crate) enum Occurrence {
+    /// Somebody else has changed something on the host. `None` if that can't be told any more until the next pass.
+    Kernel(Option<Event>),
+    /// Paths were probed.
+    Probe(Turn),
+}
 
 /// A node's plan, and what it takes to bring the device and the kernel in line with it.
 pub(crate) struct Reconciler {
     identity: Identity,
     private_key: PrivateKey,
     interface: InterfaceName,
-    host: Host,
+    /// The bits that mark the tunnel's own packets; 0 is none.
+    mark: u32,
+    kernel: Cached,
+    network: Network,
+    prober: Prober,
     resolver: Resolver,
     /// The endpoints that were written last; the device may have learnt others since.
     dialled: BTreeMap<PublicKey, SocketAddr>,
+    /// Where each peer is, by the device or else by the plan.
+    endpoints: BTreeMap<PublicKey, SocketAddr>,
     plan: Option<Arc<Plan>>,
     listen_port: Option<NonZeroU16>,
-    mtus: Mtus,
+    /// The MTU that the mesh sets for its tunnels.
+    mesh_mtu: Option<u32>,
+    /// The overlay's ranges.
+    ranges: BTreeSet<Cidr>,
+    /// What the plan is carried out over, once that is known.
+    underlay: Option<Underlay>,
     /// Whether the plan has this node pass on packets of others: as a gateway, or to prefixes behind it.
     forwards: bool,
     /// How forwarding was before it was needed.
@@ -56,44 +65,88 @@ pub(crate) struct Reconciler {
 }
 
 impl Reconciler {
-    pub(crate) fn new(
+    pub(crate) async fn new(
         identity: Identity,
         private_key: PrivateKey,
         interface: InterfaceName,
+        mark: u32,
         host: Host,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, HostError> {
+        Ok(Self {
             identity,
             private_key,
+            kernel: Cached::new(&host, vec![interface.clone()]).await?,
+            network: Network::new(host, interface.clone(), mark),
+            prober: Prober::new(interface.clone(), mark),
             interface,
-            host,
+            mark,
             resolver: Resolver::default(),
             dialled: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
             plan: None,
             listen_port: None,
-            mtus: Mtus { tunnel: USUAL_MTU, internal: ETHERNET_MTU },
+            mesh_mtu: None,
+            ranges: BTreeSet::new(),
+            underlay: None,
             forwards: false,
             forwarding: None,
             plan_problems: Vec::new(),
             work: Work::default(),
-        }
+        })
     }
 
     pub(crate) const fn plan(&self) -> Option<&Arc<Plan>> {
         self.plan.as_ref()
     }
 
-    pub(crate) const fn mtus(&self) -> Mtus {
-        self.mtus
+    pub(crate) const fn underlay(&self) -> Option<&Underlay> {
+        self.underlay.as_ref()
     }
 
     pub(crate) const fn work(&self) -> Work {
         self.work
     }
 
+    /// Waits for something that happens by itself, and says whether it is a reason to reconcile. Dropping the future
+    /// loses nothing.
+    pub(crate) async fn next(&mut self) -> Occurrence {
+        tokio::select! {
+            biased;
+            event = self.kernel.changed() => Occurrence::Kernel(event),
+            turn = self.prober.turn() => Occurrence::Probe(turn),
+        }
+    }
+
+    /// Takes notice of it, and says whether it is a reason to reconcile.
+    pub(crate) async fn hear(&mut self, occurrence: Occurrence) -> bool {
+        match occurrence {
+            Occurrence::Kernel(None) => true,
+            Occurrence::Kernel(Some(event)) => self.network.hear(&event) || self.kernel.is_due(),
+            Occurrence::Probe(Turn { looked_at, is_news }) => {
+                is_news || self.network.look_again(looked_at).await.unwrap_or(true)
+            }
+        }
+    }
+
+    /// Probes the paths on which packets flow.
+    pub(crate) fn probe(&mut self, device: &dyn TunnelDevice) {
+        if self.prober.is_busy()
+            && let Ok(status) = device.status()
+        {
+            self.prober.look(&status);
+        }
+    }
+
+    /// Has everything on the host looked at anew the next time.
+    pub(crate) fn forget_host(&mut self) {
+        self.kernel.forget();
+        self.network.forget();
+    }
+
     /// The device is a new one: nothing was written to it yet.
     pub(crate) fn forget_device(&mut self) {
         self.dialled.clear();
+        self.prober.forget_device();
     }
 
     /// Takes a snapshot and plans by it. Without a place in the mesh there is no plan, and the problems say why.
@@ -113,12 +166,8 @@ impl Reconciler {
             }
         }
         self.refresh_names().await;
-        let tunnel = match snapshot.mesh.mtu {
-            Some(mtu) => u32::from(mtu.get()),
-            None => self.tunnel_mtu().await,
-        };
-        self.mtus = Mtus { tunnel, internal: self.internal_mtu().await };
-        self.find_conflicts(snapshot).await;
+        self.mesh_mtu = snapshot.mesh.mtu.map(|mtu| mtu.get().into());
+        self.ranges = snapshot.mesh.overlay.ranges().collect();
     }
 
     /// Resolves the endpoints that are names. Returns whether an answer changed.
@@ -128,51 +177,33 @@ impl Reconciler {
         self.resolver.refresh(peers.filter_map(|peer| peer.endpoint.as_ref())).await
     }
 
-    /// The MTU that the narrowest path to a peer leaves to the tunnel.
-    async fn tunnel_mtu(&self) -> u32 {
-        let plan = self.plan.iter();
-        let endpoints =
-            plan.flat_map(|plan| &plan.tunnel_peers).filter_map(|peer| peer.endpoint.as_ref());
-        let addresses = endpoints.take(MTU_SAMPLE).filter_map(|endpoint| {
-            self.resolver.address(endpoint, None).map(|address| address.ip())
-        });
-        let narrowest = self.narrowest(addresses).await;
-        narrowest.map_or(USUAL_MTU, |mtu| mtu.saturating_sub(OVERHEAD).max(LEAST_MTU))
-    }
-
-    /// The MTU of the narrowest path to others of the location whose packets are wrapped.
-    async fn internal_mtu(&self) -> u32 {
-        let wraps = self.plan.iter().flat_map(|plan| plan.wraps.values());
-        let ends = wraps.flat_map(|wrap| wrap.ends.keys().copied().take(MTU_SAMPLE));
-        self.narrowest(ends).await.unwrap_or(ETHERNET_MTU)
-    }
-
-    /// The least MTU of the paths to these addresses, as far as any is known.
-    async fn narrowest(&self, addresses: impl Iterator<Item = IpAddr>) -> Option<u32> {
-        let mut narrowest: Option<u32> = None;
-        for address in addresses {
-            match self.host.path_mtu_to(address).await {
-                Ok(mtu) => narrowest = narrowest.into_iter().chain(mtu).min(),
-                Err(error) => tracing::debug!(%address, %error, "the path's MTU is not known"),
-            }
+    /// Looks at the host's network as far as the plan depends on it, and derives what follows from it.
+    async fn look_around(&mut self) -> Vec<Problem> {
+        let Some(plan) = self.plan.clone() else { return Vec::new() };
+        let far_ends = far_ends(&plan, &self.endpoints);
+        if let Err(error) = self.network.look(far_ends, &self.ranges).await {
+            let message = format!("this host's routes could not be read: {error}");
+            return vec![Problem::warning(Subject::Mesh, ProblemKind::Kernel, message)];
         }
-        narrowest
-    }
-
-    /// Says which of the host's own routes share addresses with the overlay.
-    async fn find_conflicts(&mut self, snapshot: &Snapshot) {
-        let ranges: Vec<_> = snapshot.mesh.overlay.ranges().collect();
-        match self.host.route_conflicts(&ranges, std::slice::from_ref(&self.interface)).await {
-            Ok(conflicts) => self.plan_problems.extend(conflicts.into_iter().map(|conflict| {
-                let message = format!(
-                    "{conflict}; use another overlay range, or another network on this host"
-                );
-                Problem::error(Subject::Mesh, ProblemKind::OverlayRange, message)
-            })),
-            Err(error) => {
-                tracing::warn!(%error, "this host's routes could not be compared with the overlay")
-            }
-        }
+        let paths = Paths {
+            mesh_mtu: self.mesh_mtu,
+            endpoints: &self.endpoints,
+            found: &self.prober.found(),
+            mark: self.mark,
+        };
+        let (underlay, mut problems) = paths.underlay(&plan, |address| self.network.way(address));
+        let most = |endpoint: IpAddr| {
+            let link = self.network.way(endpoint).map_or(u32::MAX, |way| way.link.mtu);
+            underlay.tunnel_mtu.min(link.saturating_sub(overhead(endpoint)))
+        };
+        self.prober.follow(&plan, &self.endpoints, most);
+        self.underlay = Some(underlay);
+        problems.extend(self.network.conflicts().iter().map(|conflict| {
+            let message =
+                format!("{conflict}; use another overlay range, or another network on this host");
+            Problem::error(Subject::Mesh, ProblemKind::OverlayRange, message)
+        }));
+        problems
     }
 
     /// Changes the device and the kernel as far as they differ from the plan. Returns everything that is wrong.
@@ -184,9 +215,13 @@ impl Reconciler {
             Problem::warning(Subject::Mesh, ProblemKind::Unresolved, message)
         }));
         problems.extend(self.reconcile_device(device));
-        let desired = match &self.plan {
-            Some(plan) => plan.kernel_state(&self.interface, self.mtus),
-            None => KernelState::default(),
+        problems.extend(self.look_around().await);
+        if self.network.has_moved() {
+            problems.extend(self.move_device(device));
+        }
+        let desired = match (&self.plan, &self.underlay) {
+            (Some(plan), Some(underlay)) => plan.kernel_state(&self.interface, underlay),
+            _ => KernelState::default(),
         };
         problems.extend(self.reconcile_kernel(&desired).await);
         problems.extend(self.reconcile_forwarding());
@@ -217,18 +252,37 @@ impl Reconciler {
                 device.set(&request)?;
                 self.work.device_writes += 1;
             }
+            let peers = &desired.peers;
             self.dialled =
-                desired.peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
+                peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
+            let in_use = endpoints(&observed);
+            let here = |peer: &DesiredPeer| {
+                let endpoint = in_use.get(&peer.key).copied().or(peer.endpoint)?;
+                Some((peer.key, endpoint))
+            };
+            self.endpoints = peers.iter().filter_map(here).collect();
             Ok(())
         });
-        outcome
-            .err()
-            .map(|error| Problem::error(Subject::Mesh, ProblemKind::Device, error.to_string()))
+        outcome.err().map(|error| device_problem(&error))
     }
 
-    fn desired_device(&self, observed: &wireloom_tunnel::uapi::DeviceStatus) -> DesiredDevice {
-        let in_use: BTreeMap<PublicKey, SocketAddr> =
-            observed.peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
+    /// Packets leave by another link or from another address: the device forgets the old one, and peers hear of the new
+    /// one at once.
+    fn move_device(&mut self, device: &dyn TunnelDevice) -> Option<Problem> {
+        tracing::info!("the way to peers has changed");
+        let outcome = device.status().and_then(|observed| {
+            if let Some(request) = configure::renewal(&observed) {
+                device.set(&request)?;
+                self.work.device_writes += 1;
+            }
+            self.prober.restart(&observed, wall_now());
+            Ok(())
+        });
+        outcome.err().map(|error| device_problem(&error))
+    }
+
+    fn desired_device(&self, observed: &DeviceStatus) -> DesiredDevice {
+        let in_use = endpoints(observed);
         let peers = self.plan.iter().flat_map(|plan| &plan.tunnel_peers).map(|peer| DesiredPeer {
             key: peer.key,
             preshared_key: peer.preshared_key.clone(),
@@ -241,17 +295,16 @@ impl Reconciler {
         DesiredDevice {
             private_key: self.private_key.clone(),
             listen_port: self.listen_port.map_or(observed.listen_port, NonZeroU16::get),
+            fwmark: self.mark,
             peers: peers.collect(),
         }
     }
 
     async fn reconcile_kernel(&mut self, desired: &KernelState) -> Vec<Problem> {
         let problem = |message| Problem::error(Subject::Mesh, ProblemKind::Kernel, message);
-        let observed = match self.host.observe(std::slice::from_ref(&self.interface)).await {
-            Ok(observed) => observed,
-            Err(error) => return vec![problem(error.to_string())],
-        };
-        match self.host.apply(&diff(desired, &observed)).await {
+        let outcome = self.kernel.bring(desired).await;
+        self.work.kernel_reads = self.kernel.observations();
+        match outcome {
             Ok(report) => {
                 self.work.kernel_writes += report.written as u64;
                 report.failed.iter().map(|error| problem(error.to_string())).collect()
@@ -267,6 +320,15 @@ impl Reconciler {
         problems.extend(self.reconcile_forwarding());
         problems
     }
+}
+
+fn device_problem(error: &DeviceError) -> Problem {
+    Problem::error(Subject::Mesh, ProblemKind::Device, error.to_string())
+}
+
+/// Where packets to each peer go now.
+fn endpoints(device: &DeviceStatus) -> BTreeMap<PublicKey, SocketAddr> {
+    device.peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect()
 }
 
 /// The plan of the machine with this identity and key, and its node. The problem says why it has none, and how to get

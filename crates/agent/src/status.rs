@@ -76,6 +76,8 @@ pub struct PeerReport {
     pub tx_bytes: u64,
     /// Seconds between keepalives; 0 is off.
     pub persistent_keepalive: u16,
+    /// The largest packet in bytes that reaches it whole, as far as that is known.
+    pub mtu: Option<u32>,
     /// What is sent to it and accepted from it.
     pub allowed_ips: Vec<Cidr>,
 }
@@ -101,6 +103,8 @@ pub struct Work {
     pub reconciles: u64,
     /// Requests written to the device.
     pub device_writes: u64,
+    /// How often everything of ours was read back from the kernel.
+    pub kernel_reads: u64,
     /// Changes written to the kernel.
     pub kernel_writes: u64,
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wireloom_model::{InterfaceName, Location, Problem, PublicKey, Snapshot};
-use wireloom_topology::{Mtus, Plan, TunnelPeerName};
+use wireloom_topology::{Plan, TunnelPeerName, Underlay};
 use wireloom_tunnel::uapi::DeviceStatus;
 
 use crate::control::{self, Request};
@@ -21,7 +21,7 @@ pub(crate) struct View {
     pub(crate) device: Option<Arc<dyn TunnelDevice>>,
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) plan: Option<Arc<Plan>>,
-    pub(crate) mtus: Option<Mtus>,
+    pub(crate) underlay: Option<Underlay>,
     pub(crate) stale: Option<String>,
     pub(crate) problems: Vec<Problem>,
     pub(crate) work: Work,
@@ -39,7 +39,7 @@ impl SharedView {
             device: None,
             snapshot: None,
             plan: None,
-            mtus: None,
+            underlay: None,
             stale: None,
             problems: Vec::new(),
             work: Work::default(),
@@ -69,6 +69,7 @@ impl SharedView {
 impl View {
     fn status(&self) -> Status {
         let plan = self.plan.as_deref();
+        let underlay = self.underlay.as_ref();
         let device = self.device.as_ref();
         let device_status = device.and_then(|device| device.status().ok());
         let own = plan.and_then(|plan| {
@@ -79,8 +80,8 @@ impl View {
             public_key: self.public_key,
             interface: self.interface.clone(),
             listen_port: device_status.as_ref().map(|status| status.listen_port),
-            mtu: self.mtus.map(|mtus| mtus.tunnel),
-            pod_mtu: plan.zip(self.mtus).map(|(plan, mtus)| plan.pod_mtu(mtus)),
+            mtu: underlay.map(|underlay| underlay.tunnel_mtu),
+            pod_mtu: plan.zip(underlay).map(|(plan, underlay)| plan.pod_mtu(underlay)),
             location: own.map(|node| -> Location { node.location.clone() }),
             gateway: plan.is_some_and(|plan| plan.gateway),
             home: plan.map(|plan| plan.home.clone()),
@@ -89,11 +90,24 @@ impl View {
                 .unwrap_or_default(),
             stale: self.stale.clone(),
             nodes: plan.map(node_reports).unwrap_or_default(),
-            peers: device_status.map(|status| peer_reports(&status, plan)).unwrap_or_default(),
+            peers: device_status.map(|status| self.peers(&status)).unwrap_or_default(),
             path: device.map(|device| device.path()).unwrap_or_default(),
             work: self.work,
             problems: self.problems.iter().map(problem_report).collect(),
         }
+    }
+}
+
+impl View {
+    fn peers(&self, status: &DeviceStatus) -> Vec<PeerReport> {
+        let mut peers = peer_reports(status, self.plan.as_deref());
+        for peer in &mut peers {
+            peer.mtu = self.underlay.as_ref().map(|underlay| {
+                let narrow = underlay.narrow.get(&peer.public_key).copied();
+                narrow.unwrap_or(underlay.tunnel_mtu)
+            });
+        }
+        peers
     }
 }
 
@@ -126,6 +140,7 @@ pub fn peer_reports(status: &DeviceStatus, plan: Option<&Plan>) -> Vec<PeerRepor
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
             persistent_keepalive: peer.persistent_keepalive,
+            mtu: None,
             allowed_ips: peer.allowed_ips.iter().copied().collect(),
         }
     };

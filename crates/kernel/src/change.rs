@@ -200,7 +200,7 @@ impl fmt::Display for ShownRoute<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(RouteKey { table, destination, metric }, route) = self;
         write!(f, "the route to {destination}")?;
-        if let Some(Route { gateway, link, source }) = route {
+        if let Some(Route { gateway, link, source, mtu }) = route {
             if let Some(gateway) = gateway {
                 write!(f, " via {gateway}")?;
             }
@@ -209,6 +209,9 @@ impl fmt::Display for ShownRoute<'_> {
             }
             if let Some(source) = source {
                 write!(f, " src {source}")?;
+            }
+            if let Some(mtu) = mtu {
+                write!(f, " mtu {mtu}")?;
             }
         }
         if *metric != 0 {

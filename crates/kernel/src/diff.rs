@@ -298,6 +298,7 @@ pub(crate) fn canonical_rule(rule: &Rule) -> Rule {
 fn matches(desired: &Route, observed: &Route) -> bool {
     desired.gateway == observed.gateway
         && desired.source == observed.source
+        && desired.mtu == observed.mtu
         && (desired.link.is_none() || desired.link == observed.link)
 }
 

@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_was_asked_what_came_and_what_to_do() {
-        let route = Route { gateway: Some("10.0.0.1".parse().unwrap()), link: None, source: None };
+        let route = Route { gateway: Some("10.0.0.1".parse().unwrap()), ..Route::default() };
         let key = RouteKey::main("10.4.0.0/16".parse().unwrap());
         let refusal = Refusal { errno: 101, detail: Some("Nexthop has invalid gateway".into()) };
         let error = ChangeError::Refused { change: Change::AddRoute(key, route), refusal };

@@ -66,11 +66,11 @@ impl Host {
                 state.addresses.insert(Address { link: link.clone(), address: heard.address });
             }
         }
-        for HeardRoute { key, gateway, link, source, .. } in
+        for HeardRoute { key, gateway, link, source, mtu, .. } in
             self.heard_routes(Some(ROUTE_PROTOCOL)).await?
         {
             let link = link.and_then(|link| names.get(&link)).cloned();
-            state.routes.insert(key, Route { gateway, link, source });
+            state.routes.insert(key, Route { gateway, link, source, mtu });
         }
         let rules = self.heard_rules().await?;
         state.rules =

@@ -89,27 +89,36 @@ impl Host {
             .collect())
     }
 
-    /// The MTU in bytes of the [way to](Self::way_to) this address. `None` if there is no way.
-    pub async fn path_mtu_to(&self, address: IpAddr) -> Result<Option<u32>, HostError> {
-        Ok(self.way_to(address).await?.map(|way| way.mtu))
-    }
-
-    /// How packets to this address leave. `None` if there is no way.
-    pub async fn way_to(&self, address: IpAddr) -> Result<Option<Way>, HostError> {
-        let route =
-            match self.netlink().ask("route to an address", message::route_to(address)).await? {
+    /// How packets to each of these addresses leave that bear a mark, or none if it is 0; in the addresses' order.
+    /// `None` if there is no way.
+    pub async fn ways_to(
+        &self,
+        addresses: &[IpAddr],
+        mark: u32,
+    ) -> Result<Vec<Option<Way>>, HostError> {
+        if addresses.is_empty() {
+            return Ok(Vec::new());
+        }
+        let what = "route to an address";
+        let requests = addresses.iter().map(|address| message::route_to(*address, mark)).collect();
+        let links = self.links().await?;
+        let mut ways = Vec::with_capacity(addresses.len());
+        for answer in self.netlink().ask(what, requests).await? {
+            let route = match answer {
                 Ok(RouteNetlinkMessage::NewRoute(route)) => message::route(&route),
                 Ok(_) => None,
                 Err(refusal) if refusal.is(Errno::NETUNREACH) || refusal.is(Errno::HOSTUNREACH) => {
                     None
                 }
-                Err(refusal) => {
-                    return Err(HostError::Refused { what: "route to an address", refusal });
-                }
+                Err(refusal) => return Err(HostError::Refused { what, refusal }),
             };
-        let Some(route) = route else { return Ok(None) };
-        let link = self.links().await?.into_iter().find(|link| Some(link.index) == route.link);
-        Ok(link.map(|link| Way { mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)), link }))
+            let way = route.and_then(|route| {
+                let link = links.iter().find(|link| Some(link.index) == route.link)?.clone();
+                Some(Way { mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)), link })
+            });
+            ways.push(way);
+        }
+        Ok(ways)
     }
 
     /// The routes of others that share addresses with these ranges, except those out of `ours`. Default routes do not

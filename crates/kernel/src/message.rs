@@ -81,12 +81,16 @@ pub(crate) fn all_routes(family: Family, protocol: Option<u8>) -> RouteNetlinkMe
     RouteNetlinkMessage::GetRoute(message)
 }
 
-pub(crate) fn route_to(address: IpAddr) -> RouteNetlinkMessage {
+/// Asks how packets with a mark leave to an address.
+pub(crate) fn route_to(address: IpAddr, mark: u32) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     let family = Family::of(address);
     message.header.address_family = number(family);
     message.header.destination_prefix_length = family.bits();
     message.attributes.push(RouteAttribute::Destination(address.into()));
+    if mark != 0 {
+        message.attributes.push(RouteAttribute::Mark(mark));
+    }
     RouteNetlinkMessage::GetRoute(message)
 }
 
@@ -142,6 +146,8 @@ fn route_message(key: &RouteKey, route: &Route, link: Option<u32>) -> RouteMessa
     message.attributes.extend(route.gateway.map(|a| RouteAttribute::Gateway(a.into())));
     message.attributes.extend(link.map(RouteAttribute::Oif));
     message.attributes.extend(route.source.map(|a| RouteAttribute::PrefSource(a.into())));
+    let metrics = |mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]);
+    message.attributes.extend(route.mtu.map(metrics));
     message
 }
 

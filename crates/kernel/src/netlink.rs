@@ -80,16 +80,14 @@ impl Netlink {
         Err(HostError::Interrupted { what, attempts: DUMP_ATTEMPTS })
     }
 
-    /// Asks for one thing. `Err` within is the kernel's refusal.
+    /// Asks for single things and returns what came of each, in order. `Err` within is the kernel's refusal.
     pub(crate) async fn ask(
         &self,
         what: &'static str,
-        request: RouteNetlinkMessage,
-    ) -> Result<Result<RouteNetlinkMessage, Refusal>, HostError> {
-        let mut message = NetlinkMessage::from(request);
-        message.header.flags = NLM_F_REQUEST;
-        let replies = self.exchange(what, vec![message]).await?;
-        replies.into_iter().find_map(answer).ok_or(HostError::Closed)
+        requests: Vec<RouteNetlinkMessage>,
+    ) -> Result<Vec<Result<RouteNetlinkMessage, Refusal>>, HostError> {
+        let request = |request| (request, 0);
+        self.in_batches(what, 0, requests.into_iter().map(request), answer).await
     }
 
     /// Makes the requests in order and returns an outcome for each. Many go to the kernel in one datagram, which works
@@ -99,10 +97,21 @@ impl Netlink {
         what: &'static str,
         requests: Vec<Request>,
     ) -> Result<Vec<Result<(), Refusal>>, HostError> {
-        let mut outcomes = Vec::with_capacity(requests.len());
-        let mut requests = requests.into_iter().map(|(request, flags)| {
+        self.in_batches(what, NLM_F_ACK, requests.into_iter(), acknowledgement).await
+    }
+
+    /// Sends requests with these flags beside their own, and reads one outcome for each.
+    async fn in_batches<T>(
+        &self,
+        what: &'static str,
+        flags: u16,
+        requests: impl Iterator<Item = Request>,
+        outcome: impl Fn(Message) -> Option<T>,
+    ) -> Result<Vec<T>, HostError> {
+        let mut outcomes = Vec::with_capacity(requests.size_hint().0);
+        let mut requests = requests.map(|(request, own)| {
             let mut message = NetlinkMessage::from(request);
-            message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+            message.header.flags = NLM_F_REQUEST | flags | own;
             message
         });
         loop {
@@ -113,7 +122,7 @@ impl Netlink {
             let sent = batch.len();
             let replies = self.exchange(what, batch).await?;
             let before = outcomes.len();
-            outcomes.extend(replies.into_iter().filter_map(acknowledgement));
+            outcomes.extend(replies.into_iter().filter_map(&outcome));
             if outcomes.len() - before != sent {
                 return Err(HostError::Closed);
             }

@@ -10,7 +10,7 @@ use netlink_proto::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_proto::sys::{AsyncSocket, SocketAddr, TokioSocket};
 use netlink_proto::{NetlinkCodec, NetlinkFramed};
 use wireloom_model::kernel::{RouteKey, Rule};
-use wireloom_model::{InterfaceAddress, InterfaceName};
+use wireloom_model::{Cidr, InterfaceAddress, InterfaceName};
 
 use crate::error::HostError;
 use crate::host::Host;
@@ -18,8 +18,8 @@ use crate::links::HostLink;
 use crate::message;
 use crate::nft::{self, NftMessage};
 
-/// Something that happened on the host. Each is a reason to observe anew and to repair; none is the whole truth: the
-/// kernel says nothing of the IPv4 routes that go with a link or an address.
+/// Something that happened on the host. All but [`RouteSet`](Self::RouteSet) are reasons to observe anew and to repair;
+/// none is the whole truth: the kernel says nothing of the IPv4 routes that go with a link or an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -46,11 +46,23 @@ pub enum Event {
     Overrun,
     /// Somebody changed our nftables table.
     NftChanged,
+    /// A route of somebody else, in any table, was made, changed or removed.
+    OthersRoute {
+        /// Where it leads.
+        destination: Cidr,
+    },
     /// A route of ours was removed by somebody else, or a foreign one was put in the place of another, which may have
     /// been ours.
     RouteLost {
         /// The route's place.
         key: RouteKey,
+    },
+    /// A route of ours was made or changed by this host's own doing.
+    RouteSet {
+        /// The route's place.
+        key: RouteKey,
+        /// The link that it leads out of.
+        link: InterfaceName,
     },
     /// A rule of ours was removed by somebody else.
     RuleLost {
@@ -208,14 +220,24 @@ impl Links {
                 let heard = message::rule(&rule)?;
                 heard.is_ours.then_some(Event::RuleLost { rule: heard.rule })
             }
-            RouteNetlinkMessage::DelRoute(route) if !is_our_doing => {
-                let route = message::route(&route)?;
-                (route.is_ours() && !route.is_cached).then_some(Event::RouteLost { key: route.key })
+            RouteNetlinkMessage::DelRoute(route) => {
+                let route = message::route(&route).filter(|route| !route.is_cached)?;
+                match route.is_ours() {
+                    true => (!is_our_doing).then_some(Event::RouteLost { key: route.key }),
+                    false => Some(Event::OthersRoute { destination: route.key.destination }),
+                }
             }
-            // Of a replaced route the kernel tells its successor alone.
-            RouteNetlinkMessage::NewRoute(route) if replaces => {
-                let route = message::route(&route)?;
-                (!route.is_ours()).then_some(Event::RouteLost { key: route.key })
+            RouteNetlinkMessage::NewRoute(route) => {
+                let route = message::route(&route).filter(|route| !route.is_cached)?;
+                match route.is_ours() {
+                    true => {
+                        let link = self.known.get(&route.link?)?.name.clone();
+                        is_our_doing.then_some(Event::RouteSet { key: route.key, link })
+                    }
+                    // Of a replaced route the kernel tells its successor alone.
+                    false if replaces => Some(Event::RouteLost { key: route.key }),
+                    false => Some(Event::OthersRoute { destination: route.key.destination }),
+                }
             }
             _ => None,
         }

@@ -42,7 +42,8 @@ fn node(me: u8, id: u32, hosts: [&str; 2]) -> KernelState {
         let [own, gateway] = [me, far].map(|n| format!("{network}{n}").parse::<IpAddr>().unwrap());
         state.addresses.insert(Address { link: wlvx(), address: InterfaceAddress::host(own) });
         state.neighbours.insert((wlvx(), gateway), mac(far));
-        let route = |gateway| Route { gateway, link: Some(wlvx()), source: Some(own) };
+        let route =
+            |gateway| Route { gateway, link: Some(wlvx()), source: Some(own), ..Route::default() };
         state.routes.insert(RouteKey::main(Cidr::host(gateway)), route(None));
         state.routes.insert(key(&pods.replace('N', &far.to_string())), route(Some(gateway)));
     }

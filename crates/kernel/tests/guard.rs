@@ -32,7 +32,7 @@ fn state(family: Family, local: &str) -> KernelState {
     let local = local.parse().unwrap();
     let kind = LinkKind::Vxlan { id: 107, port: PORT, local, mac: MAC };
     let own = InterfaceAddress::host([10, 4, 0, 1].into());
-    let back = Route { gateway: None, link: Some(link.clone()), source: None };
+    let back = Route { link: Some(link.clone()), ..Route::default() };
     let nft = Nft {
         sets: [(NftSet::Location, prefixes(&["192.0.2.2/32", "2001:db8::2/128"]))].into(),
         guard: [Outer::Ipip([192, 0, 2, 1].into()), Outer::Vxlan(family, PORT)].into(),

@@ -59,8 +59,29 @@ fn the_packet_size_is_that_of_the_link_on_the_way() {
             ("198.51.100.1", None),
             ("2001:db8:1::1", None),
         ] {
-            let told = host.path_mtu_to(address.parse().unwrap()).await.unwrap();
-            assert_eq!(told, mtu, "{address}");
+            let told = host.ways_to(&[address.parse().unwrap()], 0).await.unwrap();
+            assert_eq!(told[0].as_ref().map(|way| way.mtu), mtu, "{address}");
+        }
+    });
+}
+
+#[test]
+fn a_mark_takes_the_way_that_rules_give_it() {
+    need!(root);
+    need!(program "ip");
+    in_namespace(|| async {
+        two_links();
+        for (family, address) in [("-4", "192.0.2.9"), ("-6", "2001:db8::9")] {
+            ip(&format!("{family} rule add fwmark 0x20/0x20 lookup 99"));
+            ip(&format!("{family} route add default dev wl0 table 99"));
+            let address = address.parse().unwrap();
+            let host = Host::new().unwrap();
+            for (mark, link) in [(0, "eth0"), (0x20, "wl0")] {
+                // More of them than go to the kernel at once.
+                let ways = host.ways_to(&[address; 200], mark).await.unwrap();
+                let links = ways.iter().map(|way| way.as_ref().unwrap().link.name.as_str());
+                assert!(links.eq([link; 200]), "{mark:#x}");
+            }
         }
     });
 }

@@ -20,7 +20,7 @@ fn rules() -> KernelState {
         v4.clone(),
         Rule { from: Some("10.42.0.0/24".parse().unwrap()), ..v4.clone() },
         Rule { to: Some("10.0.0.2/32".parse().unwrap()), input: Some(wl0()), ..v4.clone() },
-        Rule { mark, priority: 400, ..v4 },
+        Rule { mark, priority: 400, suppress: Some(0), ..v4 },
         Rule { from: Some("fd42::/64".parse().unwrap()), mark, ..v6.clone() },
         Rule { input: Some("wl9".parse().unwrap()), ..v6.clone() },
         v6,

@@ -72,7 +72,7 @@ pub struct RouteKey {
 }
 
 /// Where a route leads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Route {
     /// The next hop's address. `None` for a route straight out of a link.
     pub gateway: Option<IpAddr>,
@@ -80,6 +80,8 @@ pub struct Route {
     pub link: Option<InterfaceName>,
     /// The source address that local traffic takes on it.
     pub source: Option<IpAddr>,
+    /// The largest packet in bytes that takes it. `None` leaves that to the link.
+    pub mtu: Option<u32>,
 }
 
 impl RouteKey {

@@ -75,6 +75,8 @@ pub enum ProblemKind {
     OverlayExhausted,
     /// An address is not in the overlay's range, or a range overlaps another network.
     OverlayRange,
+    /// The path to a peer takes smaller packets than the tunnel.
+    PathMtu,
     /// A name could not be resolved.
     Unresolved,
     /// The kernel refused a change.

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use wireloom_model::kernel::{
-    Address, KernelState, Link, LinkKind, LinkSetting, MacAddress, Nft, NftSet, Outer, Route,
-    RouteKey, Rule,
+    Address, KernelState, Link, LinkKind, LinkSetting, MAIN_TABLE, MacAddress, Mark, Nft, NftSet,
+    Outer, Route, RouteKey, Rule,
 };
-use wireloom_model::{Cidr, EncapsulateBy, Family, InterfaceName};
+use wireloom_model::{Cidr, EncapsulateBy, Family, InterfaceName, PublicKey};
 
 use crate::encapsulation::Wrap;
 use crate::plan::{Hop, Plan, Way};
@@ -24,6 +24,15 @@ pub const WRAPPED_TABLE: u32 = 51107;
 /// The priority of the rules that look up [`WRAPPED_TABLE`]: before the main table, behind what others usually have.
 pub const RULE_PRIORITY: u32 = 30107;
 
+/// The routing table for routes into the tunnel that the tunnel's own packets must not take.
+pub const TUNNELLED_TABLE: u32 = 51108;
+
+/// The tables that hold routes into the tunnel, before any is moved to [`TUNNELLED_TABLE`].
+const TABLES: [u32; 2] = [MAIN_TABLE, WRAPPED_TABLE];
+
+/// The least priority of the rules that look up [`TUNNELLED_TABLE`]. Longer prefixes come first, two rules each.
+pub const TUNNELLED_PRIORITY: u32 = 30200;
+
 /// What our links are given. Packets are known by the tunnel's keys or come from the location's own network, and may
 /// come by another link than the one that the main table names for their source. Nobody announces routers there.
 const SETTINGS: [(LinkSetting, u8); 2] = [(LinkSetting::AcceptRa, 0), (LinkSetting::RpFilter, 2)];
@@ -36,18 +45,24 @@ const fn least_mtu(family: Family) -> u32 {
     }
 }
 
-/// What is known of links when a plan is carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mtus {
+/// What a plan is carried out over: what this machine knows of its own network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underlay {
     /// The MTU of the tunnel device in bytes.
-    pub tunnel: u32,
+    pub tunnel_mtu: u32,
     /// The MTU of the location's own network in bytes.
-    pub internal: u32,
+    pub internal_mtu: u32,
+    /// The largest packets in bytes that reach peers by paths too narrow for the tunnel device's.
+    pub narrow: BTreeMap<PublicKey, u32>,
+    /// Where the tunnel's own packets go.
+    pub endpoints: BTreeSet<IpAddr>,
+    /// The bits that mark the tunnel's own packets; 0 is none.
+    pub mark: u32,
 }
 
 impl Plan {
     /// The kernel state that this plan asks for, with a tunnel device of this name.
-    pub fn kernel_state(&self, interface: &InterfaceName, mtus: Mtus) -> KernelState {
+    pub fn kernel_state(&self, interface: &InterfaceName, underlay: &Underlay) -> KernelState {
         let address = |&address| Address { link: interface.clone(), address };
         let links: BTreeMap<Family, InterfaceName> = self
             .wraps
@@ -65,11 +80,11 @@ impl Plan {
                     (gateway, links.get(&family))
                 }
             };
-            let route = Route { gateway, link: link.cloned(), source: hop.source };
+            let route = Route { gateway, link: link.cloned(), source: hop.source, mtu: None };
             (RouteKey::main(destination), route)
         };
         let mut state = KernelState {
-            links: BTreeMap::from([(interface.clone(), Link::held(mtus.tunnel))]),
+            links: BTreeMap::from([(interface.clone(), Link::held(underlay.tunnel_mtu))]),
             addresses: self.addresses.iter().map(address).collect(),
             routes: self.routes.iter().map(route).collect(),
             nft: self.nft(interface, &links),
@@ -83,12 +98,39 @@ impl Plan {
         for (family, link) in links {
             let wrap = &self.wraps[&family];
             if wrap.link.is_none() {
-                wrap.add_link(&mut state, link.clone(), wrap.mtu(family, mtus));
+                wrap.add_link(&mut state, link.clone(), wrap.mtu(family, underlay));
             }
             wrap.add_routes(&mut state, link);
             state.rules.extend(self.rules(interface, family, wrap));
         }
+        self.say_what_fits(&mut state, interface, underlay);
+        keep_off_the_tunnel(&mut state, interface, underlay);
         state
+    }
+
+    /// Gives what lies behind peers with a narrow path routes that say which packets fit.
+    fn say_what_fits(
+        &self,
+        state: &mut KernelState,
+        interface: &InterfaceName,
+        underlay: &Underlay,
+    ) {
+        for peer in &self.tunnel_peers {
+            let Some(&mtu) = underlay.narrow.get(&peer.key) else { continue };
+            for (&prefix, table) in
+                peer.allowed_ips.iter().flat_map(|prefix| TABLES.map(|table| (prefix, table)))
+            {
+                let key = |destination| RouteKey { table, ..RouteKey::main(destination) };
+                let lengths = (0..=prefix.length()).rev();
+                let mut covers = lengths.filter_map(|n| Cidr::truncated(prefix.address(), n));
+                let taken = covers.find_map(|cover| state.routes.get(&key(cover)));
+                if let Some(route) = taken.filter(|route| route.link.as_ref() == Some(interface)) {
+                    let mtu = Some(mtu.max(least_mtu(prefix.family())));
+                    let route = Route { mtu, ..route.clone() };
+                    state.routes.insert(key(prefix), route);
+                }
+            }
+        }
     }
 
     /// The nftables table: none if it would do nothing.
@@ -118,10 +160,16 @@ impl Plan {
     }
 
     /// The largest packet in bytes that reaches every other pod whole, for whoever sets up pods. No packet is in the
-    /// tunnel and wrapped at the same time, so the narrower of the two counts.
-    pub fn pod_mtu(&self, mtus: Mtus) -> u32 {
-        let wrapped = self.wraps.iter().map(|(&family, wrap)| wrap.mtu(family, mtus));
-        wrapped.chain([mtus.tunnel]).min().unwrap_or(mtus.tunnel)
+    /// tunnel and wrapped at the same time, so the narrowest of all counts. At least what the families of the overlay
+    /// work with.
+    pub fn pod_mtu(&self, underlay: &Underlay) -> u32 {
+        let wraps = self.wraps.iter();
+        let wrapped = wraps.map(|(&family, wrap)| wrap.mtu(family, underlay));
+        let narrowest = wrapped.chain(underlay.narrow.values().copied()).min();
+        let families = self.addresses.iter().map(|address| least_mtu(address.family()));
+        narrowest
+            .map_or(underlay.tunnel_mtu, |mtu| mtu.min(underlay.tunnel_mtu))
+            .max(families.max().unwrap_or_default())
     }
 
     /// Which packets to internal addresses are wrapped: those that come out of the tunnel, and those from where the wrap
@@ -138,6 +186,43 @@ impl Plan {
         let input = self.gateway.then(|| Rule { input: Some(interface.clone()), ..all.clone() });
         let from = wrap.from.iter().map(move |&from| Rule { from: Some(from), ..all.clone() });
         input.into_iter().chain(from).filter(move |_| has_hosts)
+    }
+}
+
+/// Takes routes into the tunnel that lead to ends of the tunnel itself out of the main table, and has all packets but
+/// the tunnel's own look them up by rules of their own.
+///
+/// A route counts among those of the main table for as much as it did there: what the main table has for a longer prefix
+/// goes first, what it has for a shorter one after.
+fn keep_off_the_tunnel(state: &mut KernelState, interface: &InterfaceName, underlay: &Underlay) {
+    let is_end = |prefix: Cidr| {
+        let from = underlay.endpoints.range(prefix.address()..).next();
+        from.is_some_and(|address| prefix.contains(*address))
+    };
+    let is_tunnelled = |(key, route): &(&RouteKey, &Route)| {
+        key.table == MAIN_TABLE && route.link.as_ref() == Some(interface) && is_end(key.destination)
+    };
+    if underlay.mark == 0 {
+        return;
+    }
+    let routes = state.routes.iter().filter(is_tunnelled);
+    let tunnelled: Vec<RouteKey> = routes.map(|(key, _)| key.clone()).collect();
+    for key in tunnelled {
+        let Some(route) = state.routes.remove(&key) else { continue };
+        let (to, family) = (key.destination, key.destination.family());
+        let priority = TUNNELLED_PRIORITY + 2 * u32::from(family.bits() - to.length());
+        let not_its_own = Rule {
+            to: Some(to),
+            mark: Some(Mark { value: 0, mask: underlay.mark }),
+            ..Rule::all(family, priority, MAIN_TABLE)
+        };
+        state.rules.insert(Rule {
+            priority: priority + 1,
+            table: TUNNELLED_TABLE,
+            ..not_its_own.clone()
+        });
+        state.rules.insert(Rule { suppress: Some(to.length()), ..not_its_own });
+        state.routes.insert(RouteKey { table: TUNNELLED_TABLE, ..key }, route);
     }
 }
 
@@ -158,10 +243,13 @@ impl Wrap {
         format!("{base}{suffix}").parse().expect("an interface's name, shortened")
     }
 
-    fn mtu(&self, family: Family, mtus: Mtus) -> u32 {
+    fn mtu(&self, family: Family, underlay: &Underlay) -> u32 {
         match self.by {
-            EncapsulateBy::WireGuard => mtus.tunnel,
-            by => mtus.internal.saturating_sub(by.overhead(family)).max(least_mtu(family)),
+            EncapsulateBy::WireGuard => underlay.tunnel_mtu,
+            by => {
+                let left = underlay.internal_mtu.saturating_sub(by.overhead(family));
+                left.max(least_mtu(family))
+            }
         }
     }
 
@@ -215,7 +303,7 @@ impl Wrap {
             let key = RouteKey { table: WRAPPED_TABLE, ..RouteKey::main(Cidr::host(host)) };
             // A tunnel knows its peers by their allowed IPs.
             let gateway = (self.by != EncapsulateBy::WireGuard).then(|| self.gateway(end));
-            let route = Route { gateway, link: Some(link.clone()), source: None };
+            let route = Route { gateway, link: Some(link.clone()), ..Route::default() };
             state.routes.insert(key, route);
         }
     }

@@ -32,7 +32,10 @@ mod topology;
 pub use conf::{Conf, ConfPeer};
 pub use encapsulation::Wrap;
 pub use graph::Graph;
-pub use kernel_state::{Mtus, RULE_PRIORITY, VXLAN_ID, VXLAN_PORT, WRAPPED_TABLE};
+pub use kernel_state::{
+    RULE_PRIORITY, TUNNELLED_PRIORITY, TUNNELLED_TABLE, Underlay, VXLAN_ID, VXLAN_PORT,
+    WRAPPED_TABLE,
+};
 pub use plan::{Hop, NodeSummary, Plan, PlanError, TunnelPeer, TunnelPeerName, Way};
 pub use segment::Segment;
 pub use switch::algorithm_in_force;

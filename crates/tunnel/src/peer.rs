@@ -150,13 +150,11 @@ impl State {
         self.call(now);
     }
 
-    /// Points the peer somewhere else.
+    /// Points the peer somewhere, or there anew: the address of ours that was learnt with the old path counts no longer.
     pub(crate) fn point_at(&mut self, now: Moment, remote: SocketAddr) {
-        if self.path.is_some_and(|path| path.remote == remote) {
-            return;
-        }
-        self.path = Some(Path { remote, local: None });
-        if self.sending(now).is_none() {
+        let before = self.path.replace(Path { remote, local: None });
+        let is_elsewhere = before.is_none_or(|path| path.remote != remote);
+        if is_elsewhere && self.sending(now).is_none() {
             self.timers.start_afresh();
             self.call(now);
         }

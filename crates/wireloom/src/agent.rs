@@ -50,12 +50,13 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         let public_key = private_key.public_key();
         tracing::info!(node = %settings.node, %public_key, "this machine");
         let client = settings.connection.client().await?;
-        let facts = facts::follow(public_key, settings.interface.clone())?;
+        let facts = facts::follow(public_key, settings.interface.clone(), settings.mark)?;
         let registry = KubeRegistry::start(client, settings.registry(), facts);
         let registry = Remembering::new(registry, &settings.state.join("mesh.json"));
         let config = Config {
             identity: Identity::Name(settings.node.clone()),
             private_key,
+            mark: settings.mark,
             control: control::socket_path(&settings.run_dir, &settings.interface),
             interface: settings.interface,
         };

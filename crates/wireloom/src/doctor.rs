@@ -52,6 +52,7 @@ fn subject(args: &NodeArgs) -> Subject {
         identity: args.identity(),
         key,
         interface: args.interface.clone(),
+        mark: args.fwmark,
         sockets: Sockets { control: args.run_dir.clone(), uapi: uapi_socket::DIRECTORY.into() },
         udp_buffer: SOCKET_BUFFER_BYTES,
         made: made(),

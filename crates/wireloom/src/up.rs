@@ -54,6 +54,9 @@ pub(crate) struct NodeArgs {
     /// The tunnel device.
     #[arg(long, env = "WIRELOOM_INTERFACE", default_value = DEFAULT_INTERFACE, value_name = "NAME")]
     pub(crate) interface: InterfaceName,
+    /// The bits that mark packets of the tunnel itself, so that they never take it; 0 is none.
+    #[arg(long, env = "WIRELOOM_FWMARK", default_value = "0x20", value_parser = mark, value_name = "MARK")]
+    pub(crate) fwmark: u32,
     /// Where agents have their sockets.
     #[arg(long, env = "WIRELOOM_RUN_DIR", default_value = control::RUN_DIRECTORY, value_name = "DIR")]
     pub(crate) run_dir: PathBuf,
@@ -63,6 +66,15 @@ impl NodeArgs {
     pub(crate) fn identity(&self) -> Identity {
         self.node.clone().map_or(Identity::Key, Identity::Name)
     }
+}
+
+/// Decimal, or hexadecimal after `0x`, as `ip rule` and `wg` take marks.
+pub(crate) fn mark(text: &str) -> Result<u32, String> {
+    let mark = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    mark.map_err(|_| "a number of 32 bits belongs here, such as 0x20".to_owned())
 }
 
 pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
@@ -83,6 +95,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let config = Config {
         identity: args.identity(),
         private_key,
+        mark: args.fwmark,
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),
     };

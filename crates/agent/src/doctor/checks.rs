@@ -1,6 +1,9 @@
 //! What the facts mean: one function a check, each of which says nothing where nothing is wrong.
 
+use std::net::IpAddr;
+
 use wireloom_model::{Family, ProblemKind, Severity as ProblemSeverity};
+use wireloom_topology::Way;
 
 use super::facts::{Agent, Facts, Key, Place, TUN};
 use super::{Check, Finding, Severity};
@@ -13,9 +16,9 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-const CHECKS: [fn(&Facts) -> Vec<Finding>; 19] = [
-    accept_ra, agent, buffers, clock, endpoints, forwarding, ipv6, kernel, key, kilo, leftovers,
-    mesh, mtu, peers, port, privilege, ranges, rp_filter, tun,
+const CHECKS: [fn(&Facts) -> Vec<Finding>; 20] = [
+    accept_ra, agent, buffers, clock, endpoints, forwarding, fwmark, ipv6, kernel, key, kilo,
+    leftovers, mesh, mtu, peers, port, privilege, ranges, rp_filter, tun,
 ];
 
 use Severity::{Error, Note, Warning};
@@ -37,6 +40,13 @@ impl Facts {
 
     fn forwards(&self) -> bool {
         self.place().is_some_and(|place| place.forwards)
+    }
+
+    /// Whether a route into the tunnel leads to this address.
+    fn leads_to(&self, address: IpAddr) -> bool {
+        let routes = self.place().into_iter().flat_map(|place| &place.plan.routes);
+        let mut tunnelled = routes.filter(|(_, hop)| hop.by == Way::Tunnel);
+        tunnelled.any(|(prefix, _)| prefix.contains(address))
     }
 
     /// Whether the running agent says so itself.
@@ -259,10 +269,34 @@ fn forwarding(facts: &Facts) -> Vec<Finding> {
     found.collect()
 }
 
+fn fwmark(facts: &Facts) -> Vec<Finding> {
+    let found = facts.marked.iter().map(|rule| {
+        finding(
+            Warning,
+            Check::Fwmark,
+            format!(
+                "the rule {rule} is for packets with the mark of the tunnel's own ({:#x})",
+                facts.subject.mark
+            ),
+            "the tunnel's packets take the table that was meant for others",
+            "give the tunnel bits that nobody else uses, on `wireloom up` and here: --fwmark",
+        )
+    });
+    found.collect()
+}
+
 fn rp_filter(facts: &Facts) -> Vec<Finding> {
-    if facts.addressed_links < 2 {
-        return Vec::new();
-    }
+    // Marks do not count when the kernel looks for the way back (`__fib_validate_source`, net/ipv4/fib_frontend.c).
+    let behind = facts.endpoints.iter().find(|endpoint| facts.leads_to(endpoint.address.ip()));
+    let why = match behind {
+        _ if facts.addressed_links > 1 => {
+            "this machine has several links, and peers may send to one what is answered by another"
+        }
+        Some(endpoint) if endpoint.address.is_ipv4() => {
+            "a prefix of the mesh holds the endpoint of a peer, so the tunnel is the way back for what that peer sends"
+        }
+        _ => return Vec::new(),
+    };
     let strict = facts.underlay.iter().filter(|(_, held)| held.rp_filter == 1);
     let found = strict.map(|(link, _)| {
         finding(
@@ -271,7 +305,7 @@ fn rp_filter(facts: &Facts) -> Vec<Finding> {
             format!(
                 "{link} drops packets whose answer would leave by another link (rp_filter = 1)"
             ),
-            "this machine has several links, and peers may send to one what is answered by another",
+            why,
             format!("sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{link}.rp_filter=2"),
         )
     });
@@ -436,8 +470,17 @@ fn endpoints(facts: &Facts) -> Vec<Finding> {
 
 fn mtu(facts: &Facts) -> Vec<Finding> {
     let Some(mtu) = facts.tunnel_mtu else { return Vec::new() };
+    // Routes to a peer may say less than the device.
+    let to = |peer: &str| match &facts.agent {
+        Agent::Running(status) => {
+            let report = status.peers.iter().find(|report| report.name == peer);
+            report.and_then(|report| report.mtu).unwrap_or(mtu)
+        }
+        _ => mtu,
+    };
     let narrow = facts.endpoints.iter().filter_map(|endpoint| {
-        let way = endpoint.way.as_ref().filter(|way| way.mtu < mtu + endpoint.overhead())?;
+        let largest = to(&endpoint.peer) + endpoint.overhead();
+        let way = endpoint.way.as_ref().filter(|way| way.mtu < largest)?;
         Some((endpoint, way.mtu))
     });
     let worst =

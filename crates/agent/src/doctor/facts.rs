@@ -10,12 +10,14 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use wireloom_kernel::{
     Conflict, Feature, Host, HostError, PortOwner, Way, is_forwarding, port_owner,
 };
+use wireloom_model::kernel::{Mark, Rule};
 use wireloom_model::{Cidr, Family, InterfaceName, Problem, PublicKey, Snapshot};
 use wireloom_topology::{Plan, TunnelPeerName};
 
 use crate::agent::Identity;
 use crate::cleanup::{self, Sockets, kilo};
 use crate::control::{self, ControlError, Listener, Request};
+use crate::paths::overhead;
 use crate::reconcile::{is_forwarder, place_in};
 use crate::resolve::Resolver;
 use crate::status::Status;
@@ -31,6 +33,8 @@ pub struct Subject {
     pub key: Key,
     /// Its tunnel device.
     pub interface: InterfaceName,
+    /// The bits that mark packets of the tunnel itself.
+    pub mark: u32,
     /// Where agents and devices have their sockets.
     pub sockets: Sockets,
     /// The buffer in bytes that the tunnel asks of the kernel for each of its UDP sockets.
@@ -69,6 +73,8 @@ pub struct Facts {
     pub(crate) left_by_kilo: Vec<String>,
     pub(crate) kilo: Option<i32>,
     pub(crate) conflicts: Vec<Conflict>,
+    /// Rules of others that take what bears the mark of the tunnel's own packets.
+    pub(crate) marked: Vec<Rule>,
     pub(crate) lacking: Vec<Feature>,
     /// Why no TUN device can be had.
     pub(crate) no_tun: Option<String>,
@@ -148,7 +154,7 @@ pub async fn gather(host: &Host, subject: Subject) -> Result<Facts, HostError> {
     let tunnel = links.iter().find(|link| link.name == subject.interface);
     let mesh_mtu = subject.mesh.as_ref().ok().and_then(|snapshot| snapshot.mesh.mtu);
     let (endpoints, unresolved) = match plan {
-        Some(place) => endpoints(host, &place.plan).await?,
+        Some(place) => endpoints(host, &place.plan, subject.mark).await?,
         None => (Vec::new(), BTreeMap::new()),
     };
     let mut lacking = Vec::new();
@@ -176,6 +182,7 @@ pub async fn gather(host: &Host, subject: Subject) -> Result<Facts, HostError> {
         left_by_kilo: kilo::look(host, Path::new(kilo::CNI_PATH)).await?.things(),
         kilo,
         conflicts: host.route_conflicts(&ranges, ours).await?,
+        marked: host.others_rules().await?.into_iter().filter(takes(subject.mark)).collect(),
         lacking,
         no_tun: no_tun(),
         kernel: kernel_version(&rustix::system::uname().release().to_string_lossy()),
@@ -233,6 +240,7 @@ async fn left_by_us(host: &Host, sockets: &Sockets) -> Result<Vec<String>, HostE
 async fn endpoints(
     host: &Host,
     plan: &Plan,
+    mark: u32,
 ) -> Result<(Vec<EndpointFacts>, BTreeMap<String, String>), HostError> {
     let mut resolver = Resolver::default();
     let peers = &plan.tunnel_peers;
@@ -246,8 +254,11 @@ async fn endpoints(
             TunnelPeerName::Node(name) => name.to_string(),
             TunnelPeerName::Peer(name) => name.to_string(),
         };
-        let way = host.way_to(address.ip()).await?;
-        endpoints.push(EndpointFacts { peer, address, way });
+        endpoints.push(EndpointFacts { peer, address, way: None });
+    }
+    let addresses: Vec<IpAddr> = endpoints.iter().map(|endpoint| endpoint.address.ip()).collect();
+    for (endpoint, way) in endpoints.iter_mut().zip(host.ways_to(&addresses, mark).await?) {
+        endpoint.way = way;
     }
     let failures = resolver.failures().iter();
     let unresolved = failures.map(|(name, reason)| (name.to_string(), reason.clone())).collect();
@@ -291,6 +302,11 @@ fn ranges(subject: &Subject, place: Option<&Place>) -> Vec<Cidr> {
     let others = snapshot.nodes.iter().filter(|node| own.is_some_and(|own| node.name != *own));
     let pods = others.flat_map(|node| node.pod_prefixes.clone());
     snapshot.mesh.overlay.ranges().chain(pods).collect()
+}
+
+/// Whether a rule asks for a mark that packets with these bits alone have.
+fn takes(mark: u32) -> impl Fn(&Rule) -> bool {
+    move |rule| rule.mark.is_some_and(|Mark { value, mask }| value != 0 && mark & mask == value)
 }
 
 fn family_facts(family: Family) -> FamilyFacts {
@@ -339,14 +355,9 @@ fn seconds(time: SystemTime) -> u64 {
 }
 
 impl EndpointFacts {
-    /// What a tunnel adds to a packet on the way there: IP, UDP, and WireGuard's header and tag (WireGuard paper,
-    /// section 5.4.6).
+    /// What a tunnel adds to a packet on the way there.
     pub(crate) const fn overhead(&self) -> u32 {
-        let ip = match self.address.ip() {
-            IpAddr::V4(_) => 20,
-            IpAddr::V6(_) => 40,
-        };
-        ip + 8 + 32
+        overhead(self.address.ip())
     }
 }
 

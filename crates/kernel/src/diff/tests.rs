@@ -86,8 +86,10 @@ fn address() -> impl Strategy<Value = Address> {
 fn route() -> impl Strategy<Value = (RouteKey, Route)> {
     let table = prop_oneof![Just(MAIN_TABLE), Just(1000)];
     let metric = prop_oneof![Just(0), Just(50)];
-    (any::<bool>(), 0u8..4, table, metric, any::<bool>(), option::of(name()), option::of(1u8..3))
-        .prop_map(|(v6, net, table, metric, gateway, link, source)| {
+    let mtu = option::of(1300u32..1302);
+    let (link, source) = (option::of(name()), option::of(1u8..3));
+    (any::<bool>(), 0u8..4, table, metric, any::<bool>(), link, source, mtu).prop_map(
+        |(v6, net, table, metric, gateway, link, source, mtu)| {
             let network = |net: u8, host: u8| -> IpAddr {
                 if v6 {
                     [0xfd00, net.into(), 0, 0, 0, 0, 0, host.into()].into()
@@ -101,9 +103,11 @@ fn route() -> impl Strategy<Value = (RouteKey, Route)> {
                 gateway: gateway.then(|| network(200, 1)),
                 link,
                 source: source.map(|host| network(if v6 { 0 } else { 4 }, host)),
+                mtu,
             };
             (RouteKey { table, destination, metric }, route)
-        })
+        },
+    )
 }
 
 fn state() -> impl Strategy<Value = KernelState> {
@@ -287,7 +291,7 @@ proptest! {
 fn v6_route(metric: u32, source: Option<&str>) -> KernelState {
     let key = RouteKey { metric, ..RouteKey::main("fd01::/16".parse().unwrap()) };
     let source = source.map(|text| text.parse().unwrap());
-    let route = Route { gateway: None, link: Some("wl0".parse().unwrap()), source };
+    let route = Route { link: Some("wl0".parse().unwrap()), source, ..Route::default() };
     KernelState { routes: [(key, route)].into(), ..KernelState::default() }
 }
 
@@ -323,10 +327,11 @@ fn a_change_reads_like_a_sentence() {
         gateway: Some("10.9.0.1".parse().unwrap()),
         link: Some("wl0".parse().unwrap()),
         source: Some("10.4.0.1".parse().unwrap()),
+        mtu: Some(1300),
     };
     assert_eq!(
         Change::AddRoute(key.clone(), route).to_string(),
-        "add the route to 10.0.0.0/8 via 10.9.0.1 dev wl0 src 10.4.0.1 metric 5 table 7"
+        "add the route to 10.0.0.0/8 via 10.9.0.1 dev wl0 src 10.4.0.1 mtu 1300 metric 5 table 7"
     );
     assert_eq!(
         Change::DeleteRoute(key).to_string(),
@@ -343,6 +348,7 @@ fn every_kind_of_change_reads_like_a_sentence() {
         from: Some("10.42.0.0/24".parse().unwrap()),
         input: Some(wl0()),
         mark: Some(Mark { value: 16, mask: 255 }),
+        suppress: Some(8),
         ..Rule::all(Family::V4, 500, 1107)
     };
     let set =
@@ -355,7 +361,7 @@ fn every_kind_of_change_reads_like_a_sentence() {
         ),
         (
             Change::AddRule(rule),
-            "add the rule 500: from 10.42.0.0/24 fwmark 0x10/0xff iif wl0 lookup 1107",
+            "add the rule 500: from 10.42.0.0/24 fwmark 0x10/0xff iif wl0 lookup 1107 suppress_prefixlength 8",
         ),
         (prefixes, "take prefixes out of the nftables sets (1) and put others in (1)"),
         (

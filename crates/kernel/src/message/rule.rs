@@ -57,6 +57,7 @@ fn rule_message(rule: &Rule) -> RuleMessage {
         attributes.push(RuleAttribute::FwMark(value));
         attributes.push(RuleAttribute::FwMask(mask));
     }
+    attributes.extend(rule.suppress.map(|length| RuleAttribute::SuppressPrefixLen(length.into())));
     message
 }
 
@@ -88,6 +89,8 @@ pub(crate) fn rule(message: &RuleMessage) -> Option<HeardRule> {
             RuleAttribute::Iifname(name) => rule.input = name.parse().ok(),
             RuleAttribute::FwMark(bits) => value = *bits,
             RuleAttribute::FwMask(bits) => mask = *bits,
+            // The kernel says -1 for none.
+            RuleAttribute::SuppressPrefixLen(length) => rule.suppress = (*length).try_into().ok(),
             _ => {}
         }
     }

@@ -19,12 +19,13 @@ proptest! {
         gateway in option::of(any::<u128>()),
         link in option::of(1u32..),
         source in option::of(any::<u128>()),
+        mtu in option::of(1u32..),
     ) {
         let ip = |bits: u128| if v6 { IpAddr::V6(bits.into()) } else { IpAddr::V4((bits as u32).into()) };
         let destination =
             Cidr::truncated(ip(bits), if v6 { length } else { length.min(32) }).unwrap();
         let key = canonical(&RouteKey { table, destination, metric });
-        let wanted = Route { gateway: gateway.map(ip), link: None, source: source.map(ip) };
+        let wanted = Route { gateway: gateway.map(ip), link: None, source: source.map(ip), mtu };
         let (RouteNetlinkMessage::NewRoute(message), _) = add_route(&key, &wanted, link) else {
             panic!("a new route");
         };
@@ -32,7 +33,8 @@ proptest! {
         prop_assert!(heard.is_ours());
         prop_assert_eq!(heard.key, key);
         prop_assert_eq!(heard.link, link);
-        prop_assert_eq!((heard.gateway, heard.source), (wanted.gateway, wanted.source));
+        let heard = Route { gateway: heard.gateway, link: None, source: heard.source, mtu: heard.mtu };
+        prop_assert_eq!(heard, wanted);
     }
 }
 
@@ -46,6 +48,7 @@ proptest! {
         v6: bool,
         mark in option::of((any::<u32>(), any::<u32>())),
         has_input: bool,
+        suppress in option::of(0u8..=128),
     ) {
         let (family, address) = if v6 {
             (Family::V6, IpAddr::V6(bits.into()))
@@ -58,6 +61,7 @@ proptest! {
             to: lengths.map(|(_, to)| prefix(to)),
             input: has_input.then(|| "wl0".parse().unwrap()),
             mark: mark.map(|(value, mask)| Mark { value, mask }),
+            suppress,
             ..Rule::all(family, priority, table)
         };
         let (RouteNetlinkMessage::NewRule(message), _) = add_rule(&wanted) else {

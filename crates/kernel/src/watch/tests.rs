@@ -21,7 +21,7 @@ fn link_message(index: u32, name: &str, up: bool) -> LinkMessage {
 
 fn route_message(protocol: u8) -> netlink_packet_route::route::RouteMessage {
     let key = RouteKey::main("10.0.0.0/8".parse().unwrap());
-    let route = Route { gateway: None, link: None, source: None };
+    let route = Route::default();
     let (RouteNetlinkMessage::NewRoute(mut message), _) = message::add_route(&key, &route, Some(7))
     else {
         panic!("a new route");

@@ -185,12 +185,13 @@ pub(crate) fn prefixes(texts: &[&str]) -> BTreeSet<Cidr> {
 
 /// A route out of `wl0`.
 pub(crate) fn out_of_wl0(source: Option<&str>) -> Route {
-    Route { gateway: None, link: Some(wl0()), source: source.map(|text| text.parse().unwrap()) }
+    let source = source.map(|text| text.parse().unwrap());
+    Route { link: Some(wl0()), source, ..Route::default() }
 }
 
 /// A route to a gateway whose link the kernel looks up.
 pub(crate) fn by(gateway: &str) -> Route {
-    Route { gateway: Some(gateway.parse().unwrap()), link: None, source: None }
+    Route { gateway: Some(gateway.parse().unwrap()), ..Route::default() }
 }
 
 pub(crate) fn address(text: &str) -> Address {

@@ -24,6 +24,8 @@ pub struct Rule {
     pub mark: Option<Mark>,
     /// The table to look up.
     pub table: u32,
+    /// A route of the table to a prefix of this length, or a shorter one, counts for none (`suppress_prefixlength`).
+    pub suppress: Option<u8>,
 }
 
 /// Bits of a packet's mark.
@@ -38,14 +40,23 @@ pub struct Mark {
 impl Rule {
     /// A rule for all packets of a family, to be narrowed by setting its fields.
     pub const fn all(family: Family, priority: u32, table: u32) -> Self {
-        Self { family, priority, from: None, to: None, input: None, mark: None, table }
+        Self {
+            family,
+            priority,
+            from: None,
+            to: None,
+            input: None,
+            mark: None,
+            table,
+            suppress: None,
+        }
     }
 }
 
 /// In the words of `ip rule`.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, priority, from, to, input, mark, table } = self;
+        let Self { family, priority, from, to, input, mark, table, suppress } = self;
         write!(f, "{priority}:")?;
         match (from, family) {
             (Some(from), _) => write!(f, " from {from}")?,
@@ -61,6 +72,10 @@ impl fmt::Display for Rule {
         if let Some(input) = input {
             write!(f, " iif {input}")?;
         }
-        write!(f, " lookup {table}")
+        write!(f, " lookup {table}")?;
+        match suppress {
+            Some(length) => write!(f, " suppress_prefixlength {length}"),
+            None => Ok(()),
+        }
     }
 }

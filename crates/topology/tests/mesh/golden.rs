@@ -1,5 +1,6 @@
 //! The mesh of the demo: four regions, six nodes, both families, one node behind NAT and a laptop.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -8,7 +9,7 @@ use wireloom_model::{
     EncapsulateBy, EncapsulateWhen, Encapsulation, Filter, GatewayCount, Mesh, Node, Overlay, Peer,
     PublicKey, Snapshot,
 };
-use wireloom_topology::{Graph, Mtus, Plan, Topology, TunnelPeer};
+use wireloom_topology::{Graph, Plan, Topology, TunnelPeer, Underlay};
 
 fn nonzero(number: u16) -> NonZeroU16 {
     NonZeroU16::new(number).unwrap()
@@ -152,9 +153,20 @@ fn show_state(state: &KernelState) -> String {
     out
 }
 
+/// Paths that all take what the tunnel device does, and ends of the tunnel far from any prefix.
+pub(crate) fn wide() -> Underlay {
+    Underlay {
+        tunnel_mtu: 1420,
+        internal_mtu: 1500,
+        narrow: BTreeMap::new(),
+        endpoints: BTreeSet::new(),
+        mark: 0x20,
+    }
+}
+
 fn state_of(snapshot: &Snapshot, node: &str) -> KernelState {
     let plan = wireloom_topology::plan(snapshot, &node.parse().unwrap()).unwrap();
-    plan.kernel_state(&"wl0".parse().unwrap(), Mtus { tunnel: 1420, internal: 1500 })
+    plan.kernel_state(&"wl0".parse().unwrap(), &wide())
 }
 
 #[test]

@@ -9,8 +9,10 @@ use wireloom_model::{
     EncapsulateBy, EncapsulateWhen, Encapsulation, Filter, GatewayCount, Mesh, Node, Overlay, Peer,
     ProblemKind, PublicKey, Snapshot,
 };
+use wireloom_topology::Plan;
 use wireloom_topology::kilo::{Plugin, Seen, Settings, View, discoveries};
-use wireloom_topology::{Mtus, Plan};
+
+use crate::golden::wide;
 
 pub(crate) fn nonzero(number: u16) -> NonZeroU16 {
     NonZeroU16::new(number).unwrap()
@@ -86,9 +88,7 @@ fn plan(snapshot: &Snapshot, settings: &Settings, me: &str) -> Plan {
 
 /// The kernel state in the words of ip-route(8) and ip-rule(8), with the device as `kilo0`.
 fn kernel(snapshot: &Snapshot, settings: &Settings, me: &str) -> String {
-    let state = plan(snapshot, settings, me)
-        .kernel_state(&"kilo0".parse().unwrap(), Mtus { tunnel: 1420, internal: 1500 });
-    words(&state)
+    words(&plan(snapshot, settings, me).kernel_state(&"kilo0".parse().unwrap(), &wide()))
 }
 
 fn words(state: &KernelState) -> String {

@@ -9,4 +9,5 @@ mod kilo;
 mod kilo_agreement;
 mod scenarios;
 mod stability;
+mod underlay;
 mod walker;

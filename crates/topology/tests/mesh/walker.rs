@@ -1,7 +1,7 @@
 //! Follows packets through the plans of a whole mesh, as kernels and tunnels would: the longest prefix decides each
 //! route and each tunnel peer, and a tunnel's receiver checks that the sender may use the source address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use wireloom_model::kernel::{KernelState, LinkKind, MAIN_TABLE, Rule};
@@ -10,7 +10,7 @@ use wireloom_model::{
     Snapshot,
 };
 use wireloom_topology::graph::{GraphNode, GraphPeer};
-use wireloom_topology::{Graph, Mtus, Plan, Segment, Topology, TunnelPeer, TunnelPeerName};
+use wireloom_topology::{Graph, Plan, Segment, Topology, TunnelPeer, TunnelPeerName, Underlay};
 
 /// A mesh whose every node does as its plan says.
 pub(crate) struct World {
@@ -99,11 +99,17 @@ impl World {
                     .unwrap();
                 let lists: Vec<Cidr> =
                     node.extra_prefixes.iter().filter(|p| owned.contains(p)).copied().collect();
-                let mtus = Mtus { tunnel: 1420, internal: 1500 };
+                let underlay = Underlay {
+                    tunnel_mtu: 1420,
+                    internal_mtu: 1500,
+                    narrow: BTreeMap::new(),
+                    endpoints: BTreeSet::new(),
+                    mark: 0x20,
+                };
                 let machine = Machine {
                     facts: facts.clone(),
                     segment: segment.segment.clone(),
-                    kernel: plan.kernel_state(&DEVICE.parse().unwrap(), mtus),
+                    kernel: plan.kernel_state(&DEVICE.parse().unwrap(), &underlay),
                     plan,
                     lists,
                 };

@@ -21,7 +21,8 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// The link of Cilium that takes what is wrapped for this node.
 const CILIUM_LINK: &str = "cilium_host";
 
-/// Follows the host of the calling thread's network namespace. `own` is our tunnel device, which says nothing of it.
+/// Follows the host of the calling thread's network namespace. `own` is our tunnel device, which says nothing of it, and `mark` what
+/// its packets bear.
 ///
 /// # Errors
 ///
@@ -29,13 +30,14 @@ const CILIUM_LINK: &str = "cilium_host";
 pub(crate) fn follow(
     key: PublicKey,
     own: InterfaceName,
+    mark: u32,
 ) -> Result<watch::Receiver<Facts>, HostError> {
     let host = Host::new()?;
     let none = Facts { key, addresses: Vec::new(), cni_address: None };
     let (facts, followed) = watch::channel(none);
     tokio::spawn(async move {
         while !facts.is_closed() {
-            match gather(&host, &own).await {
+            match gather(&host, &own, mark).await {
                 Ok((addresses, cni_address)) => {
                     let now = Facts { key, addresses, cni_address };
                     facts.send_if_modified(|last| {
@@ -56,11 +58,11 @@ pub(crate) fn follow(
 
 type Addresses = (Vec<HostAddress>, Option<wireloom_model::InterfaceAddress>);
 
-async fn gather(host: &Host, own: &InterfaceName) -> Result<Addresses, HostError> {
-    let mut ways_out = Vec::new();
-    for address in WORLD.iter().filter_map(|text| text.parse::<IpAddr>().ok()) {
-        ways_out.extend(host.way_to(address).await?.map(|way| way.link.name));
-    }
+async fn gather(host: &Host, own: &InterfaceName, mark: u32) -> Result<Addresses, HostError> {
+    let world: Vec<IpAddr> = WORLD.iter().filter_map(|text| text.parse().ok()).collect();
+    let ways = host.ways_to(&world, mark).await?;
+    let ways_out: Vec<InterfaceName> =
+        ways.into_iter().flatten().map(|way| way.link.name).collect();
     let mut addresses = Vec::new();
     let mut cilium = None;
     for found in host.addresses().await? {

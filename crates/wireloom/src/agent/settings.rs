@@ -18,7 +18,7 @@ use wireloom_model::{
     NodeName, Overlay,
 };
 
-use crate::up::DEFAULT_INTERFACE;
+use crate::up::{DEFAULT_INTERFACE, mark};
 
 /// The file that is read if it is there, without anybody saying so.
 const DEFAULT_FILE: &str = "/etc/wireloom/agent.toml";
@@ -89,6 +89,10 @@ struct Settings {
     /// The UDP port of this machine's endpoint, unless an annotation says another. Default: 51820.
     #[arg(long, env = "WIRELOOM_PORT", value_name = "PORT")]
     port: Option<NonZeroU16>,
+    /// The bits that mark packets of the tunnel itself, so that they never take it; 0 is none. Default: 0x20.
+    #[arg(long, env = "WIRELOOM_FWMARK", value_name = "MARK")]
+    #[serde(deserialize_with = "word")]
+    fwmark: Option<Mark>,
     /// The tunnel device. Default: wl0.
     #[arg(long, env = "WIRELOOM_INTERFACE", value_name = "NAME")]
     interface: Option<InterfaceName>,
@@ -130,6 +134,18 @@ impl FromStr for Mtu {
     }
 }
 
+/// The bits that mark packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark(u32);
+
+impl FromStr for Mark {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        mark(text).map(Self)
+    }
+}
+
 /// What the agent goes by.
 #[derive(Debug, Clone)]
 pub(crate) struct Resolved {
@@ -140,6 +156,7 @@ pub(crate) struct Resolved {
     pub(crate) granularity: Granularity,
     pub(crate) addresses: AddressRules,
     pub(crate) namespace: String,
+    pub(crate) mark: u32,
     pub(crate) interface: InterfaceName,
     pub(crate) key: PathBuf,
     pub(crate) state: PathBuf,
@@ -216,7 +233,7 @@ impl Settings {
         first_said!(self, other;
             hostname, kubeconfig, master, topology_label, mesh_granularity, gateways, subnet, service_cidr,
             internal_cidr, prioritise_private_addresses, encapsulate, encapsulation, carry_internal_addresses,
-            masquerade, mtu, port, interface, key, state_dir, run_dir, lease_namespace,
+            masquerade, mtu, port, fwmark, interface, key, state_dir, run_dir, lease_namespace,
         )
     }
 
@@ -274,6 +291,10 @@ impl Settings {
                 overlay,
             },
             namespace: self.lease_namespace.unwrap_or_else(|| "kube-system".to_owned()),
+            mark: match self.fwmark {
+                Some(Mark(mark)) => mark,
+                None => 0x20,
+            },
             interface: match self.interface {
                 Some(interface) => interface,
                 None => DEFAULT_INTERFACE.parse()?,

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use wireloom_kernel::{Conflict, Feature, HostLink, PortOwner, Way};
+use wireloom_model::kernel::{Mark, Rule};
 use wireloom_model::{InterfaceName, PublicKey};
 
 use super::*;
@@ -39,6 +40,7 @@ fn healthy() -> Facts {
             identity: Identity::Key,
             key: Key::Good(key),
             interface: "wl0".parse().unwrap(),
+            mark: 0x20,
             sockets: Sockets { control: PathBuf::new(), uapi: PathBuf::new() },
             udp_buffer: 1000,
             made: NOW - 1,
@@ -53,6 +55,7 @@ fn healthy() -> Facts {
         left_by_kilo: Vec::new(),
         kilo: None,
         conflicts: Vec::new(),
+        marked: Vec::new(),
         lacking: Vec::new(),
         no_tun: None,
         kernel: Some(USO),
@@ -115,6 +118,7 @@ fn peer(state: PeerState, persistent_keepalive: u16, tx_bytes: u64) -> PeerRepor
         rx_bytes: 0,
         tx_bytes,
         persistent_keepalive,
+        mtu: None,
         allowed_ips: Vec::new(),
     }
 }
@@ -325,6 +329,28 @@ fn each_fault_is_found_and_said_once() {
             Check::Mtu,
             "the tunnel's MTU is 1420, which makes packets of 1480 bytes, and the path to b (192.0.2.2:51820) takes 1400",
             "mtu = 1340",
+        ),
+        (
+            |f| {
+                f.marked.push(Rule {
+                    mark: Some(Mark { value: 0x20, mask: 0xff }),
+                    ..Rule::all(Family::V4, 9, 7)
+                })
+            },
+            Warning,
+            Check::Fwmark,
+            "9: from all IPv4 fwmark 0x20/0xff lookup 7",
+            "--fwmark",
+        ),
+        (
+            |f| {
+                f.endpoints[0].address = "10.4.0.9:51820".parse().unwrap();
+                underlay(f).rp_filter = 1;
+            },
+            Warning,
+            Check::RpFilter,
+            "eth0 drops packets whose answer would leave by another link",
+            "net.ipv4.conf.eth0.rp_filter=2",
         ),
         (
             |f| f.now = f.subject.made - 3 * 86_400,

@@ -1,0 +1,288 @@
+//! Looks for the largest packet that reaches each peer, while packets flow to it.
+//!
+//! Echoes through the tunnel find what does not arrive, whatever swallows it. Beside the tunnel goes one as large as the
+//! tunnel's own packets, in one piece: a router that would cut those up says how much it takes, and the kernel tells that
+//! with the way to the peer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use wireloom_model::{Family, InterfaceName, PublicKey};
+use wireloom_path::{Range, Search};
+use wireloom_topology::{Plan, TunnelPeer, TunnelPeerName};
+use wireloom_tunnel::uapi::DeviceStatus;
+
+use crate::echo::{Answer, EchoSockets};
+use crate::paths::overhead;
+
+/// How often it is looked which peers get packets.
+pub(crate) const TICK: Duration = Duration::from_secs(2);
+
+/// How many looks begin at once at most.
+const AT_ONCE: usize = 32;
+
+/// How many looks begin at once when this machine's network has changed.
+const AT_ONCE_RESTARTED: usize = 256;
+
+/// How long after a handshake a session is used (REJECT_AFTER_TIME, WireGuard paper, section 6.1).
+const LIVE: Duration = Duration::from_secs(180);
+
+/// Bytes to a peer since the last look, the echoes aside, that are no more than a keepalive or a handshake.
+const QUIET: u64 = 400;
+
+pub(crate) struct Prober {
+    interface: InterfaceName,
+    mark: u32,
+    /// `None` until the first echo is sent to a new device.
+    sockets: Option<EchoSockets>,
+    paths: BTreeMap<PublicKey, Probed>,
+    next_identifier: u16,
+    /// Bytes that the device had sent when it was looked last.
+    device_sent: u64,
+    /// Time is counted from here.
+    began: Instant,
+}
+
+struct Probed {
+    /// The peer's address inside the tunnel.
+    inside: IpAddr,
+    /// And beside it.
+    outside: SocketAddr,
+    identifier: u16,
+    search: Search,
+    /// What the device had sent to it when that was looked at last.
+    sent: u64,
+    /// What echoes have added since.
+    echoed: u64,
+}
+
+impl Prober {
+    pub(crate) fn new(interface: InterfaceName, mark: u32) -> Self {
+        Self {
+            interface,
+            mark,
+            sockets: None,
+            paths: BTreeMap::new(),
+            next_identifier: 0,
+            device_sent: 0,
+            began: Instant::now(),
+        }
+    }
+
+    /// The largest packets that reach peers, of those that a larger one did not.
+    pub(crate) fn found(&self) -> BTreeMap<PublicKey, u32> {
+        let found =
+            |(key, path): (&PublicKey, &Probed)| Some((*key, u32::from(path.search.narrowed()?)));
+        self.paths.iter().filter_map(found).collect()
+    }
+
+    /// Takes over what the plan and the device say of peers. A path of which anything changed is looked at anew. `most`
+    /// says how large packets inside may be on the way to an address.
+    pub(crate) fn follow(
+        &mut self,
+        plan: &Plan,
+        endpoints: &BTreeMap<PublicKey, SocketAddr>,
+        most: impl Fn(IpAddr) -> u32,
+    ) {
+        let mut before = std::mem::take(&mut self.paths);
+        for peer in &plan.tunnel_peers {
+            let Some(&outside) = endpoints.get(&peer.key) else { continue };
+            let Some(inside) = inside(plan, peer) else { continue };
+            let most = u16::try_from(most(outside.ip())).unwrap_or(u16::MAX);
+            let least = least(inside);
+            let range = Range { least, most: most.max(least) };
+            let same = before.remove(&peer.key).filter(|path| {
+                (path.inside, path.outside, path.search.range()) == (inside, outside, range)
+            });
+            let path = same.unwrap_or_else(|| {
+                self.next_identifier = self.next_identifier.wrapping_add(1);
+                let identifier = self.next_identifier;
+                let search = Search::new(range);
+                Probed { inside, outside, identifier, search, sent: 0, echoed: 0 }
+            });
+            self.paths.insert(peer.key, path);
+        }
+    }
+
+    /// The device is a new one.
+    pub(crate) fn forget_device(&mut self) {
+        self.sockets = None;
+    }
+
+    /// The host's network has changed: what was found may hold no longer. Peers that were lately heard hear from this node
+    /// at once, and so learn where it is now. `wall` is the time since the Unix epoch.
+    pub(crate) fn restart(&mut self, device: &DeviceStatus, wall: Duration) {
+        let now = self.began.elapsed();
+        let is_live = |at: Duration| wall.saturating_sub(at) < LIVE;
+        let live = device.peers.iter().filter(|peer| peer.last_handshake.is_some_and(is_live));
+        for peer in live.take(AT_ONCE_RESTARTED) {
+            if let Some(path) = self.paths.get_mut(&peer.key) {
+                path.search.restart(now);
+            }
+        }
+    }
+
+    /// Whether the device has sent anything since this was asked last: an idle one need not be looked at.
+    pub(crate) fn is_busy(&mut self) -> bool {
+        let counter = format!("/sys/class/net/{}/statistics/tx_bytes", self.interface);
+        let sent = fs::read_to_string(counter).ok().and_then(|text| text.trim_end().parse().ok());
+        let sent = sent.unwrap_or(self.device_sent);
+        std::mem::replace(&mut self.device_sent, sent) != sent
+    }
+
+    /// Begins to look at paths on which packets flow.
+    pub(crate) fn look(&mut self, device: &DeviceStatus) {
+        let now = self.began.elapsed();
+        let mut begun = 0;
+        for peer in device.peers.iter().filter(|peer| peer.last_handshake.is_some()) {
+            let Some(path) = self.paths.get_mut(&peer.key) else { continue };
+            let flows = peer.tx_bytes.saturating_sub(path.sent) > path.echoed + QUIET;
+            if flows && begun < AT_ONCE {
+                begun += 1;
+                path.search.look(now);
+                (path.sent, path.echoed) = (peer.tx_bytes, 0);
+            }
+        }
+    }
+
+    /// Sends and hears what is due. Returns where packets may have been swallowed or a look has ended, so that the way
+    /// there may be known better now, and whether more or less was found to fit than before. Dropping the future loses
+    /// nothing.
+    pub(crate) async fn turn(&mut self) -> Turn {
+        loop {
+            let due = self.paths.values().filter_map(|path| path.search.due()).min();
+            let at = due.map(|due| self.began + due);
+            let answer = tokio::select! {
+                () = until(at) => None,
+                answer = hear(self.sockets.as_ref()) => Some(answer),
+            };
+            let now = self.began.elapsed();
+            let (before, stages) = (self.found(), self.stages());
+            match answer {
+                Some(Ok(answer)) => self.take(now, answer),
+                // The device is gone, or was set down. The next echo goes by a new one.
+                Some(Err(_)) => self.sockets = None,
+                None => self.send(now),
+            }
+            let moved_on = stages.into_iter().zip(self.stages());
+            let looked_at: BTreeSet<IpAddr> = moved_on
+                .filter(|((_, before), (_, now))| before != now && *now != Stage::Asked)
+                .map(|((address, _), _)| address)
+                .collect();
+            if !looked_at.is_empty() {
+                return Turn { looked_at, is_news: before != self.found() };
+            }
+        }
+    }
+
+    /// How far the look at each path is.
+    fn stages(&self) -> Vec<(IpAddr, Stage)> {
+        let stage = |search: &Search| match search.due() {
+            None => Stage::Rest,
+            Some(_) if search.is_doubtful() => Stage::AskedAgain,
+            Some(_) => Stage::Asked,
+        };
+        self.paths.values().map(|path| (path.outside.ip(), stage(&path.search))).collect()
+    }
+
+    fn take(&mut self, now: Duration, answer: Answer) {
+        let asked = self
+            .paths
+            .values_mut()
+            .find(|path| (path.identifier, path.inside) == (answer.identifier, answer.from));
+        if let Some(path) = asked {
+            path.search.answer(now, answer.number);
+        }
+    }
+
+    fn send(&mut self, now: Duration) {
+        for path in self.paths.values_mut() {
+            let echoes = path.search.poll(now);
+            let Some(largest) = echoes.iter().map(|echo| echo.size).max() else { continue };
+            if self.sockets.is_none() {
+                match EchoSockets::open(&self.interface, self.mark) {
+                    Ok(sockets) => self.sockets = Some(sockets),
+                    Err(error) => {
+                        tracing::debug!(%error, "paths can't be probed");
+                        continue;
+                    }
+                }
+            }
+            let Some(sockets) = &self.sockets else { continue };
+            let outside = path.outside.ip();
+            let outer = u32::from(largest) + overhead(outside);
+            let beside = u16::try_from(outer).map(|size| sockets.send_outside(outside, size));
+            for echo in echoes {
+                path.echoed += u64::from(echo.size) + 64;
+                let sent =
+                    sockets.send_inside(path.inside, path.identifier, echo.number, echo.size);
+                if let Err(error) = sent {
+                    tracing::trace!(%error, to = %path.inside, size = echo.size, "an echo is not sent");
+                }
+            }
+            if let Ok(Err(error)) = beside {
+                tracing::trace!(%error, to = %outside, outer, "an echo is not sent");
+            }
+        }
+    }
+}
+
+/// How far the look at a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Rest,
+    Asked,
+    AskedAgain,
+}
+
+/// What came of a turn.
+pub(crate) struct Turn {
+    /// Where packets may have been swallowed, or looks have ended.
+    pub(crate) looked_at: BTreeSet<IpAddr>,
+    /// Whether other sizes are found to fit than before.
+    pub(crate) is_news: bool,
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn hear(sockets: Option<&EchoSockets>) -> io::Result<Answer> {
+    match sockets {
+        Some(sockets) => sockets.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An address of a peer to which its own kernel answers, IPv4 if there is one: the narrowest paths are narrower than
+/// IPv6 allows.
+fn inside(plan: &Plan, peer: &TunnelPeer) -> Option<IpAddr> {
+    let speaks = |address: &IpAddr| {
+        let family = Family::of(*address);
+        plan.addresses.iter().any(|own| own.family() == family)
+    };
+    let hosts = peer.allowed_ips.iter().filter(|prefix| prefix.length() == prefix.family().bits());
+    let addresses: Vec<IpAddr> = match &peer.name {
+        TunnelPeerName::Node(name) => {
+            let node = plan.nodes.binary_search_by(|node| node.node.cmp(name)).ok()?;
+            plan.nodes[node].overlay_addresses.clone()
+        }
+        TunnelPeerName::Peer(_) => hosts.map(|prefix| prefix.address()).collect(),
+    };
+    addresses.into_iter().filter(speaks).min_by_key(|address| Family::of(*address))
+}
+
+/// What every path carries: the least that a host must take in one piece (RFC 791, section 3.1; RFC 8200, section 5).
+const fn least(inside: IpAddr) -> u16 {
+    match inside {
+        IpAddr::V4(_) => 576,
+        IpAddr::V6(_) => 1280,
+    }
+}
