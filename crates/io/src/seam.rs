@@ -2,6 +2,7 @@
 //! [`udp`](crate::udp); [`memory`](crate::memory) has others for tests and benches.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::{AddAssign, Range};
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +79,10 @@ pub trait UdpReceive: Send {
 pub trait UdpSend: Send + Sync {
     /// Sends all that waits in the outbox, in order, and says what became of it. `now` is the time since boot.
     fn send(&self, now: Duration, outbox: &Outbox) -> SendReport;
+
+    /// How long a packet to the far end may be, IP header included, as far as the kernel knows: by its route's device, or
+    /// by what routers on the way have said (RFC 1191, RFC 8201). `None` without a route.
+    fn path_mtu(&self, remote: SocketAddr) -> Option<u32>;
 
     /// Marks every outer packet from now on (`SO_MARK`, 0 for none), so that policy routing can keep it out of the
     /// tunnel.

@@ -1,6 +1,7 @@
 //! The device: peers, the table that finds them, and the batches that pass through.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -107,6 +108,14 @@ impl Device {
     /// Tells the MTU of the tunnel interface in bytes: no packet is padded beyond it.
     pub fn set_mtu(&self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Learns how long outer packets to the peers' endpoints may be, IP header included, by asking for each peer that frames
+    /// came for since this was called last. A longer packet that may not be fragmented is refused from then on
+    /// ([`DropReason::TooBig`](crate::DropReason::TooBig)); others go out all the same, in outer fragments.
+    pub fn look_at_paths(&self, mut mtu: impl FnMut(SocketAddr) -> Option<u32>) {
+        let table = self.table.load();
+        table.peers.iter().flatten().for_each(|peer| peer.look_at_path(&mut mtu));
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called; `None` while nothing is pending. It may be early,
