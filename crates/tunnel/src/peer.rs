@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore as _;
-use wireloom_packet::{Ecn, IpPacket, Outbox, Path};
+use wireloom_packet::{Ecn, IpPacket, Outbox, Path, TrafficClass};
 
 use crate::allowed_ips::Slot;
 use crate::drops::{DropCounts, DropReason};
@@ -377,7 +377,7 @@ impl Turn<'_> {
         // One that can't be made, for a peer's key that is none, is repeated no sooner than one that was lost.
         let length = engine.initiate(now, slot).unwrap_or_default();
         state.beginnings.initiated(&slot[..length]);
-        outbox.commit(length, path, Ecn::NotEct);
+        outbox.commit(length, path, TrafficClass::HANDSHAKE);
         state.tx_bytes += length as u64;
         state.timers.initiated(now, jitter);
     }

@@ -1,7 +1,7 @@
 //! Packets of all sizes, families and protocols.
 
 use wireloom_lab::Host;
-use wireloom_tests::device::{Device, datagrams, stream};
+use wireloom_tests::device::{Device, PORT, datagrams, stream};
 use wireloom_tests::{Pair, cable, eventually, ok, ping, run};
 
 use crate::need_all;
@@ -148,6 +148,33 @@ fn a_wire_that_is_narrow_further_on_is_found_out() {
         b.await_dial(&a);
         a.dial(&b, outer);
         is_told(&a, &b, fitting(outer, 1300));
+    }
+}
+
+#[test]
+fn handshakes_are_marked_and_what_is_in_the_tunnel_is_not() {
+    need_all!();
+    for (outer, family) in [(V4, "ip"), (V6, "ip6")] {
+        let pair = Pair::start();
+        let (a, b) = (Device::start(&pair.a, 1), Device::start(&pair.b, 2));
+        b.await_dial(&a);
+        ok(&pair.b, "nft add table inet seen");
+        ok(&pair.b, "nft add chain inet seen in { type filter hook input priority 0 ; }");
+        for class in ["af41", "cs0", "ef"] {
+            let rule = format!("udp dport {PORT} {family} dscp {class} counter");
+            ok(&pair.b, &format!("nft add rule inet seen in {rule}"));
+        }
+        a.dial(&b, outer[1]);
+        ping(&pair.a, "10.9.0.2");
+        // EF inside.
+        ok(&pair.a, "ping -n -c 3 -i 0.1 -W 5 -Q 0xb8 10.9.0.2");
+        let list = ok(&pair.b, "nft list chain inet seen in");
+        let counts = list.lines().filter_map(|line| {
+            line.split_once("counter packets ")?.1.split(' ').next()?.parse::<u32>().ok()
+        });
+        let counts: Vec<_> = counts.collect();
+        let [handshakes, data, urgent] = counts[..] else { panic!("{list}") };
+        assert!((1..=2).contains(&handshakes) && data >= 4 && urgent == 0, "{list}");
     }
 }
 

@@ -135,7 +135,7 @@ impl DatagramSink for MemorySocket {
             let Some(target) = target else { continue };
             let local = Some(Local { address: message.path.remote.ip(), interface: 1 });
             let path = Path { remote: self.local, local };
-            let (ecn, segment) = (message.ecn, message.segment);
+            let (ecn, segment) = (message.class.ecn(), message.segment);
             let together = target.gro.load(Ordering::Relaxed);
             for bytes in message.bytes.chunks(if together { message.bytes.len() } else { segment })
             {

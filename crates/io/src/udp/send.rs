@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
-use wireloom_packet::{Ecn, Outbox, Path};
+use wireloom_packet::{Outbox, Path, TrafficClass};
 
 use super::address::SocketName;
 use super::control::ControlBuffer;
@@ -77,7 +77,7 @@ struct Unbatched {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Message<'a> {
     pub(crate) path: Path,
-    pub(crate) ecn: Ecn,
+    pub(crate) class: TrafficClass,
     pub(crate) segment: usize,
     pub(crate) bytes: &'a [u8],
 }
@@ -97,7 +97,7 @@ impl<'a> Message<'a> {
         let is_v4 = self.path.remote.is_ipv4();
         Departure {
             name: SocketName::from(self.path.remote),
-            control: ControlBuffer::for_sending(is_v4, segment, source, self.ecn),
+            control: ControlBuffer::for_sending(is_v4, segment, source, self.class),
             bytes: self.bytes,
         }
     }
@@ -235,7 +235,8 @@ impl<S: DatagramSink> UdpSend for UdpSender<S> {
     fn send(&self, now: Duration, outbox: &Outbox) -> SendReport {
         let mut report = SendReport::default();
         let nowhere = Path { remote: ([0, 0, 0, 0], 0).into(), local: None };
-        let empty = Message { path: nowhere, ecn: Ecn::NotEct, segment: 1, bytes: &[] };
+        let class = TrafficClass::default();
+        let empty = Message { path: nowhere, class, segment: 1, bytes: &[] };
         let mut messages = [empty; MESSAGES];
         let mut count = 0;
         let mut family = true;
@@ -249,8 +250,8 @@ impl<S: DatagramSink> UdpSend for UdpSender<S> {
                     count = 0;
                 }
                 family = remote.is_ipv4();
-                let (path, ecn, segment) = (transmit.path, transmit.ecn, transmit.segment);
-                messages[count] = Message { path, ecn, segment, bytes };
+                let (path, class, segment) = (transmit.path, transmit.class, transmit.segment);
+                messages[count] = Message { path, class, segment, bytes };
                 count += 1;
             }
         }
