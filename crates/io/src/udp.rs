@@ -24,7 +24,8 @@ use std::time::Duration;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::seam::{Binding, UdpBind, UdpReceive};
+use crate::routes::KernelRoutes;
+use crate::seam::{Binding, RouteWatch, UdpBind, UdpReceive};
 use crate::sys;
 
 pub use probe::{UdpOffloads, probe};
@@ -109,6 +110,21 @@ impl UdpBinder {
         let (ours, here) = (namespace.metadata().ok()?, fs::metadata(THREAD_NAMESPACE).ok()?);
         ((ours.dev(), ours.ino()) != (here.dev(), here.ino())).then_some(namespace)
     }
+
+    /// Does something in the namespace; an error if it cannot be entered.
+    fn there<T: Send>(&self, deed: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let Some(namespace) = self.elsewhere() else { return Ok(deed()) };
+        let enter = || {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), network)?;
+            Ok(deed())
+        };
+        // A thread that goes into another namespace does not come back.
+        thread::scope(|scope| match scope.spawn(enter).join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
 }
 
 impl Default for UdpBinder {
@@ -119,19 +135,14 @@ impl Default for UdpBinder {
 
 impl UdpBind for UdpBinder {
     fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError> {
-        let Some(namespace) = self.elsewhere() else { return bind_here(port, mark) };
-        let there = || {
-            let network = Some(LinkNameSpaceType::Network);
-            move_into_link_name_space(namespace.as_fd(), network).map_err(|errno| {
-                BindError::System { port, deed: "enter its namespace", source: errno.into() }
-            })?;
-            bind_here(port, mark)
-        };
-        // A thread that goes into another namespace does not come back.
-        thread::scope(|scope| match scope.spawn(there).join() {
-            Ok(bound) => bound,
-            Err(panic) => std::panic::resume_unwind(panic),
+        self.there(|| bind_here(port, mark)).unwrap_or_else(|source| {
+            Err(BindError::System { port, deed: "enter its namespace", source })
         })
+    }
+
+    fn routes(&self) -> Option<Box<dyn RouteWatch>> {
+        let routes = self.there(KernelRoutes::open).and_then(|opened| opened).ok()?;
+        Some(Box::new(routes))
     }
 }
 

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use rand_chacha::{ChaCha8Rng, ChaCha20Rng};
 use rand_core::{RngCore as _, SeedableRng as _};
 use wireloom_model::PublicKey;
-use wireloom_packet::Outbox;
+use wireloom_packet::{Local, Outbox};
 
 use crate::allowed_ips::{Routes, Slot};
 use crate::cookie::Macs;
@@ -116,6 +116,13 @@ impl Device {
     pub fn look_at_paths(&self, mut mtu: impl FnMut(SocketAddr) -> Option<u32>) {
         let table = self.table.load();
         table.peers.iter().flatten().for_each(|peer| peer.look_at_path(&mut mtu));
+    }
+
+    /// Gives up, at peers that are answered from the address that they addressed, those source addresses that `stays` does
+    /// not stand by: their routes have moved. The next datagram that comes in says what to answer from.
+    pub fn look_at_sources(&self, mut stays: impl FnMut(SocketAddr, Local) -> bool) {
+        let table = self.table.load();
+        table.peers.iter().flatten().for_each(|peer| peer.look_at_source(&mut stays));
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called; `None` while nothing is pending. It may be early,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore as _;
-use wireloom_packet::{Ecn, IpPacket, Outbox, Path, TrafficClass};
+use wireloom_packet::{Ecn, IpPacket, Local, Outbox, Path, TrafficClass};
 
 use crate::allowed_ips::Slot;
 use crate::drops::{DropCounts, DropReason};
@@ -146,6 +146,20 @@ impl Peer {
             let headers = if remote.is_ipv4() { OUTER_HEADERS_4 } else { OUTER_HEADERS_6 };
             let room = mtu.saturating_sub(headers + DATA_OVERHEAD as u32);
             state.room = u16::try_from(room).unwrap_or(u16::MAX);
+        }
+    }
+
+    /// Gives the source address up that the peer is answered from, unless it stays.
+    pub(crate) fn look_at_source(&self, stays: impl FnOnce(SocketAddr, Local) -> bool) {
+        let path = self.state().path;
+        let Some((path, local)) = path.and_then(|path| Some((path, path.local?))) else { return };
+        // The lock is not held while the kernel thinks.
+        if stays(path.remote, local) {
+            return;
+        }
+        let mut state = self.state();
+        if state.path == Some(path) {
+            state.path = Some(Path { local: None, ..path });
         }
     }
 

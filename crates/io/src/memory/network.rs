@@ -10,7 +10,7 @@ use wireloom_packet::{Ecn, Local, Path};
 
 use super::{Pipe, lock};
 use crate::buffer::{ReceiveBuffer, TURN_DATAGRAMS};
-use crate::seam::{Binding, UdpBind, UdpReceive};
+use crate::seam::{Binding, RouteWatch, UdpBind, UdpReceive};
 use crate::signal::{Signal, Wake};
 use crate::udp::{BindError, DatagramSink, Message, UdpOffloads, UdpSender};
 
@@ -110,6 +110,10 @@ impl UdpBind for MemoryUdp {
         // A host has one address, from which it reaches those of either family.
         let sender = UdpSender::new(Some(Arc::clone(&socket)), Some(socket), self.offloads);
         Ok(Binding { port, sender: Arc::new(sender), receivers: vec![Box::new(receiver)] })
+    }
+
+    fn routes(&self) -> Option<Box<dyn RouteWatch>> {
+        None
     }
 }
 

@@ -216,7 +216,7 @@ fn our_own_address_follows_the_peers_view_of_it() {
     let mut world = World::pair();
     world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
     let sent = world.intercept().remove(0);
-    let local = wireloom_packet::Local { address: "203.0.113.5".parse().unwrap(), interface: 3 };
+    let local = Local { address: "203.0.113.5".parse().unwrap(), interface: 3 };
     let received = Received {
         path: Path { remote: sent.from, local: Some(local) },
         ecn: Ecn::NotEct,
