@@ -1,6 +1,7 @@
 //! The data plane as its owner sees it.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use crate::counters::Counters;
 use crate::offloads::Offloads;
 use crate::shared::{Ended, Outlet, Shared, lock};
 use crate::sockets::Sockets;
-use crate::{send, timer};
+use crate::{routes, send, timer};
 
 /// What a data plane starts with. Keys and peers come by [`Dataplane::set`].
 #[derive(Debug, Clone)]
@@ -41,7 +42,6 @@ pub struct Dataplane {
 struct Control {
     sockets: Option<Sockets>,
     threads: Vec<JoinHandle<()>>,
-    fwmark: u32,
     offloads: Offloads,
 }
 
@@ -113,7 +113,8 @@ impl Dataplane {
         let outlet = Outlet { port: binding.port, sender: Arc::clone(&binding.sender) };
         let reader = tun.reader();
         let shared = Arc::new(Shared::new(Device::with_engine(seed, engine), tun, outlet)?);
-        let control = Control { sockets: None, threads: Vec::new(), fwmark, offloads };
+        shared.mark.store(fwmark, Ordering::Relaxed);
+        let control = Control { sockets: None, threads: Vec::new(), offloads };
         // From here on dropping `dataplane` stops what was started.
         let dataplane = Self { shared, network: Box::new(network), control: Mutex::new(control) };
         let mut control = lock(&dataplane.control);
@@ -122,6 +123,10 @@ impl Dataplane {
         control.threads.push(spawn("wl-send", move || send::run(&shared, reader))?);
         let shared = Arc::clone(&dataplane.shared);
         control.threads.push(spawn("wl-timer", move || timer::run(&shared))?);
+        if let Some(routes) = dataplane.network.routes() {
+            let shared = Arc::clone(&dataplane.shared);
+            control.threads.push(spawn("wl-routes", move || routes::run(&shared, routes))?);
+        }
         drop(control);
         Ok(dataplane)
     }
@@ -137,7 +142,8 @@ impl Dataplane {
         if let Some(reason) = self.shared.ended() {
             return Err(SetError::Ended(reason));
         }
-        let fwmark = change.fwmark.unwrap_or(control.fwmark);
+        let former = self.shared.mark.load(Ordering::Relaxed);
+        let fwmark = change.fwmark.unwrap_or(former);
         match change.listen_port {
             Some(port) if port != self.port() || port == 0 => {
                 let binding = self.network.bind(port, fwmark)?;
@@ -145,13 +151,13 @@ impl Dataplane {
                 // The old sockets are given up by the assignment, when the new ones are in use.
                 control.sockets = Some(Sockets::start(&self.shared, binding)?);
             }
-            _ if fwmark != control.fwmark => {
+            _ if fwmark != former => {
                 let set = self.shared.outlet.load().sender.set_mark(fwmark);
                 set.map_err(|source| SetError::Mark { mark: fwmark, source })?;
             }
             _ => {}
         }
-        control.fwmark = fwmark;
+        self.shared.mark.store(fwmark, Ordering::Relaxed);
         // What it leaves to us, the port and the mark, is done.
         let _ = self.shared.device.set(self.shared.now(), change);
         self.shared.arm();
@@ -163,7 +169,7 @@ impl Dataplane {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut status = self.shared.device.status(self.shared.now(), wall);
         status.listen_port = self.port();
-        status.fwmark = lock(&self.control).fwmark;
+        status.fwmark = self.shared.mark.load(Ordering::Relaxed);
         status
     }
 

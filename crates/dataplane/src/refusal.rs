@@ -1,5 +1,5 @@
 //! ICMP errors for packets that go nowhere, as the kernel's own WireGuard sends them (`drivers/net/wireguard/device.c`,
-//! `wg_xmit`): host unreachable, or address unreachable in IPv6.
+//! `wg_xmit`): host unreachable, or address unreachable in IPv6. Beyond it, packet too big, as any router has to send it.
 
 use wireloom_io::TunDevice;
 use wireloom_packet::icmp::{self, Trouble};
@@ -42,23 +42,21 @@ impl Refuser {
         counts: &mut Counters,
     ) {
         for refusal in refused {
-            let answered = matches!(
-                refusal.reason,
-                DropReason::NoPeer | DropReason::NoEndpoint | DropReason::NoKey
-            );
-            let Some(frame) = frames.get(refusal.frame).filter(|_| answered) else { continue };
+            let trouble = match (refusal.reason, refusal.most) {
+                (DropReason::NoPeer | DropReason::NoEndpoint | DropReason::NoKey, _) => {
+                    Trouble::Unreachable
+                }
+                (_, Some(most)) => Trouble::TooBig { mtu: most.into() },
+                _ => continue,
+            };
+            let Some(frame) = frames.get(refusal.frame) else { continue };
             if !self.may_send(now) {
                 return;
             }
             // From the address that cannot be reached: it lies behind the tunnel, so the host takes the error from
             // there, while from an address of its own it would drop it as forged.
             let error = IpPacket::parse(frame.packet).ok().and_then(|packet| {
-                icmp::error(
-                    frame.packet,
-                    Trouble::Unreachable,
-                    packet.destination(),
-                    &mut self.buffer,
-                )
+                icmp::error(frame.packet, trouble, packet.destination(), &mut self.buffer)
             });
             let Some(length) = error else { continue };
             let whole = 0..length;

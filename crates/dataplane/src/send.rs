@@ -12,7 +12,8 @@ use crate::shared::{Shared, lock};
 
 /// The outbox's first room: a turn's packets with what sealing adds to each.
 const OUTBOX_BYTES: usize = 256 * 1024;
-/// How often the device's MTU is read: it may be changed under us, and packets are padded up to it at most.
+/// How often MTUs are looked at while packets flow: the device's may be changed under us, and packets are padded up to it
+/// at most; those of paths become known by and by.
 const MTU_EVERY: Duration = Duration::from_secs(1);
 
 /// Reads, seals and sends until told to stop.
@@ -31,7 +32,7 @@ pub(crate) fn run(shared: &Shared, mut tun: Box<dyn TunRead>) {
         let now = shared.now();
         if mtu_read.is_none_or(|at| now.since(at) >= MTU_EVERY) {
             mtu_read = Some(now);
-            read_mtu(shared);
+            look_at_mtus(shared);
         }
         let mut counts = Counters::default();
         counts.add(Counter::FramesRead, frames.len() as u64);
@@ -49,8 +50,10 @@ pub(crate) fn run(shared: &Shared, mut tun: Box<dyn TunRead>) {
 }
 
 /// A device that is gone is noticed by the next read.
-fn read_mtu(shared: &Shared) {
+fn look_at_mtus(shared: &Shared) {
     if let Ok(mtu) = shared.tun.mtu() {
         shared.device.set_mtu(u16::try_from(mtu).unwrap_or(u16::MAX));
     }
+    let outlet = shared.outlet.load();
+    shared.device.look_at_paths(|remote| outlet.sender.path_mtu(remote));
 }

@@ -1,6 +1,6 @@
 //! What the threads share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) device: Device,
     pub(crate) tun: Arc<dyn TunDevice>,
     pub(crate) outlet: ArcSwap<Outlet>,
+    /// The mark of outer packets; 0 is none. Changed under the control lock.
+    pub(crate) mark: AtomicU32,
     /// Held while packets are sealed and sent, and while those that waited for a handshake leave: so none of them is
     /// overtaken. Nobody else takes it, so it is free but for that moment.
     pub(crate) order: Mutex<()>,
@@ -75,6 +77,7 @@ impl Shared {
             device,
             tun,
             outlet: ArcSwap::from_pointee(outlet),
+            mark: AtomicU32::new(0),
             order: Mutex::new(()),
             stop: Signal::new()?,
             alarm: Alarm::new()?,

@@ -5,13 +5,14 @@
 //! raised, and never wait once they have something. What the kernel refuses as a super-packet goes out again as single
 //! packets.
 //!
-//! Floor 2: imports `wireloom-packet` only; no async runtime, no netlink.
+//! Floor 2: imports `wireloom-packet` only; no async runtime.
 
 pub mod alarm;
 pub mod buffer;
 pub mod clock;
 pub mod inherited;
 pub mod memory;
+mod routes;
 pub mod seam;
 pub mod signal;
 #[allow(unsafe_code)]
@@ -21,7 +22,9 @@ pub mod udp;
 
 pub use alarm::Alarm;
 pub use buffer::{FrameBuffer, ReceiveBuffer};
-pub use seam::{Binding, SendReport, TunDevice, TunRead, TunWrite, UdpBind, UdpReceive, UdpSend};
+pub use seam::{
+    Binding, RouteWatch, SendReport, TunDevice, TunRead, TunWrite, UdpBind, UdpReceive, UdpSend,
+};
 pub use signal::{Signal, Wake};
 pub use tun::{Tun, TunConfig, TunError, UnfinishedPackets};
 pub use udp::{BindError, UdpBinder};

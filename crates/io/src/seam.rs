@@ -2,6 +2,7 @@
 //! [`udp`](crate::udp); [`memory`](crate::memory) has others for tests and benches.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{AddAssign, Range};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +80,10 @@ pub trait UdpSend: Send + Sync {
     /// Sends all that waits in the outbox, in order, and says what became of it. `now` is the time since boot.
     fn send(&self, now: Duration, outbox: &Outbox) -> SendReport;
 
+    /// How long a packet to the far end may be, IP header included, as far as the kernel knows: by its route's device, or
+    /// by what routers on the way have said (RFC 1191, RFC 8201). `None` without a route.
+    fn path_mtu(&self, remote: SocketAddr) -> Option<u32>;
+
     /// Marks every outer packet from now on (`SO_MARK`, 0 for none), so that policy routing can keep it out of the
     /// tunnel.
     ///
@@ -102,6 +107,23 @@ pub trait UdpBind: Send + Sync {
     ///
     /// If the port is in use or no family can be bound.
     fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError>;
+
+    /// Watches the routes by which datagrams leave; `None` where nobody tells of them.
+    fn routes(&self) -> Option<Box<dyn RouteWatch>>;
+}
+
+/// The routes by which datagrams leave.
+pub trait RouteWatch: Send {
+    /// Waits until routes may have changed since this was called last.
+    ///
+    /// # Errors
+    ///
+    /// If nothing can be heard any more.
+    fn wait(&mut self, stop: &Signal) -> io::Result<Wake>;
+
+    /// The index of the interface by which a datagram with this source address and mark leaves for the far end; `None`
+    /// without a route.
+    fn interface(&mut self, remote: SocketAddr, source: IpAddr, mark: u32) -> Option<u32>;
 }
 
 /// Bound sockets. They are closed when the sender and the receivers are dropped.

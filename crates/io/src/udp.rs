@@ -1,8 +1,9 @@
 //! UDP sockets of both families with segmentation offload both ways.
 //!
 //! GSO (`UDP_SEGMENT`, Linux 4.18) and GRO (`UDP_GRO`, Linux 5.0) are taken only where they are proven when sockets are
-//! bound; see [`probe`]. Outer packets may be fragmented on their way, as the kernel's own WireGuard lets them
-//! (`drivers/net/wireguard/socket.c` sets no DF bit): a tunnel whose MTU is too large is slow then, not dead.
+//! bound; see [`probe`]. Outer packets that fit the path as it is known carry DF, so that routers with a smaller MTU tell,
+//! and the sockets tell on ([`path_mtu`](crate::UdpSend::path_mtu)); larger ones leave in fragments. So a tunnel whose MTU
+//! is too large is slow at first and never dead.
 
 pub(crate) mod address;
 pub mod control;
@@ -15,15 +16,16 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::seam::{Binding, UdpBind, UdpReceive};
+use crate::routes::KernelRoutes;
+use crate::seam::{Binding, RouteWatch, UdpBind, UdpReceive};
 use crate::sys;
 
 pub use probe::{UdpOffloads, probe};
@@ -88,6 +90,8 @@ pub struct UdpBinder {
 #[derive(Debug)]
 pub(crate) struct UdpSocket {
     socket: Socket,
+    /// Asks for the MTU of paths. It sends nothing.
+    asker: Mutex<Socket>,
     is_v4: bool,
     /// What the probe proved.
     proven: UdpOffloads,
@@ -106,6 +110,21 @@ impl UdpBinder {
         let (ours, here) = (namespace.metadata().ok()?, fs::metadata(THREAD_NAMESPACE).ok()?);
         ((ours.dev(), ours.ino()) != (here.dev(), here.ino())).then_some(namespace)
     }
+
+    /// Does something in the namespace; an error if it cannot be entered.
+    fn there<T: Send>(&self, deed: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let Some(namespace) = self.elsewhere() else { return Ok(deed()) };
+        let enter = || {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), network)?;
+            Ok(deed())
+        };
+        // A thread that goes into another namespace does not come back.
+        thread::scope(|scope| match scope.spawn(enter).join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
 }
 
 impl Default for UdpBinder {
@@ -116,19 +135,14 @@ impl Default for UdpBinder {
 
 impl UdpBind for UdpBinder {
     fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError> {
-        let Some(namespace) = self.elsewhere() else { return bind_here(port, mark) };
-        let there = || {
-            let network = Some(LinkNameSpaceType::Network);
-            move_into_link_name_space(namespace.as_fd(), network).map_err(|errno| {
-                BindError::System { port, deed: "enter its namespace", source: errno.into() }
-            })?;
-            bind_here(port, mark)
-        };
-        // A thread that goes into another namespace does not come back.
-        thread::scope(|scope| match scope.spawn(there).join() {
-            Ok(bound) => bound,
-            Err(panic) => std::panic::resume_unwind(panic),
+        self.there(|| bind_here(port, mark)).unwrap_or_else(|source| {
+            Err(BindError::System { port, deed: "enter its namespace", source })
         })
+    }
+
+    fn routes(&self) -> Option<Box<dyn RouteWatch>> {
+        let routes = self.there(KernelRoutes::open).and_then(|opened| opened).ok()?;
+        Some(Box::new(routes))
     }
 }
 
@@ -204,7 +218,10 @@ impl UdpSocket {
             bound => bound.map_err(system("bind"))?,
         }
         socket.set_write_timeout(Some(SEND_PATIENCE)).map_err(system("SO_SNDTIMEO"))?;
-        let bound = Self { socket, is_v4, proven, gro: AtomicBool::new(false) };
+        let asker =
+            Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map_err(system("socket"))?;
+        let (asker, gro) = (Mutex::new(asker), AtomicBool::new(false));
+        let bound = Self { socket, asker, is_v4, proven, gro };
         bound.ask_for_control().map_err(system("control messages"))?;
         bound.enlarge_buffers();
         bound.set_gro(true);
@@ -217,13 +234,13 @@ impl UdpSocket {
             [
                 (libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
                 (libc::IPPROTO_IP, libc::IP_RECVTOS, 1),
-                (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+                (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_WANT),
             ]
         } else {
             [
                 (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
                 (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1),
-                (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT),
+                (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT),
             ]
         };
         options.iter().try_for_each(|(level, name, value)| {

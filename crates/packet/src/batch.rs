@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-use crate::ecn::Ecn;
+use crate::ecn::{Ecn, TrafficClass};
 use crate::vnet::VnetHeader;
 
 /// The datagrams that one send hands to the kernel at most (`UDP_MAX_SEGMENTS` was 64 before Linux 6.9).
@@ -76,8 +76,8 @@ pub struct Outbox {
 pub struct Transmit {
     /// The two ends.
     pub path: Path,
-    /// The ECN bits for the outer header.
-    pub ecn: Ecn,
+    /// The traffic class for the outer header.
+    pub class: TrafficClass,
     /// The size of each datagram but the last, in bytes.
     pub segment: usize,
     /// Where the datagrams stand in the outbox.
@@ -91,9 +91,9 @@ impl Transmit {
     }
 
     /// Whether one more datagram of this length can join.
-    fn takes(&self, length: usize, path: &Path, ecn: Ecn) -> bool {
+    fn takes(&self, length: usize, path: &Path, class: TrafficClass) -> bool {
         self.path == *path
-            && self.ecn == ecn
+            && self.class == class
             && length <= self.segment
             && self.range.len().is_multiple_of(self.segment)
             && self.datagrams() < SEND_DATAGRAMS
@@ -118,7 +118,8 @@ impl Outbox {
 
     /// Takes the first `length` bytes of the last [`slot`](Self::slot) as a datagram for this path. An empty datagram
     /// is not sent.
-    pub fn commit(&mut self, length: usize, path: &Path, ecn: Ecn) {
+    pub fn commit(&mut self, length: usize, path: &Path, class: impl Into<TrafficClass>) {
+        let class = class.into();
         debug_assert!(
             self.used + length <= self.bytes.len(),
             "commit without a slot of that length"
@@ -129,15 +130,15 @@ impl Outbox {
         }
         self.used = range.end;
         match self.transmits.last_mut() {
-            Some(last) if last.takes(length, path, ecn) => last.range.end = range.end,
-            _ => self.transmits.push(Transmit { path: *path, ecn, segment: length, range }),
+            Some(last) if last.takes(length, path, class) => last.range.end = range.end,
+            _ => self.transmits.push(Transmit { path: *path, class, segment: length, range }),
         }
     }
 
     /// Copies a whole datagram in.
-    pub fn push(&mut self, datagram: &[u8], path: &Path, ecn: Ecn) {
+    pub fn push(&mut self, datagram: &[u8], path: &Path, class: impl Into<TrafficClass>) {
         self.slot(datagram.len()).copy_from_slice(datagram);
-        self.commit(datagram.len(), path, ecn);
+        self.commit(datagram.len(), path, class);
     }
 
     /// What waits, each with its bytes, in the order of the commits.

@@ -1,4 +1,5 @@
-//! Explicit congestion notification between the inner and the outer header (RFC 3168, RFC 6040).
+//! The traffic class between the inner and the outer header: explicit congestion notification (RFC 3168, RFC 6040), and
+//! the code point (DSCP), which is not carried over (RFC 2983, the pipe model).
 
 use crate::checksum;
 use crate::ip::{IpPacket, IpVersion, put_word, word};
@@ -16,6 +17,36 @@ pub enum Ecn {
     Ect0 = 0b10,
     /// Congestion experienced: 11.
     Ce = 0b11,
+}
+
+/// The traffic class (IPv6) or type of service (IPv4) of an outer packet: 6 bits DSCP, 2 bits ECN.
+///
+/// As the kernel's own WireGuard does it (`drivers/net/wireguard/send.c`, `ip_tunnel_ecn_encap` with a class of 0), data has
+/// the inner packet's ECN bits and the default code point, whatever the inner packet's is: that would tell whoever watches
+/// what is inside, and no network between has agreed to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TrafficClass(u8);
+
+impl TrafficClass {
+    /// That of initiations and responses: AF41, not ECN-capable (`HANDSHAKE_DSCP` of the kernel's `messages.h`).
+    pub const HANDSHAKE: Self = Self(0x88);
+
+    /// The byte as a header has it.
+    pub const fn byte(self) -> u8 {
+        self.0
+    }
+
+    /// Its ECN bits.
+    pub const fn ecn(self) -> Ecn {
+        Ecn::of(self.0)
+    }
+}
+
+/// The default code point with these bits.
+impl From<Ecn> for TrafficClass {
+    fn from(ecn: Ecn) -> Self {
+        Self(ecn as u8)
+    }
 }
 
 /// What becomes of a packet that leaves a tunnel.

@@ -206,6 +206,14 @@ impl<'a> IpPacket<'a> {
         }
     }
 
+    /// Whether the packet is delivered whole or not at all: an IPv4 packet with DF, and any of IPv6 (RFC 8200 section 5).
+    pub fn stays_whole(&self) -> bool {
+        match self.version {
+            IpVersion::V4 => word(self.bytes, 6) & 0x4000 != 0,
+            IpVersion::V6 => true,
+        }
+    }
+
     /// Whether the packet is a fragment that does not hold the start of the payload.
     pub fn is_later_fragment(&self) -> bool {
         match self.version {

@@ -19,7 +19,7 @@ pub mod split;
 pub mod vnet;
 
 pub use batch::{Arena, Frame, Local, Outbox, Path, Received, Transmit};
-pub use ecn::Ecn;
+pub use ecn::{Ecn, TrafficClass};
 pub use ip::{IpError, IpPacket, IpVersion};
 pub use merge::{MergeOffloads, Merger};
 pub use split::{Segments, SplitError};

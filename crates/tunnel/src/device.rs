@@ -1,6 +1,7 @@
 //! The device: peers, the table that finds them, and the batches that pass through.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use arc_swap::ArcSwap;
 use rand_chacha::{ChaCha8Rng, ChaCha20Rng};
 use rand_core::{RngCore as _, SeedableRng as _};
 use wireloom_model::PublicKey;
-use wireloom_packet::Outbox;
+use wireloom_packet::{Local, Outbox};
 
 use crate::allowed_ips::{Routes, Slot};
 use crate::cookie::Macs;
@@ -107,6 +108,21 @@ impl Device {
     /// Tells the MTU of the tunnel interface in bytes: no packet is padded beyond it.
     pub fn set_mtu(&self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Learns how long outer packets to the peers' endpoints may be, IP header included, by asking for each peer that frames
+    /// came for since this was called last. A longer packet that may not be fragmented is refused from then on
+    /// ([`DropReason::TooBig`](crate::DropReason::TooBig)); others go out all the same, in outer fragments.
+    pub fn look_at_paths(&self, mut mtu: impl FnMut(SocketAddr) -> Option<u32>) {
+        let table = self.table.load();
+        table.peers.iter().flatten().for_each(|peer| peer.look_at_path(&mut mtu));
+    }
+
+    /// Gives up, at peers that are answered from the address that they addressed, those source addresses that `stays` does
+    /// not stand by: their routes have moved. The next datagram that comes in says what to answer from.
+    pub fn look_at_sources(&self, mut stays: impl FnMut(SocketAddr, Local) -> bool) {
+        let table = self.table.load();
+        table.peers.iter().flatten().for_each(|peer| peer.look_at_source(&mut stays));
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called; `None` while nothing is pending. It may be early,

@@ -31,6 +31,8 @@ pub enum DropReason {
     NoPeer,
     /// A message that was received before, or is too old to tell.
     Replay,
+    /// A packet that may not be fragmented and is longer than what the way to the peer carries whole.
+    TooBig,
     /// A handshake message above the load that the device accepts.
     UnderLoad,
     /// An initiation from a key that is no peer's.
@@ -45,7 +47,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::BadHandshake,
         Self::BadMac,
         Self::BadMessage,
@@ -58,6 +60,7 @@ impl DropReason {
         Self::NoKey,
         Self::NoPeer,
         Self::Replay,
+        Self::TooBig,
         Self::UnderLoad,
         Self::UnknownPeer,
         Self::UnknownSession,
@@ -80,6 +83,7 @@ impl DropReason {
             Self::NoKey => "no_key",
             Self::NoPeer => "no_peer",
             Self::Replay => "replay",
+            Self::TooBig => "too_big",
             Self::UnderLoad => "under_load",
             Self::UnknownPeer => "unknown_peer",
             Self::UnknownSession => "unknown_session",

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore as _;
-use wireloom_packet::{Ecn, IpPacket, Outbox, Path};
+use wireloom_packet::{Ecn, IpPacket, Local, Outbox, Path, TrafficClass};
 
 use crate::allowed_ips::Slot;
 use crate::drops::{DropCounts, DropReason};
@@ -30,6 +30,10 @@ mod run;
 
 /// The packets that wait for a session at most; the oldest make room.
 const STAGED: usize = 256;
+/// The IPv4 and UDP headers of an outer packet, in bytes.
+const OUTER_HEADERS_4: u32 = 20 + 8;
+/// The IPv6 and UDP headers of an outer packet, in bytes.
+const OUTER_HEADERS_6: u32 = 40 + 8;
 /// How long the end with the higher key waits before it renews a session that the other end may renew as well.
 const STAGGER: Duration = Duration::from_secs(1);
 
@@ -50,6 +54,10 @@ pub(crate) struct State {
     pub(crate) retired: Option<Engine>,
     /// Where the peer was heard from last, or else where it was configured to be.
     pub(crate) path: Option<Path>,
+    /// The longest packet that the path carries whole, as far as is known.
+    room: u16,
+    /// Whether packets came for the peer since its path was looked at.
+    is_in_use: bool,
     pub(crate) timers: Timers,
     pub(crate) last_handshake: Option<Moment>,
     /// Payload bytes of outer datagrams.
@@ -88,6 +96,8 @@ impl Peer {
             engine: None,
             retired: None,
             path: None,
+            room: u16::MAX,
+            is_in_use: false,
             timers: Timers::default(),
             last_handshake: None,
             tx_bytes: 0,
@@ -117,6 +127,40 @@ impl Peer {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // A panic leaves the state whole: every change of it is a few assignments.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks how long an outer packet to the peer may be, its IP header included, if any packet came for the peer since this
+    /// was done last.
+    pub(crate) fn look_at_path(&self, ask: impl FnOnce(SocketAddr) -> Option<u32>) {
+        let remote = {
+            let mut state = self.state();
+            let in_use = std::mem::take(&mut state.is_in_use);
+            state.path.filter(|_| in_use).map(|path| path.remote)
+        };
+        // The lock is not held while the kernel thinks.
+        let Some((remote, mtu)) = remote.and_then(|remote| Some((remote, ask(remote)?))) else {
+            return;
+        };
+        let mut state = self.state();
+        if state.path.is_some_and(|path| path.remote == remote) {
+            let headers = if remote.is_ipv4() { OUTER_HEADERS_4 } else { OUTER_HEADERS_6 };
+            let room = mtu.saturating_sub(headers + DATA_OVERHEAD as u32);
+            state.room = u16::try_from(room).unwrap_or(u16::MAX);
+        }
+    }
+
+    /// Gives the source address up that the peer is answered from, unless it stays.
+    pub(crate) fn look_at_source(&self, stays: impl FnOnce(SocketAddr, Local) -> bool) {
+        let path = self.state().path;
+        let Some((path, local)) = path.and_then(|path| Some((path, path.local?))) else { return };
+        // The lock is not held while the kernel thinks.
+        if stays(path.remote, local) {
+            return;
+        }
+        let mut state = self.state();
+        if state.path == Some(path) {
+            state.path = Some(Path { local: None, ..path });
+        }
     }
 
     /// When the timers are due, in nanoseconds since boot; `u64::MAX` is never.
@@ -202,6 +246,12 @@ impl Turn<'_> {
     /// Whether this is a turn of that peer.
     pub(crate) fn is_of(&self, peer: &Peer) -> bool {
         std::ptr::eq(self.peer, peer)
+    }
+
+    /// The longest packet that the way to the peer carries whole. Somebody has one to send.
+    pub(crate) fn room(&mut self) -> u16 {
+        self.state.is_in_use = true;
+        self.state.room
     }
 
     /// Why this packet can't be sent to the peer, not even later.
@@ -341,7 +391,7 @@ impl Turn<'_> {
         // One that can't be made, for a peer's key that is none, is repeated no sooner than one that was lost.
         let length = engine.initiate(now, slot).unwrap_or_default();
         state.beginnings.initiated(&slot[..length]);
-        outbox.commit(length, path, Ecn::NotEct);
+        outbox.commit(length, path, TrafficClass::HANDSHAKE);
         state.tx_bytes += length as u64;
         state.timers.initiated(now, jitter);
     }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use wireloom_agent::device::{DeviceError, OpenDevice, PathReport, TunnelDevice};
 use wireloom_dataplane::{Config, Dataplane, Ended, Offloads, UapiSocket};
 use wireloom_io::tun::DEFAULT_MTU;
-use wireloom_io::{BindError, Binding, Tun, TunConfig, UdpBind, UdpBinder, inherited};
+use wireloom_io::{BindError, Binding, RouteWatch, Tun, TunConfig, UdpBind, UdpBinder, inherited};
 use wireloom_kernel::port_owner;
 use wireloom_model::{Family, InterfaceName};
 use wireloom_tunnel::EngineKind;
@@ -32,6 +32,10 @@ impl UdpBind for NamingBinder {
             }
             error
         })
+    }
+
+    fn routes(&self) -> Option<Box<dyn RouteWatch>> {
+        self.0.routes()
     }
 }
 

@@ -1,8 +1,8 @@
 //! Packets of all sizes, families and protocols.
 
 use wireloom_lab::Host;
-use wireloom_tests::device::{Device, datagrams, stream};
-use wireloom_tests::{Pair, cable, ok, ping};
+use wireloom_tests::device::{Device, PORT, datagrams, stream};
+use wireloom_tests::{Pair, cable, eventually, ok, ping, run};
 
 use crate::need_all;
 
@@ -62,8 +62,49 @@ fn giant_packets_over_ipv6() {
     carry(V6, GIANT);
 }
 
+/// What of a tunnel's packets a path of this MTU carries whole, IPv4 and IPv6 inside. IPv6 goes on with its least MTU.
+fn fitting(outer: &str, mtu: u32) -> [u32; 2] {
+    let room = mtu - if outer.contains(':') { OVERHEAD } else { OVERHEAD - 20 };
+    [room, room.max(1280)]
+}
+
+/// Sends what is too large for the path until the sender is told what is not, sends that, and TCP both ways.
+fn is_told(from: &Device<'_>, to: &Device<'_>, room: [u32; 2]) {
+    for ((there, headers), room) in to.inside().iter().zip(ECHO).zip(room) {
+        ping(from.host, there);
+        let large = 1420 - headers;
+        let echoes = |options: &str, size: u32| {
+            run(from.host, &format!("ping -n -c 2 -i 0.2 -W 1 {options} -s {size} {there}"))
+        };
+        eventually("the sender is told", || {
+            let told = echoes("-M do", large).stdout;
+            let number = |text: &str| {
+                let digits = text.split_once("mtu")?.1.trim_start_matches([' ', '=']);
+                digits.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()
+            };
+            told.lines().filter_map(number).any(|told| {
+                assert_eq!(told, room, "to {there}");
+                true
+            })
+        });
+        let fits = echoes("-M do", room - headers);
+        assert!(fits.stdout.contains("2 received"), "{there}, {room}: {}", fits.stdout);
+        // The first answer may be what the other end is told about.
+        eventually("larger ones pass in fragments", || {
+            echoes("-M dont", large).stdout.contains("2 received")
+        });
+        for (from, to, there) in
+            [(from.host, to.host, there), (to.host, from.host, &from.inside()[0])]
+        {
+            let rate = stream(from, to, there);
+            println!("{room} bytes of 1420, to {there}: TCP {:.2} Gbit/s", rate / 1e9);
+            assert!(rate > 10e6, "{rate} bit/s");
+        }
+    }
+}
+
 #[test]
-fn a_tunnel_that_is_larger_than_its_wire_allows_still_carries() {
+fn a_tunnel_that_is_larger_than_its_wire_allows_says_so() {
     need_all!();
     for outer in [V4, V6] {
         let pair = Pair::start();
@@ -73,14 +114,7 @@ fn a_tunnel_that_is_larger_than_its_wire_allows_still_carries() {
         let (a, b) = (Device::start(&pair.a, 1), Device::start(&pair.b, 2));
         a.dial(&b, outer[1]);
         b.await_dial(&a);
-        for (there, headers) in b.inside().iter().zip(ECHO) {
-            ping(&pair.a, there);
-            let size = 1420 - headers;
-            ok(&pair.a, &format!("ping -n -c 3 -i 0.1 -w 5 -M do -s {size} {there}"));
-        }
-        let rate = stream(&pair.a, &pair.b, "10.9.0.2");
-        println!("MTU 1420 over {} with 1400: TCP {:.2} Gbit/s", outer[0], rate / 1e9);
-        assert!(rate > 10e6, "{rate} bit/s");
+        is_told(&a, &b, fitting(outer[1], 1400));
     }
 }
 
@@ -107,23 +141,40 @@ fn a_wire_that_is_narrow_further_on_is_found_out() {
         router.write(format!("/proc/sys/net/{setting}"), "1").unwrap();
     }
     for (host, link) in [(&router, "right"), (&right, "eth0")] {
-        ok(host, &format!("ip link set {link} mtu 1400"));
+        ok(host, &format!("ip link set {link} mtu 1300"));
     }
-    let (a, b) = (Device::start(&left, 1), Device::start(&right, 2));
-    b.await_dial(&a);
-    for outer in ["192.0.2.2", "2001:db8:2::2"] {
+    for (number, outer) in [(1, "192.0.2.2"), (3, "2001:db8:2::2")] {
+        let (a, b) = (Device::start(&left, number), Device::start(&right, number + 1));
+        b.await_dial(&a);
         a.dial(&b, outer);
-        for (there, headers) in b.inside().iter().zip(ECHO) {
-            ping(&left, there);
-            // The first may be lost to finding out.
-            let size = 1420 - headers;
-            ok(&left, &format!("ping -n -c 10 -i 0.1 -w 5 -M do -s {size} {there}"));
-            for (from, to, address) in [(&left, &right, there), (&right, &left, &a.inside()[0])] {
-                let rate = stream(from, to, address);
-                println!("narrow further on, to {outer}: TCP {:.2} Gbit/s", rate / 1e9);
-                assert!(rate > 10e6, "{rate} bit/s");
-            }
+        is_told(&a, &b, fitting(outer, 1300));
+    }
+}
+
+#[test]
+fn handshakes_are_marked_and_what_is_in_the_tunnel_is_not() {
+    need_all!();
+    for (outer, family) in [(V4, "ip"), (V6, "ip6")] {
+        let pair = Pair::start();
+        let (a, b) = (Device::start(&pair.a, 1), Device::start(&pair.b, 2));
+        b.await_dial(&a);
+        ok(&pair.b, "nft add table inet seen");
+        ok(&pair.b, "nft add chain inet seen in { type filter hook input priority 0 ; }");
+        for class in ["af41", "cs0", "ef"] {
+            let rule = format!("udp dport {PORT} {family} dscp {class} counter");
+            ok(&pair.b, &format!("nft add rule inet seen in {rule}"));
         }
+        a.dial(&b, outer[1]);
+        ping(&pair.a, "10.9.0.2");
+        // EF inside.
+        ok(&pair.a, "ping -n -c 3 -i 0.1 -W 5 -Q 0xb8 10.9.0.2");
+        let list = ok(&pair.b, "nft list chain inet seen in");
+        let counts = list.lines().filter_map(|line| {
+            line.split_once("counter packets ")?.1.split(' ').next()?.parse::<u32>().ok()
+        });
+        let counts: Vec<_> = counts.collect();
+        let [handshakes, data, urgent] = counts[..] else { panic!("{list}") };
+        assert!((1..=2).contains(&handshakes) && data >= 4 && urgent == 0, "{list}");
     }
 }
 

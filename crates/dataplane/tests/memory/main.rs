@@ -15,6 +15,7 @@ use wireloom_io::udp::UdpOffloads;
 use wireloom_model::{PrivateKey, PublicKey};
 use wireloom_packet::checksum::Sum;
 use wireloom_packet::{GsoKind, VnetHeader};
+use wireloom_testkit::sample::Sample;
 use wireloom_tunnel::uapi::{SetDevice, SetPeer};
 use wireloom_tunnel::{DropReason, EngineKind};
 
@@ -159,6 +160,32 @@ fn strangers_and_unknown_addresses_are_counted_by_reason() {
     a.host.send(&datagram(1, 2, b"in its own"));
     assert_eq!(b.host.receive(PATIENCE), Some(datagram(1, 2, b"in its own")));
     assert_eq!(b.dataplane.drops().of(DropReason::WrongSource), 1);
+}
+
+#[test]
+fn senders_are_told_what_the_path_carries() {
+    let network = MemoryNetwork::default();
+    let (a, b) = joined(End::new(&network, 1), End::new(&network, 2));
+    network.narrow(1300);
+    let stream = Sample::new(false, 9).stream(&[1300]);
+    let v6 = Sample::new(true, 9).udp(&[7; 1300]);
+    // The path is looked at while packets flow, once a second.
+    for (packet, next_mtu) in [(&stream[0], [26, 1240_u16]), (&v6, [46, 1280])] {
+        let deadline = Instant::now() + PATIENCE;
+        let error = loop {
+            assert!(Instant::now() < deadline, "nobody is told");
+            a.host.send(packet);
+            if let Some(error) = a.host.receive(Duration::from_millis(50)) {
+                break error;
+            }
+        };
+        let at = usize::from(next_mtu[0]);
+        assert_eq!(error[at..at + 2], next_mtu[1].to_be_bytes(), "{error:02x?}");
+        let quoted = if packet[0] >> 4 == 4 { 28 } else { 48 };
+        assert!(packet.starts_with(&error[quoted..]));
+    }
+    assert!(a.dataplane.drops().of(DropReason::TooBig) >= 2);
+    drop(b);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use wireloom_packet::{Ecn, Local, Path};
 
 use super::{Pipe, lock};
 use crate::buffer::{ReceiveBuffer, TURN_DATAGRAMS};
-use crate::seam::{Binding, UdpBind, UdpReceive};
+use crate::seam::{Binding, RouteWatch, UdpBind, UdpReceive};
 use crate::signal::{Signal, Wake};
 use crate::udp::{BindError, DatagramSink, Message, UdpOffloads, UdpSender};
 
@@ -18,11 +18,20 @@ use crate::udp::{BindError, DatagramSink, Message, UdpOffloads, UdpSender};
 #[derive(Debug, Clone, Default)]
 pub struct MemoryNetwork(Arc<Network>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Network {
     ports: Mutex<BTreeMap<SocketAddr, Arc<Port>>>,
     /// The error by which batches are refused; 0 for none.
     refusal: AtomicI32,
+    /// The MTU of every path.
+    mtu: AtomicU32,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        let (ports, refusal) = (Mutex::default(), AtomicI32::new(0));
+        Self { ports, refusal, mtu: AtomicU32::new(1500) }
+    }
 }
 
 /// A host's place in a [`MemoryNetwork`].
@@ -56,6 +65,11 @@ impl MemoryNetwork {
     pub fn host(&self, address: IpAddr) -> MemoryUdp {
         let offloads = UdpOffloads { gso: true, gro: true };
         MemoryUdp { network: self.clone(), address, offloads }
+    }
+
+    /// From now on every path is said to have this MTU, in bytes. At first it is 1,500.
+    pub fn narrow(&self, mtu: u32) {
+        self.0.mtu.store(mtu, Ordering::Relaxed);
     }
 
     /// From now on batches are refused with this error number; 0 takes it back.
@@ -97,6 +111,10 @@ impl UdpBind for MemoryUdp {
         let sender = UdpSender::new(Some(Arc::clone(&socket)), Some(socket), self.offloads);
         Ok(Binding { port, sender: Arc::new(sender), receivers: vec![Box::new(receiver)] })
     }
+
+    fn routes(&self) -> Option<Box<dyn RouteWatch>> {
+        None
+    }
 }
 
 #[derive(Debug)]
@@ -121,7 +139,7 @@ impl DatagramSink for MemorySocket {
             let Some(target) = target else { continue };
             let local = Some(Local { address: message.path.remote.ip(), interface: 1 });
             let path = Path { remote: self.local, local };
-            let (ecn, segment) = (message.ecn, message.segment);
+            let (ecn, segment) = (message.class.ecn(), message.segment);
             let together = target.gro.load(Ordering::Relaxed);
             for bytes in message.bytes.chunks(if together { message.bytes.len() } else { segment })
             {
@@ -129,6 +147,10 @@ impl DatagramSink for MemorySocket {
             }
         }
         Ok(messages.len())
+    }
+
+    fn path_mtu(&self, _remote: SocketAddr) -> io::Result<u32> {
+        Ok(self.network.0.mtu.load(Ordering::Relaxed))
     }
 
     fn wait_for_room(&self) {}

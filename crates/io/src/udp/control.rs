@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use wireloom_packet::{Ecn, Local};
+use wireloom_packet::{Ecn, Local, TrafficClass};
 
 use super::{UDP_GRO, UDP_SEGMENT};
 
@@ -86,7 +86,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 impl ControlBuffer {
-    /// The messages for datagrams that are sent: cut into segments of this size, from this source, with these ECN bits.
+    /// The messages for datagrams that are sent: cut into segments of this size, from this source, in this class.
     ///
     /// The source is an address only. Its interface is left to the routing table: bound to it, the path would die with
     /// a route that moves while the address stays.
@@ -94,7 +94,7 @@ impl ControlBuffer {
         is_v4: bool,
         segment: Option<u16>,
         source: Option<IpAddr>,
-        ecn: Ecn,
+        class: TrafficClass,
     ) -> Self {
         let mut buffer = Self::default();
         match source {
@@ -110,13 +110,13 @@ impl ControlBuffer {
             }
             None => {}
         }
-        if ecn != Ecn::NotEct {
+        if class != TrafficClass::default() {
             let (level, kind) = if is_v4 {
                 (libc::IPPROTO_IP, libc::IP_TOS)
             } else {
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
             };
-            buffer.push(level, kind, &i32::from(ecn as u8).to_ne_bytes());
+            buffer.push(level, kind, &i32::from(class.byte()).to_ne_bytes());
         }
         if let Some(segment) = segment {
             buffer.push(libc::SOL_UDP, UDP_SEGMENT, &segment.to_ne_bytes());
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn everything_that_is_sent_fits() {
         let source = Some(IpAddr::V6(Ipv6Addr::LOCALHOST));
-        let buffer = ControlBuffer::for_sending(false, Some(1452), source, Ecn::Ce);
+        let buffer = ControlBuffer::for_sending(false, Some(1452), source, Ecn::Ce.into());
         assert!(buffer.bytes().len() <= CONTROL_BYTES);
         let control = parse(buffer.bytes());
         assert_eq!(control.local.map(|local| local.address), source);

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use wireloom_packet::Ecn;
+use wireloom_packet::TrafficClass;
 
 use super::address::SocketName;
 use super::control::{self, ControlBuffer};
@@ -56,7 +56,7 @@ fn over_loopback(gro_allowed: bool) -> io::Result<UdpOffloads> {
     let gro = gro_allowed && sys::set_option(to.as_fd(), libc::SOL_UDP, UDP_GRO, 1).is_ok();
     let bytes: [u8; SENT] = std::array::from_fn(|at| at as u8);
     let send = |segment: Option<u16>| {
-        let control = ControlBuffer::for_sending(true, segment, None, Ecn::NotEct);
+        let control = ControlBuffer::for_sending(true, segment, None, TrafficClass::default());
         let departure = Departure { name: SocketName::from(name), control, bytes: &bytes };
         sys::send_many(from.as_fd(), &[departure])
     };

@@ -5,14 +5,15 @@
 //! address that went away costs calls, not packets.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use wireloom_packet::{Ecn, Outbox, Path};
+use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
+use wireloom_packet::{Outbox, Path, TrafficClass};
 
 use super::address::SocketName;
 use super::control::ControlBuffer;
@@ -20,8 +21,8 @@ use super::{UdpOffloads, UdpSocket};
 use crate::seam::{SendReport, UdpSend};
 use crate::sys::{self, Departure, MESSAGES};
 
-/// How long a destination that refused a batch gets single datagrams, before batches are tried again: its route may
-/// have changed.
+/// How long a destination that refused a batch gets datagrams of that size one by one, before batches are tried again: its
+/// route may have changed.
 const UNBATCHED_FOR: Duration = Duration::from_secs(60);
 /// The destinations that are remembered as such; beyond them the oldest is tried again.
 const UNBATCHED_MOST: usize = 256;
@@ -33,6 +34,9 @@ pub(crate) trait DatagramSink: Send + Sync {
     /// Takes messages, at most [`MESSAGES`] of them, and returns how many were taken whole: an error is returned only
     /// when the first one is refused.
     fn send(&self, messages: &[Message<'_>]) -> io::Result<usize>;
+
+    /// How long a packet to the far end may be.
+    fn path_mtu(&self, remote: SocketAddr) -> io::Result<u32>;
 
     /// Waits a little while the queue is full.
     fn wait_for_room(&self);
@@ -54,16 +58,26 @@ pub(crate) struct UdpSender<S> {
     v6: Option<Arc<S>>,
     proven: UdpOffloads,
     gso: AtomicBool,
-    /// Destinations without GSO and until when, since boot. `unbatched_count` spares the lock while there are none.
-    unbatched: Mutex<Vec<(IpAddr, Duration)>>,
+    /// Destinations that refused a batch. `unbatched_count` spares the lock while there are none.
+    unbatched: Mutex<Vec<Unbatched>>,
     unbatched_count: AtomicUsize,
+}
+
+/// A destination that refused a batch.
+#[derive(Debug)]
+struct Unbatched {
+    remote: IpAddr,
+    /// The size of its datagrams: smaller ones may fit the route's MTU.
+    segment: usize,
+    /// Until when that counts, since boot.
+    until: Duration,
 }
 
 /// Datagrams of one size, but for the last, that leave together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Message<'a> {
     pub(crate) path: Path,
-    pub(crate) ecn: Ecn,
+    pub(crate) class: TrafficClass,
     pub(crate) segment: usize,
     pub(crate) bytes: &'a [u8],
 }
@@ -83,7 +97,7 @@ impl<'a> Message<'a> {
         let is_v4 = self.path.remote.is_ipv4();
         Departure {
             name: SocketName::from(self.path.remote),
-            control: ControlBuffer::for_sending(is_v4, segment, source, self.ecn),
+            control: ControlBuffer::for_sending(is_v4, segment, source, self.class),
             bytes: self.bytes,
         }
     }
@@ -99,6 +113,15 @@ impl DatagramSink for UdpSocket {
         sys::send_many(self.as_fd(), &departures[..count])
     }
 
+    /// A socket tells the MTU of the route that it is connected by, so there is one for asking.
+    fn path_mtu(&self, remote: SocketAddr) -> io::Result<u32> {
+        let asker = self.asker.lock().unwrap_or_else(PoisonError::into_inner);
+        // Or else it would go on with the source address that the last route chose.
+        rustix::net::connect_unspec(&*asker)?;
+        asker.connect(&remote.into())?;
+        Ok(if self.is_v4 { ip_mtu(&*asker)? } else { ipv6_mtu(&*asker)? })
+    }
+
     fn wait_for_room(&self) {
         let millisecond = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
         // However the wait ends, the send that follows tells.
@@ -106,6 +129,7 @@ impl DatagramSink for UdpSocket {
     }
 
     fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.asker.lock().unwrap_or_else(PoisonError::into_inner).set_mark(mark)?;
         self.socket.set_mark(mark)
     }
 
@@ -133,7 +157,7 @@ impl<S: DatagramSink> UdpSender<S> {
         [&self.v4, &self.v6].into_iter().flatten().map(|socket| &**socket)
     }
 
-    fn may_batch(&self, now: Duration, remote: IpAddr) -> bool {
+    fn may_batch(&self, now: Duration, remote: IpAddr, segment: usize) -> bool {
         if !self.gso.load(Ordering::Relaxed) {
             return false;
         }
@@ -141,18 +165,18 @@ impl<S: DatagramSink> UdpSender<S> {
             return true;
         }
         let mut unbatched = self.unbatched.lock().unwrap_or_else(PoisonError::into_inner);
-        unbatched.retain(|(_, until)| now < *until);
+        unbatched.retain(|one| now < one.until);
         self.unbatched_count.store(unbatched.len(), Ordering::Relaxed);
-        unbatched.iter().all(|(address, _)| *address != remote)
+        unbatched.iter().all(|one| one.remote != remote || segment < one.segment)
     }
 
-    fn stop_batching(&self, now: Duration, remote: IpAddr) {
+    fn stop_batching(&self, now: Duration, remote: IpAddr, segment: usize) {
         let mut unbatched = self.unbatched.lock().unwrap_or_else(PoisonError::into_inner);
-        unbatched.retain(|(address, _)| *address != remote);
+        unbatched.retain(|one| one.remote != remote);
         if unbatched.len() >= UNBATCHED_MOST {
             unbatched.remove(0);
         }
-        unbatched.push((remote, now + UNBATCHED_FOR));
+        unbatched.push(Unbatched { remote, segment, until: now + UNBATCHED_FOR });
         self.unbatched_count.store(unbatched.len(), Ordering::Relaxed);
     }
 
@@ -202,7 +226,7 @@ impl<S: DatagramSink> UdpSender<S> {
         // Only if the batch was at fault, and not the source, the route or the device.
         if report.sent > before.sent && report.unsourced == before.unsourced {
             report.unbatched += 1;
-            self.stop_batching(now, message.path.remote.ip());
+            self.stop_batching(now, message.path.remote.ip(), message.segment);
         }
     }
 }
@@ -211,26 +235,32 @@ impl<S: DatagramSink> UdpSend for UdpSender<S> {
     fn send(&self, now: Duration, outbox: &Outbox) -> SendReport {
         let mut report = SendReport::default();
         let nowhere = Path { remote: ([0, 0, 0, 0], 0).into(), local: None };
-        let empty = Message { path: nowhere, ecn: Ecn::NotEct, segment: 1, bytes: &[] };
+        let class = TrafficClass::default();
+        let empty = Message { path: nowhere, class, segment: 1, bytes: &[] };
         let mut messages = [empty; MESSAGES];
         let mut count = 0;
         let mut family = true;
         for (transmit, bytes) in outbox.transmits() {
             let remote = transmit.path.remote;
-            let batch = transmit.datagrams() > 1 && self.may_batch(now, remote.ip());
+            let batch =
+                transmit.datagrams() > 1 && self.may_batch(now, remote.ip(), transmit.segment);
             for bytes in bytes.chunks(if batch { bytes.len() } else { transmit.segment }) {
                 if count == MESSAGES || (count > 0 && family != remote.is_ipv4()) {
                     self.flush(now, family, &messages[..count], &mut report);
                     count = 0;
                 }
                 family = remote.is_ipv4();
-                let (path, ecn, segment) = (transmit.path, transmit.ecn, transmit.segment);
-                messages[count] = Message { path, ecn, segment, bytes };
+                let (path, class, segment) = (transmit.path, transmit.class, transmit.segment);
+                messages[count] = Message { path, class, segment, bytes };
                 count += 1;
             }
         }
         self.flush(now, family, &messages[..count], &mut report);
         report
+    }
+
+    fn path_mtu(&self, remote: SocketAddr) -> Option<u32> {
+        self.socket(remote.is_ipv4())?.path_mtu(remote).ok()
     }
 
     fn set_mark(&self, mark: u32) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use wireloom_packet::ip::Ends;
-use wireloom_packet::{Frame, GsoKind, Outbox, Segments};
+use wireloom_packet::{Frame, GsoKind, IpPacket, IpVersion, Outbox, Segments};
 
 use super::Device;
 use crate::allowed_ips::Slot;
@@ -14,6 +14,8 @@ use crate::peer::{Peer, Turn, packet_slot};
 
 /// Packets are padded to a multiple of this many bytes (WireGuard paper, section 5.4.6).
 const PADDING: usize = 16;
+/// What every link has to carry in IPv6.
+const IPV6_LEAST_MTU: u16 = 1280;
 
 /// The memory that a sending thread keeps between batches, and the frames of the last batch that went nowhere.
 #[derive(Default)]
@@ -30,8 +32,10 @@ pub struct Refusal {
     /// Which one of the batch.
     pub frame: usize,
     /// Why: [`NoPeer`](DropReason::NoPeer), [`NoEndpoint`](DropReason::NoEndpoint), [`NoKey`](DropReason::NoKey),
-    /// [`Looped`](DropReason::Looped) or [`BadPacket`](DropReason::BadPacket).
+    /// [`Looped`](DropReason::Looped), [`TooBig`](DropReason::TooBig) or [`BadPacket`](DropReason::BadPacket).
     pub reason: DropReason,
+    /// The longest packet that would have been sent, in bytes, if this one was too big.
+    pub most: Option<u16>,
 }
 
 impl Sealer {
@@ -41,8 +45,13 @@ impl Sealer {
     }
 
     fn refuse(&mut self, frame: usize, reason: DropReason) {
-        self.refused.push(Refusal { frame, reason });
+        self.refused.push(Refusal { frame, reason, most: None });
         self.drops.add(reason);
+    }
+
+    fn refuse_above(&mut self, frame: usize, most: u16) {
+        self.refused.push(Refusal { frame, reason: DropReason::TooBig, most: Some(most) });
+        self.drops.add(DropReason::TooBig);
     }
 }
 
@@ -103,12 +112,13 @@ impl Device {
     ) -> Turn<'peer> {
         let packets = frames.clone().map(|(_, frame)| packets(frame)).sum();
         if let Some(mut departure) = peer.depart(now, packets) {
+            let room = departure.room();
             for (place, frame) in frames {
                 if departure.has_sent(frame.packet) {
                     sealer.refuse(place, DropReason::Looped);
                     continue;
                 }
-                self.cut(place, frame, sealer, outbox, |length, outbox, drops| {
+                self.cut(place, frame, room, sealer, outbox, |length, outbox, drops| {
                     departure.send(length, outbox, drops);
                 });
             }
@@ -117,10 +127,11 @@ impl Device {
             return turn;
         }
         let mut turn = peer.turn(now);
+        let room = turn.room();
         for (place, frame) in frames {
             match turn.refusal(frame.packet) {
                 Some(reason) => sealer.refuse(place, reason),
-                None => self.cut(place, frame, sealer, outbox, |length, outbox, drops| {
+                None => self.cut(place, frame, room, sealer, outbox, |length, outbox, drops| {
                     turn.send(length, outbox, drops);
                 }),
             }
@@ -128,11 +139,13 @@ impl Device {
         turn
     }
 
-    /// Cuts a frame into packets, each padded and in the outbox's [slot](packet_slot).
+    /// Cuts a frame into packets, each padded and in the outbox's [slot](packet_slot). `room` is the longest packet that
+    /// the way to the peer carries whole.
     fn cut(
         &self,
         place: usize,
         frame: &Frame<'_>,
+        room: u16,
         sealer: &mut Sealer,
         outbox: &mut Outbox,
         mut send: impl FnMut(usize, &mut Outbox, &mut DropCounts),
@@ -140,9 +153,12 @@ impl Device {
         let Ok(mut segments) = Segments::new(frame) else {
             return sealer.refuse(place, DropReason::BadPacket);
         };
-        let mtu = usize::from(self.mtu.load(Ordering::Relaxed));
-        let room = segments.largest() + PADDING;
-        while let Some(length) = segments.next_into(packet_slot(outbox, room)) {
+        if let Some(most) = most_instead(frame, segments.largest(), room) {
+            return sealer.refuse_above(place, most);
+        }
+        let mtu = usize::from(self.mtu.load(Ordering::Relaxed).min(room));
+        let padded_most = segments.largest() + PADDING;
+        while let Some(length) = segments.next_into(packet_slot(outbox, padded_most)) {
             let padded = padded(length, mtu);
             packet_slot(outbox, padded)[length..].fill(0);
             send(padded, outbox, &mut sealer.drops);
@@ -156,6 +172,21 @@ fn packets(frame: &Frame<'_>) -> u64 {
         GsoKind::None => 1,
         _ => Segments::new(frame).map_or(1, |segments| segments.remaining() as u64),
     }
+}
+
+/// The longest packet that may take a frame's place if the frame's own, of this length at most, are too long for the way
+/// and may not be fragmented. IPv6 has to carry 1,280 bytes (RFC 8200 section 5): those go out in outer fragments.
+#[inline]
+fn most_instead(frame: &Frame<'_>, length: usize, room: u16) -> Option<u16> {
+    if length <= usize::from(room) {
+        return None;
+    }
+    let packet = IpPacket::parse(frame.packet).ok().filter(IpPacket::stays_whole)?;
+    let most = match packet.version() {
+        IpVersion::V4 => room,
+        IpVersion::V6 => room.max(IPV6_LEAST_MTU),
+    };
+    (length > usize::from(most)).then_some(most)
 }
 
 /// The length to which a packet is padded with zeroes; the receiver cuts them off by the IP header.

@@ -1,6 +1,6 @@
 //! What a peer does with messages that are addressed to it.
 
-use wireloom_packet::{Arena, Ecn, Outbox, Path, Received};
+use wireloom_packet::{Arena, Ecn, Outbox, Path, Received, TrafficClass};
 
 use super::Turn;
 use super::run::Heard;
@@ -59,7 +59,7 @@ impl Turn<'_> {
         let engine = self.state.engine.as_mut().ok_or(DropReason::UnknownPeer)?;
         let room = outbox.slot(HANDSHAKE_ROOM);
         let length = engine.answer(now, introduction, initiation, room)?;
-        outbox.commit(length, path, Ecn::NotEct);
+        outbox.commit(length, path, TrafficClass::HANDSHAKE);
         self.state.path.get_or_insert(*path);
         self.state.timers.session_began(now);
         self.count(initiation.len(), length);

@@ -16,6 +16,7 @@ use crate::moment::Moment;
 pub(crate) struct Departure {
     lane: Lane,
     path: Path,
+    room: u16,
     beginnings: Beginnings,
     bytes: u64,
 }
@@ -57,7 +58,8 @@ impl Peer {
         let path = state.path?;
         let mut engines = state.engine.iter().chain(&state.retired);
         let lane = engines.find(|engine| engine.sending(now).is_some())?.lane(now, packets)?;
-        Some(Departure { lane, path, beginnings: state.beginnings, bytes: 0 })
+        let (room, beginnings) = (state.room, state.beginnings);
+        Some(Departure { lane, path, room, beginnings, bytes: 0 })
     }
 
     /// Takes what messages to this index of ours are opened with, if it is a session that needs no lock.
@@ -68,6 +70,11 @@ impl Peer {
 }
 
 impl Departure {
+    /// The longest packet that the way to the peer carries whole.
+    pub(crate) const fn room(&self) -> u16 {
+        self.room
+    }
+
     /// Whether a packet is a message of ours that came back.
     pub(crate) fn has_sent(&self, packet: &[u8]) -> bool {
         self.beginnings.begin(packet, &self.path)
@@ -194,6 +201,7 @@ impl<'a> Turn<'a> {
 
     /// A run of packets was sealed.
     pub(crate) fn departed(&mut self, departure: &Departure) {
+        self.state.is_in_use = true;
         if departure.bytes > 0 {
             self.state.tx_bytes += departure.bytes;
             self.state.beginnings.sealed_as(&departure.beginnings);

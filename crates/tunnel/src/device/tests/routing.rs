@@ -94,8 +94,51 @@ fn what_cannot_be_sent_is_told() {
         .device
         .set(world.now, &SetDevice { private_key: Some(None), ..SetDevice::default() });
     world.seal(0, &batch[..1]);
-    let refusal = Refusal { frame: 0, reason: DropReason::NoKey };
+    let refusal = Refusal { frame: 0, reason: DropReason::NoKey, most: None };
     assert_eq!(world.hosts[0].sealer.refused(), [refusal]);
+}
+
+#[test]
+fn what_does_not_fit_the_path_is_refused_unless_it_may_be_fragmented() {
+    let mut world = World::new(2);
+    let v4 = |length: usize| packet("10.0.0.1", "10.0.1.1", length - 28);
+    let whole = |length| {
+        let mut packet = v4(length);
+        packet[6] = 0x40;
+        packet
+    };
+    let v6 = |length: usize| packet("fd00:0::1", "fd00:1::1", length - 48);
+    let look = |world: &World, mtu| {
+        let mut asked = Vec::new();
+        world.hosts[0].device.look_at_paths(|remote| {
+            asked.push(remote);
+            Some(mtu)
+        });
+        asked
+    };
+    assert_eq!(look(&world, 1300), [], "nobody has sent anything");
+    // Before the first handshake, with the peer's lock, and after it, without.
+    for _ in 0..2 {
+        world.seal(0, &[v4(100)]);
+        assert_eq!(look(&world, 1300), [world.hosts[1].address]);
+        assert_eq!(look(&world, 1300), [], "nothing was sent since");
+        world.run();
+        world.take_delivered(1);
+        let batch = [whole(1241), whole(1240), v4(1400), v6(1281), v6(1280), v6(1241), whole(1239)];
+        world.seal(0, &batch);
+        let refused = |frame, most| Refusal { frame, reason: DropReason::TooBig, most: Some(most) };
+        assert_eq!(world.hosts[0].sealer.refused(), [refused(0, 1240), refused(3, 1280)]);
+        // What fits is not padded beyond the path: 60 bytes are what the tunnel adds.
+        let longest = world.wire.iter().map(|datagram| datagram.bytes.len() + 28);
+        assert_eq!(longest.filter(|length| *length <= 1300).max(), Some(1300));
+        world.run();
+        assert_eq!(world.take_delivered(1).len(), 5);
+    }
+    assert_eq!(world.drops(0, DropReason::TooBig), 4);
+    // The path has grown.
+    assert_eq!(look(&world, 1500).len(), 1);
+    world.seal(0, &[whole(1440), whole(1441)]);
+    assert_eq!(world.hosts[0].sealer.refused().len(), 1);
 }
 
 /// A datagram as the packet that it is when its route leads into the tunnel.
@@ -173,7 +216,7 @@ fn our_own_address_follows_the_peers_view_of_it() {
     let mut world = World::pair();
     world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
     let sent = world.intercept().remove(0);
-    let local = wireloom_packet::Local { address: "203.0.113.5".parse().unwrap(), interface: 3 };
+    let local = Local { address: "203.0.113.5".parse().unwrap(), interface: 3 };
     let received = Received {
         path: Path { remote: sent.from, local: Some(local) },
         ecn: Ecn::NotEct,

@@ -1,6 +1,7 @@
 //! Handshakes and what sessions carry.
 
 use proptest::prelude::*;
+use wireloom_packet::IpPacket;
 
 use super::*;
 
@@ -128,7 +129,7 @@ fn a_batch_is_padded_to_16_bytes_but_not_beyond_the_mtu() {
     let sent = world.intercept().remove(0);
     let received = Received {
         path: Path { remote: sent.from, local: None },
-        ecn: sent.ecn,
+        ecn: sent.class.ecn(),
         segment: sent.bytes.len(),
         bytes: &sent.bytes,
     };
@@ -165,36 +166,68 @@ fn a_super_packet_leaves_as_one_transmit() {
     assert!(delivered.iter().all(|packet| packet.len() == 1228));
 }
 
+/// A packet of this class, IPv6 or IPv4.
+fn of_class(v6: bool, class: u8) -> Vec<u8> {
+    if v6 {
+        let mut packet = packet("fd00:0::1", "fd00:1::1", 10);
+        packet[0] |= class >> 4;
+        packet[1] = class << 4;
+        return packet;
+    }
+    let mut packet = packet("10.0.0.1", "10.0.1.1", 10);
+    packet[1] = class;
+    packet
+}
+
+/// RFC 6040: the inner bits go out as they are (section 4.1), and what comes back is its figure 4, for every pair of an
+/// inner and an outer header, the illegal ones too. The code points stay each in its header.
 #[test]
 fn congestion_marks_cross_the_tunnel() {
+    const CODE_POINT: u8 = 46 << 2;
+    let (none, ect0, ect1, ce) = (Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce);
+    let table = [
+        (none, [Some(none), Some(none), Some(none), None]),
+        (ect0, [Some(ect0), Some(ect0), Some(ect1), Some(ce)]),
+        (ect1, [Some(ect1), Some(ect1), Some(ect1), Some(ce)]),
+        (ce, [Some(ce); 4]),
+    ];
     let mut world = World::pair();
-    let marked = |ecn: u8| {
-        let mut packet = packet("10.0.0.1", "10.0.1.1", 10);
-        packet[1] = ecn;
-        packet
-    };
-    world.seal(0, &[marked(0b10), marked(0b00)]);
-    let mut sent = world.intercept();
-    assert_eq!(
-        sent.iter().map(|datagram| datagram.ecn).collect::<Vec<_>>(),
-        [Ecn::Ect0, Ecn::NotEct]
-    );
-    for datagram in &mut sent {
-        datagram.ecn = Ecn::Ce;
-        world.deliver(datagram);
+    for v6 in [false, true] {
+        for (inner, row) in table {
+            for (outer, expected) in [none, ect0, ect1, ce].into_iter().zip(row) {
+                world.seal(0, &[of_class(v6, CODE_POINT | inner as u8)]);
+                let mut sent = world.intercept().remove(0);
+                assert_eq!(sent.class, inner.into(), "no code point");
+                sent.class = outer.into();
+                world.deliver(&sent);
+                let delivered = world.take_delivered(1);
+                let classes: Vec<_> = delivered
+                    .iter()
+                    .map(|packet| IpPacket::parse(packet).unwrap().traffic_class())
+                    .collect();
+                let expected = expected.map(|ecn| CODE_POINT | ecn as u8);
+                assert_eq!(classes, Vec::from_iter(expected), "{inner:?} in {outer:?}");
+            }
+        }
     }
-    let delivered = world.take_delivered(1);
-    assert_eq!(delivered.iter().map(|packet| packet[1]).collect::<Vec<_>>(), [0b11]);
-    assert_eq!(world.drops(1, DropReason::Congested), 1);
-    // In IPv6 the bits stand across two bytes.
-    let mut six = packet("fd00:0::1", "fd00:1::1", 10);
-    six[1] = 0b01 << 4;
-    world.seal(0, &[six]);
-    let mut sent = world.intercept().remove(0);
-    assert_eq!(sent.ecn, Ecn::Ect1);
-    sent.ecn = Ecn::Ce;
-    world.deliver(&sent);
-    assert_eq!(world.take_delivered(1)[0][1], 0b11 << 4);
+    assert_eq!(world.drops(1, DropReason::Congested), 2);
+}
+
+/// As the kernel's own: what keeps the tunnel alive goes before what is in it.
+#[test]
+fn handshakes_have_a_code_point_and_nothing_else_has() {
+    let mut world = World::new(2);
+    world.seal(0, &[of_class(false, 46 << 2)]);
+    let mut classes = Vec::new();
+    while !world.wire.is_empty() {
+        for datagram in world.intercept() {
+            classes.push((kind(&datagram), datagram.class));
+            world.deliver(&datagram);
+        }
+    }
+    let plain = TrafficClass::default();
+    let handshake = TrafficClass::HANDSHAKE;
+    assert_eq!(classes, [(1, handshake), (2, handshake), (4, plain), (4, plain)]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use wireloom_model::{Cidr, PrivateKey, PublicKey};
-use wireloom_packet::{Arena, Ecn, Frame, Outbox, Path, Received, VnetHeader};
+use wireloom_packet::{Arena, Ecn, Frame, Outbox, Path, Received, TrafficClass, VnetHeader};
 
 use super::*;
 use crate::drops::DropReason;
@@ -23,7 +23,7 @@ mod time;
 struct Datagram {
     from: SocketAddr,
     to: SocketAddr,
-    ecn: Ecn,
+    class: TrafficClass,
     bytes: Vec<u8>,
 }
 
@@ -174,7 +174,7 @@ impl World {
                 let datagram = Datagram {
                     from: self.hosts[host].address,
                     to: transmit.path.remote,
-                    ecn: transmit.ecn,
+                    class: transmit.class,
                     bytes: datagram.to_vec(),
                 };
                 self.initiations += usize::from(kind(&datagram) == 1);
@@ -192,7 +192,7 @@ impl World {
         let host = &mut self.hosts[place];
         let received = Received {
             path: host.path_to(datagram.from),
-            ecn: datagram.ecn,
+            ecn: datagram.class.ecn(),
             segment: datagram.bytes.len(),
             bytes: &datagram.bytes,
         };
