@@ -1,17 +1,11 @@
 //! The nftables table, in namespaces of the tests' own.
 
-#[allow(
-    clippy::unwrap_used,
-    dead_code,
-    reason = "a helper's panic is the test's failure, and not every test uses every helper"
-)]
-mod support;
-
-use support::*;
 use wireloom_kernel::{Change, Event, Host, diff};
 use wireloom_model::Family;
 use wireloom_model::kernel::{KernelState, Nft, NftSet, Outer};
 use wireloom_testkit::need;
+
+use crate::support::*;
 
 /// A table with everything in it.
 fn full() -> Nft {
