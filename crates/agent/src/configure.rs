@@ -175,6 +175,7 @@ mod tests {
                     ..PeerStatus::new(peer.key)
                 })
                 .collect(),
+            ..DeviceStatus::default()
         }
     }
 
