@@ -15,6 +15,7 @@ mod down;
 mod graph;
 mod keys;
 mod logging;
+mod opener;
 mod output;
 mod signals;
 mod status;
