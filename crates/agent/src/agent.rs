@@ -247,6 +247,10 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
     }
 
     async fn reconcile(&mut self) {
+        // What an earlier agent left is not taken away before it is known what is wanted.
+        if self.view.lock().snapshot.is_none() {
+            return;
+        }
         if self.device.is_none() {
             match self.opener.open(self.ended.clone()) {
                 Ok(device) => self.device = Some(device),

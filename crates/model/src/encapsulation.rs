@@ -8,7 +8,7 @@ use crate::text::serde_as_text;
 
 /// Whether and how packets that nodes of one location pass on to each other are wrapped in packets between their
 /// internal addresses, so that the location's network needs to know no other addresses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Encapsulation {
     /// Between which nodes.
     pub when: EncapsulateWhen,

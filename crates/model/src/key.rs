@@ -139,6 +139,29 @@ macro_rules! parse_key {
 parse_key!(PublicKey, PrivateKey, PresharedKey);
 serde_as_text!(PublicKey);
 
+/// A preshared key as text, for what is written where its owner alone can read it. Not an implementation on the key
+/// itself, so that no secret is serialised by the way.
+pub(crate) mod preshared_text {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+    use zeroize::Zeroizing;
+
+    use super::PresharedKey;
+
+    pub(crate) fn serialize<S: Serializer>(
+        key: &Option<PresharedKey>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        key.as_ref().map(PresharedKey::to_text).as_deref().serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PresharedKey>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?.map(Zeroizing::new);
+        text.map(|text| text.parse()).transpose().map_err(serde::de::Error::custom)
+    }
+}
+
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&STANDARD.encode(self.0))

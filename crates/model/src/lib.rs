@@ -3,11 +3,13 @@
 //! Owns what every other crate talks about: [keys](key), [prefixes](cidr), [endpoints](endpoint),
 //! [encapsulations](encapsulation), [names](name), the [algorithms](algorithm) of planning,
 //! [nodes and peers](node), the [snapshot] that a registry delivers, and the [kernel state](kernel) that a
-//! plan asks for, all as plain data with strict parsing.
+//! plan asks for, all as plain data with strict parsing; and how the Nodes of Kubernetes say it in
+//! [annotations].
 //!
 //! Floor 0: imports no other crate of the workspace and does no IO.
 
 pub mod algorithm;
+pub mod annotations;
 pub mod cidr;
 pub mod encapsulation;
 pub mod endpoint;

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
+use serde::{Deserialize, Serialize};
+
 use crate::algorithm::Algorithm;
 use crate::cidr::{Cidr, InterfaceAddress};
 use crate::endpoint::Endpoint;
@@ -11,7 +13,8 @@ use crate::key::{PresharedKey, PublicKey};
 use crate::name::{Location, NodeName, PeerName};
 
 /// A machine in the mesh, as it is known to every other.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Node {
     /// Its name, unique in the mesh.
     pub name: NodeName,
@@ -51,7 +54,8 @@ pub struct Node {
 }
 
 /// How willing a node is to be a gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct GatewayPreference {
     /// Asked for by a person: declared nodes become gateways before all others.
     pub declared: bool,
@@ -61,30 +65,40 @@ pub struct GatewayPreference {
 
 /// What a node holds by the plan that it applied last. Published by it, so that every plan can prefer what is already
 /// so, and nothing moves when somebody joins.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Held {
     /// Its overlay addresses, at most one per family.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overlay_addresses: Vec<IpAddr>,
     /// Whether it acts as a gateway of its location.
     pub gateway: bool,
     /// Its home gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub home: Option<NodeName>,
     /// The peers whose anchor it is in its location.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub anchors: BTreeSet<PeerName>,
     /// The extra prefixes of its location that it owns.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub owns: BTreeSet<Cidr>,
     /// How it planned. `None` until it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<Algorithm>,
 }
 
 /// Something outside the mesh that joins it by WireGuard: a laptop, another cluster. Kilo's `Peer` resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Its serialised form holds the preshared key, and belongs where its owner alone can read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Peer {
     /// Its name, unique among peers.
     pub name: PeerName,
     /// Its WireGuard key.
     pub key: PublicKey,
     /// A symmetric key mixed into its handshakes.
+    #[serde(with = "crate::key::preshared_text", default)]
     pub preshared_key: Option<PresharedKey>,
     /// The prefixes that are reached through it.
     pub allowed_ips: Vec<Cidr>,

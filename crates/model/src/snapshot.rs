@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cidr::{Cidr, Family};
 use crate::encapsulation::Encapsulation;
 use crate::node::{Node, Peer};
@@ -13,7 +15,8 @@ use crate::text::serde_as_text;
 
 /// The mesh as one registry knows it at one moment. Every node that plans from an equal snapshot plans the same mesh;
 /// the order of nodes and peers means nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Snapshot {
     /// What holds for the whole mesh.
     pub mesh: Mesh,
@@ -21,12 +24,14 @@ pub struct Snapshot {
     pub nodes: Vec<Node>,
     /// What joins it from outside.
     pub peers: Vec<Peer>,
-    /// What the registry skipped on the way, and why.
+    /// What the registry skipped on the way, and why. Not part of its serialised form: they are of their moment.
+    #[serde(skip)]
     pub problems: Vec<Problem>,
 }
 
 /// The settings that all nodes of a mesh share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Mesh {
     /// The ranges that overlay addresses come from.
     pub overlay: Overlay,
@@ -45,7 +50,8 @@ pub struct Mesh {
 }
 
 /// What nodes do to packets that they pass on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Filter {
     /// Whether TCP connections through links of the mesh are told the segments that fit.
     pub clamp_mss: bool,
@@ -63,7 +69,8 @@ impl Default for Filter {
 }
 
 /// The ranges that overlay addresses come from: one of at least one family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<Cidr>", into = "Vec<Cidr>")]
 pub struct Overlay {
     v4: Option<Cidr>,
     v6: Option<Cidr>,
@@ -153,6 +160,20 @@ impl Overlay {
     /// Whether the address lies in one of the ranges.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.range(Family::of(address)).is_some_and(|range| range.contains(address))
+    }
+}
+
+impl TryFrom<Vec<Cidr>> for Overlay {
+    type Error = OverlayError;
+
+    fn try_from(ranges: Vec<Cidr>) -> Result<Self, OverlayError> {
+        Self::new(ranges)
+    }
+}
+
+impl From<Overlay> for Vec<Cidr> {
+    fn from(overlay: Overlay) -> Self {
+        overlay.ranges().collect()
     }
 }
 

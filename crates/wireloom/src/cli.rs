@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+#[cfg(feature = "kubernetes")]
+use crate::agent;
 use crate::logging::LogFormat;
 use crate::{
     check, cleanup, completion, demo, doctor, down, graph, keys, logging, status, tunnel, up,
@@ -43,6 +45,9 @@ enum Command {
     Tunnel(tunnel::TunnelArgs),
     /// Join the mesh that a file describes, and stay in it until stopped.
     Up(up::UpArgs),
+    /// Join the mesh that a Kubernetes cluster makes, and stay in it until stopped.
+    #[cfg(feature = "kubernetes")]
+    Agent(Box<agent::AgentArgs>),
     /// Leave the mesh: stop the agent of this machine, which cleans up after itself.
     Down(down::DownArgs),
     /// Print a new private key.
@@ -73,6 +78,8 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Tunnel(args) => tunnel::run(args),
         Command::Up(args) => up::run(args),
+        #[cfg(feature = "kubernetes")]
+        Command::Agent(args) => agent::run(*args),
         Command::Down(args) => down::run(&args),
         Command::Keygen => keys::keygen(),
         Command::Pubkey => keys::pubkey(),

@@ -3,6 +3,8 @@
 //! Floor 4: joins the agent, the data plane, the registries and the lab, and talks to people. Each command is a module
 //! with its arguments and a `run`.
 
+#[cfg(feature = "kubernetes")]
+mod agent;
 mod background;
 mod check;
 mod cleanup;

@@ -68,7 +68,7 @@ impl NodeArgs {
 }
 
 /// Decimal, or hexadecimal after `0x`, as `ip rule` and `wg` take marks.
-fn mark(text: &str) -> Result<u32, String> {
+pub(crate) fn mark(text: &str) -> Result<u32, String> {
     let mark = match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),

@@ -15,13 +15,13 @@ fn values(numbers: Numbers) -> Vec<u64> {
 fn numbers_end_at_the_limit() {
     let counter = Counter::new();
     assert_eq!(values(counter.reserve(3, 10)), [0, 1, 2]);
-    assert_eq!(values(counter.reserve(0, 10)), []);
+    assert_eq!(values(counter.reserve(0, 10)), [0_u64; 0]);
     assert_eq!(values(counter.reserve(100, 10)), [3, 4, 5, 6, 7, 8, 9]);
-    assert_eq!(values(counter.reserve(u64::MAX, 10)), []);
+    assert_eq!(values(counter.reserve(u64::MAX, 10)), [0_u64; 0]);
     assert_eq!(counter.used(), 10);
     let rest = counter.reserve(u64::MAX, u64::MAX);
     assert_eq!(rest.left(), u64::MAX - 10);
-    assert_eq!(values(counter.reserve(1, u64::MAX)), []);
+    assert_eq!(values(counter.reserve(1, u64::MAX)), [0_u64; 0]);
 }
 
 /// What the window does, without its memory bound.

@@ -1,0 +1,244 @@
+//! What is known of a cluster, and the mesh that it makes. Pure.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::core::{DynamicObject, PartialObjectMeta};
+use kube::{Resource, ResourceExt as _};
+use wireloom_model::{Mesh, Node, NodeName, Peer, Problem, ProblemKind, Snapshot, Subject};
+
+use crate::heartbeat::Heartbeats;
+use crate::node::{self, NodeObject, ReadNode};
+use crate::peer;
+
+/// Everything that watches have told of a cluster, read once and kept.
+///
+/// Each method that takes something in returns whether the mesh may be another one now.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    own: NodeName,
+    mesh: Mesh,
+    topology_label: String,
+    nodes: BTreeMap<String, KnownNode>,
+    peers: BTreeMap<String, ReadPeer>,
+    /// Our agents' signs of life.
+    leases: Heartbeats,
+    /// Kilo's agents' signs of life, and ours while they pass for such.
+    seen: Heartbeats,
+    /// Since when nobody can be heard.
+    deaf: Option<Instant>,
+    /// What the cluster refuses, and why.
+    denied: BTreeMap<&'static str, String>,
+}
+
+/// A Node and what it says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KnownNode {
+    /// The object.
+    pub object: NodeObject,
+    /// What it says.
+    pub read: ReadNode,
+}
+
+type ReadPeer = (Option<Peer>, Vec<Problem>);
+
+impl Cluster {
+    /// Nothing is known yet. `own` is this machine's Node, `topology_label` says a Node's location, and a node is alive
+    /// while it gives a sign of life within `span`.
+    pub fn new(own: NodeName, mesh: Mesh, topology_label: String, span: Duration) -> Self {
+        Self {
+            own,
+            mesh,
+            topology_label,
+            nodes: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            leases: Heartbeats::new(span),
+            seen: Heartbeats::new(span),
+            deaf: None,
+            denied: BTreeMap::new(),
+        }
+    }
+
+    /// A Node is new or changed.
+    pub fn put_node(&mut self, object: NodeObject, now: Instant) -> bool {
+        let name = object.name_any();
+        let object = object.slim();
+        if self.nodes.get(&name).is_some_and(|known| known.object == object) {
+            return false;
+        }
+        let read = node::read(&object, &self.topology_label);
+        self.hear_node(&name, &read, now);
+        let said = |read: &ReadNode| (read.node.clone(), read.problems.clone());
+        let is_news = self.nodes.get(&name).map(|known| said(&known.read)) != Some(said(&read));
+        self.nodes.insert(name, KnownNode { object, read });
+        is_news
+    }
+
+    /// A Node is gone.
+    pub fn remove_node(&mut self, name: &str) -> bool {
+        if let Ok(name) = name.parse() {
+            self.seen.forget(&name);
+        }
+        self.nodes.remove(name).is_some()
+    }
+
+    /// These are all Nodes.
+    pub fn replace_nodes(&mut self, all: Vec<NodeObject>, now: Instant) -> bool {
+        let mut is_news = false;
+        for name in missing(&self.nodes, &all) {
+            is_news |= self.remove_node(&name);
+        }
+        for object in all {
+            is_news |= self.put_node(object, now);
+        }
+        is_news
+    }
+
+    /// A Peer is new or changed.
+    pub fn put_peer(&mut self, object: &DynamicObject) -> bool {
+        let read = peer::translate(object);
+        self.peers.insert(object.name_any(), read.clone()) != Some(read)
+    }
+
+    /// A Peer is gone.
+    pub fn remove_peer(&mut self, name: &str) -> bool {
+        self.peers.remove(name).is_some()
+    }
+
+    /// These are all Peers.
+    pub fn replace_peers(&mut self, all: &[DynamicObject]) -> bool {
+        let mut is_news = false;
+        for name in missing(&self.peers, all) {
+            is_news |= self.remove_peer(&name);
+        }
+        for object in all {
+            is_news |= self.put_peer(object);
+        }
+        is_news
+    }
+
+    /// A heartbeat was written.
+    pub fn put_lease(&mut self, lease: &PartialObjectMeta<Lease>, now: Instant) -> bool {
+        let Ok(name) = lease.name_any().parse() else { return false };
+        let before = self.is_healthy(&name, now);
+        self.leases.heard(
+            &name,
+            lease.metadata.resource_version.as_deref().unwrap_or_default(),
+            now,
+        );
+        before != self.is_healthy(&name, now)
+    }
+
+    /// A node has no heartbeat any longer.
+    pub fn remove_lease(&mut self, name: &str) -> bool {
+        if let Ok(name) = name.parse() {
+            self.leases.forget(&name);
+        }
+        true
+    }
+
+    /// These are all heartbeats.
+    pub fn replace_leases(&mut self, all: &[PartialObjectMeta<Lease>], now: Instant) -> bool {
+        self.leases.retain(|node| all.iter().any(|lease| lease.name_any() == node.as_str()));
+        for lease in all {
+            self.put_lease(lease, now);
+        }
+        true
+    }
+
+    /// The cluster refuses something for a reason, and the mesh does without it; or it does no longer.
+    pub fn deny(&mut self, what: &'static str, reason: Option<String>) -> bool {
+        match reason {
+            Some(reason) => self.denied.insert(what, reason.clone()) != Some(reason),
+            None => self.denied.remove(what).is_some(),
+        }
+    }
+
+    /// Whether signs of life can't be heard, in which case nobody is taken for dead.
+    pub fn set_deaf(&mut self, is_deaf: bool, now: Instant) {
+        match (is_deaf, self.deaf) {
+            (true, None) => self.deaf = Some(now),
+            (false, Some(_)) => {
+                self.leases.pardon(now);
+                self.seen.pardon(now);
+                self.deaf = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// When the mesh may be another one though nobody tells anything.
+    pub fn next_loss(&self, now: Instant) -> Option<Instant> {
+        if self.deaf.is_some() {
+            return None;
+        }
+        self.leases.next_loss(now).into_iter().chain(self.seen.next_loss(now)).min()
+    }
+
+    /// This machine's Node.
+    pub fn own(&self) -> Option<&KnownNode> {
+        self.nodes.get(self.own.as_str())
+    }
+
+    /// Whether some other node's agent is one of Kilo's: it says that it is there, and not by a heartbeat.
+    pub fn has_kilo(&self, now: Instant) -> bool {
+        let names = self.nodes.keys().filter_map(|name| name.parse::<NodeName>().ok());
+        names.filter(|name| *name != self.own).any(|name| {
+            self.seen.is_alive(&name, now) == Some(true)
+                && self.leases.is_alive(&name, now) != Some(true)
+        })
+    }
+
+    /// The mesh as it is now.
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        let nodes = self.nodes.values().filter_map(|known| known.read.node.as_ref());
+        let nodes =
+            nodes.map(|node| Node { healthy: self.is_healthy(&node.name, now), ..node.clone() });
+        let of_nodes = self.nodes.values().flat_map(|known| &known.read.problems);
+        let of_peers = self.peers.values().flat_map(|(_, problems)| problems);
+        let denied = self.denied.iter().map(|(what, reason)| {
+            Problem::error(Subject::Mesh, ProblemKind::Invalid, format!("{what}: {reason}"))
+        });
+        let stranger = self.own().is_none().then(|| {
+            let message = format!(
+                "the cluster has no Node {}, which this machine is said to be; say its name with --hostname",
+                self.own
+            );
+            Problem::error(Subject::Mesh, ProblemKind::Invalid, message)
+        });
+        Snapshot {
+            mesh: self.mesh.clone(),
+            nodes: nodes.collect(),
+            peers: self.peers.values().filter_map(|(peer, _)| peer.clone()).collect(),
+            problems: denied.chain(stranger).chain(of_nodes.chain(of_peers).cloned()).collect(),
+        }
+    }
+
+    /// Whether a node gives signs of life. One that never gave any counts as alive, and so does everybody while none can
+    /// be heard: not even our own.
+    fn is_healthy(&self, name: &NodeName, now: Instant) -> bool {
+        let now = self.deaf.unwrap_or(now);
+        let is_deaf = self.leases.is_alive(&self.own, now) == Some(false);
+        let signs = [self.leases.is_alive(name, now), self.seen.is_alive(name, now)];
+        *name == self.own || is_deaf || signs.contains(&Some(true)) || signs == [None, None]
+    }
+
+    fn hear_node(&mut self, name: &str, read: &ReadNode, now: Instant) {
+        let Ok(name) = name.parse() else { return };
+        match read.annotations.told.last_seen {
+            Some(seen) => self.seen.heard(&name, &seen.to_string(), now),
+            None => self.seen.forget(&name),
+        }
+    }
+}
+
+/// The names of those that are known and not among all.
+fn missing<T, K: Resource>(known: &BTreeMap<String, T>, all: &[K]) -> Vec<String> {
+    let there: std::collections::BTreeSet<String> =
+        all.iter().map(|object| object.name_any()).collect();
+    known.keys().filter(|name| !there.contains(*name)).cloned().collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,225 @@
+use std::num::{NonZeroU16, NonZeroU32};
+
+use serde_json::{Value, json};
+use wireloom_model::{Encapsulation, Filter, GatewayCount, Overlay, PrivateKey};
+
+use super::*;
+
+const SPAN: Duration = Duration::from_secs(60);
+
+pub(crate) fn mesh() -> Mesh {
+    Mesh {
+        overlay: Overlay::new(["10.4.0.0/16".parse().unwrap()]).unwrap(),
+        gateways: GatewayCount::AtMost(NonZeroU32::new(2).unwrap()),
+        port: NonZeroU16::new(51820).unwrap(),
+        mtu: None,
+        carry_internal_addresses: true,
+        encapsulation: Encapsulation::default(),
+        filter: Filter::default(),
+    }
+}
+
+fn cluster() -> Cluster {
+    Cluster::new("own".parse().unwrap(), mesh(), "topology.kubernetes.io/region".to_owned(), SPAN)
+}
+
+fn key(byte: u8) -> String {
+    PrivateKey::from_random([byte; 32]).public_key().to_string()
+}
+
+fn node(name: &str, byte: u8, more: &[(&str, &str)]) -> NodeObject {
+    let mut annotations = json!({ "kilo.squat.ai/key": key(byte) });
+    for (key, value) in more {
+        annotations[*key] = json!(value);
+    }
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": name,
+            "resourceVersion": "1",
+            "labels": { "topology.kubernetes.io/region": "nl" },
+            "annotations": annotations,
+        },
+    }))
+    .unwrap()
+}
+
+fn peer(name: &str, spec: Value) -> DynamicObject {
+    serde_json::from_value(json!({
+        "apiVersion": "kilo.squat.ai/v1alpha1",
+        "kind": "Peer",
+        "metadata": { "name": name },
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn lease(name: &str, version: u64) -> PartialObjectMeta<Lease> {
+    serde_json::from_value(json!({
+        "metadata": { "name": name, "resourceVersion": version.to_string() },
+    }))
+    .unwrap()
+}
+
+fn names(snapshot: &Snapshot) -> Vec<&str> {
+    snapshot.nodes.iter().map(|node| node.name.as_str()).collect()
+}
+
+#[test]
+fn one_bad_object_never_stops_the_rest() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    cluster.replace_nodes(
+        vec![
+            node("own", 1, &[]),
+            node("b", 2, &[("kilo.squat.ai/persistent-keepalive", "25s")]),
+            node("no-key", 3, &[("kilo.squat.ai/key", "foo")]),
+        ],
+        now,
+    );
+    cluster.replace_peers(&[
+        peer("bad", json!({ "publicKey": 7 })),
+        peer("good", json!({ "allowedIPs": ["10.5.0.1/32"], "publicKey": key(9) })),
+    ]);
+    let snapshot = cluster.snapshot(now);
+    assert_eq!(names(&snapshot), ["b", "own"]);
+    assert_eq!(snapshot.peers.len(), 1);
+    let subjects: Vec<String> =
+        snapshot.problems.iter().map(|problem| problem.subject.to_string()).collect();
+    assert_eq!(subjects, ["node b", "node no-key", "peer bad"]);
+}
+
+#[test]
+fn a_new_list_finds_what_was_missed() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    assert!(cluster.replace_nodes(vec![node("own", 1, &[]), node("b", 2, &[])], now));
+    assert!(!cluster.replace_nodes(vec![node("b", 2, &[]), node("own", 1, &[])], now));
+    assert!(cluster.replace_nodes(vec![node("own", 1, &[]), node("c", 3, &[])], now));
+    assert_eq!(names(&cluster.snapshot(now)), ["c", "own"]);
+    let spec = json!({ "allowedIPs": ["10.5.0.1/32"], "publicKey": key(9) });
+    assert!(cluster.replace_peers(&[peer("a", spec.clone())]));
+    assert!(!cluster.replace_peers(&[peer("a", spec.clone())]));
+    assert!(cluster.replace_peers(&[peer("b", spec)]));
+    assert_eq!(cluster.snapshot(now).peers[0].name.as_str(), "b");
+}
+
+#[test]
+fn changes_that_mean_nothing_are_no_changes() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    cluster.put_node(node("own", 1, &[]), now);
+    let mut beat = node("own", 1, &[("kilo.squat.ai/last-seen", "1")]);
+    beat.metadata.resource_version = Some("2".to_owned());
+    assert!(!cluster.put_node(beat, now), "a sign of life is no other mesh");
+    assert!(cluster.put_node(node("own", 2, &[]), now), "another key is");
+}
+
+#[test]
+fn a_node_that_is_fixed_is_in_at_once() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    cluster.put_node(node("b", 2, &[("kilo.squat.ai/key", "foo")]), now);
+    assert_eq!(names(&cluster.snapshot(now)), Vec::<&str>::new());
+    assert!(cluster.put_node(node("b", 2, &[]), now));
+    assert_eq!(names(&cluster.snapshot(now)), ["b"]);
+    cluster.put_peer(&peer("p", json!({ "allowedIPs": [], "publicKey": key(9) })));
+    assert_eq!(cluster.snapshot(now).peers, []);
+    let good = json!({ "allowedIPs": ["10.5.0.1/32"], "publicKey": key(9) });
+    assert!(cluster.put_peer(&peer("p", good)));
+    assert_eq!(cluster.snapshot(now).peers.len(), 1);
+}
+
+/// Whether b is healthy.
+fn b_lives(cluster: &Cluster, now: Instant) -> bool {
+    let snapshot = cluster.snapshot(now);
+    snapshot.nodes.iter().find(|node| node.name.as_str() == "b").unwrap().healthy
+}
+
+#[test]
+fn a_node_lives_by_its_heartbeats() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let mut cluster = cluster();
+    cluster.replace_nodes(vec![node("own", 1, &[]), node("b", 2, &[])], start);
+    assert!(b_lives(&cluster, at(0)), "no sign at all is no sign of death");
+    cluster.replace_leases(&[lease("own", 1), lease("b", 2)], start);
+    for second in (20..=80).step_by(20) {
+        cluster.put_lease(&lease("own", 1000 + second), at(second));
+    }
+    assert!(b_lives(&cluster, at(59)));
+    assert_eq!(cluster.next_loss(at(0)), Some(at(60)));
+    assert!(!b_lives(&cluster, at(61)));
+    assert!(cluster.put_lease(&lease("b", 3), at(62)), "its return is news");
+    assert!(b_lives(&cluster, at(62)));
+    assert!(!cluster.put_lease(&lease("b", 4), at(63)), "that it goes on living is none");
+}
+
+#[test]
+fn an_outage_kills_nobody() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let mut cluster = cluster();
+    cluster.replace_nodes(vec![node("own", 1, &[]), node("b", 2, &[])], start);
+    cluster.replace_leases(&[lease("own", 1), lease("b", 2)], start);
+    cluster.set_deaf(true, at(10));
+    assert!(b_lives(&cluster, at(86_400)));
+    assert_eq!(cluster.next_loss(at(10)), None);
+    cluster.set_deaf(false, at(86_400));
+    cluster.put_lease(&lease("own", 2), at(86_401));
+    assert!(b_lives(&cluster, at(86_459)), "it gets its whole span");
+    assert!(!b_lives(&cluster, at(86_460)));
+}
+
+#[test]
+fn a_watch_that_hangs_kills_nobody() {
+    let start = Instant::now();
+    let mut cluster = cluster();
+    cluster.replace_nodes(vec![node("own", 1, &[]), node("b", 2, &[])], start);
+    cluster.replace_leases(&[lease("own", 1), lease("b", 2)], start);
+    assert!(b_lives(&cluster, start + 2 * SPAN), "not even our own sign came through");
+}
+
+#[test]
+fn kilo_is_there_while_its_agents_are() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let mut cluster = cluster();
+    let seen = |name, byte, time: &str| node(name, byte, &[("kilo.squat.ai/last-seen", time)]);
+    cluster.replace_nodes(vec![seen("own", 1, "7"), node("b", 2, &[])], start);
+    assert!(!cluster.has_kilo(at(0)), "not our own");
+    cluster.put_node(seen("b", 2, "7"), at(0));
+    assert!(cluster.has_kilo(at(59)) && b_lives(&cluster, at(59)));
+    assert!(!cluster.has_kilo(at(60)), "an old stamp is no agent");
+    cluster.put_node(seen("b", 2, "6"), at(70));
+    assert!(cluster.has_kilo(at(71)), "whatever its clock says");
+    cluster.put_lease(&lease("b", 2), at(72));
+    assert!(!cluster.has_kilo(at(72)), "one of ours that passes for one");
+}
+
+#[test]
+fn two_with_one_key_are_told_apart_by_age_and_left_to_the_topology() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    let mut old = node("b", 7, &[]);
+    old.metadata.creation_timestamp =
+        serde_json::from_value(json!("2026-11-25T09:00:00Z")).unwrap();
+    let mut new = node("a", 7, &[]);
+    new.metadata.creation_timestamp =
+        serde_json::from_value(json!("2026-11-25T09:00:01Z")).unwrap();
+    cluster.replace_nodes(vec![new, old], now);
+    let snapshot = cluster.snapshot(now);
+    assert_eq!(snapshot.nodes[0].key, snapshot.nodes[1].key);
+    assert!(snapshot.nodes[1].since < snapshot.nodes[0].since);
+}
+
+#[test]
+fn what_cannot_be_read_is_said() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    assert!(cluster.deny("Peers can't be read", Some("no such resource".to_owned())));
+    assert!(!cluster.deny("Peers can't be read", Some("no such resource".to_owned())));
+    let said: Vec<String> =
+        cluster.snapshot(now).problems.iter().map(ToString::to_string).collect();
+    assert!(said[0].contains("Peers can't be read") && said[1].contains("--hostname"), "{said:?}");
+    assert!(cluster.deny("Peers can't be read", None));
+}

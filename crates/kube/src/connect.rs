@@ -1,0 +1,83 @@
+//! How the cluster's API is reached.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kube::config::{Config, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, error};
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long a connection may be silent. More than a [watch](crate::registry::WATCH) lasts, so one that is silent longer
+/// leads nowhere.
+const READ: Duration = Duration::from_secs(150);
+
+/// Where the cluster's API is, and who asks. With neither of the two, a pod's service account.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// A kubeconfig file.
+    pub kubeconfig: Option<PathBuf>,
+    /// The URL of the API, whatever the kubeconfig or the cluster says. One that is reached without the mesh: the
+    /// service address inside a cluster may lead through it.
+    pub master: Option<String>,
+}
+
+/// Why the API can't be reached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The credentials can't be used.
+    #[error("the API's credentials are of no use: {0}")]
+    Client(#[source] Box<kube::Error>),
+    /// There is no service account.
+    #[error("this is no pod with a service account, so say --kubeconfig FILE ({0})")]
+    InCluster(#[from] InClusterError),
+    /// The kubeconfig can't be used.
+    #[error("kubeconfig {}: {source}", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<KubeconfigError>,
+    },
+    /// The URL is none.
+    #[error("--master {url:?} is no URL, such as https://203.0.113.1:6443: {reason}")]
+    Master {
+        /// The text that was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Connection {
+    /// Makes a client. Connects to nothing yet. Needs a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// If there are no credentials, or none that can be used.
+    pub async fn client(&self) -> Result<Client, ConnectError> {
+        let mut config = match &self.kubeconfig {
+            None => Config::incluster()?,
+            Some(path) => {
+                let failed = |source| ConnectError::Kubeconfig {
+                    path: path.clone(),
+                    source: Box::new(source),
+                };
+                let file = Kubeconfig::read_from(path).map_err(failed)?;
+                let options = KubeConfigOptions::default();
+                Config::from_custom_kubeconfig(file, &options).await.map_err(failed)?
+            }
+        };
+        if let Some(url) = &self.master {
+            config.cluster_url = url.parse().map_err(|error: http::uri::InvalidUri| {
+                ConnectError::Master { url: url.clone(), reason: error.to_string() }
+            })?;
+        }
+        config.connect_timeout = Some(CONNECT);
+        config.read_timeout = Some(READ);
+        Client::try_from(config)
+            .map_err(|error: error::Error| ConnectError::Client(Box::new(error)))
+    }
+}

@@ -1,0 +1,456 @@
+//! The task that follows a cluster: watches in, snapshots out, and what the node writes of itself.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+use wireloom_model::Snapshot;
+use wireloom_model::annotations::key;
+use wireloom_registry::Publication;
+
+use crate::addresses;
+use crate::cluster::{Cluster, KnownNode};
+use crate::events::Events;
+use crate::node::NodeObject;
+use crate::outage::{Outage, Use};
+use crate::own::{Facts, Own};
+use crate::peer::Peer;
+use crate::registry::{Known, KubeConfig, WATCH};
+use crate::write::{self, WriteError, Writer};
+
+/// How long changes are gathered before a snapshot is made of them.
+const GATHER: Duration = Duration::from_millis(200);
+/// How long changes of what the node says are gathered before they are written.
+const GATHER_WRITES: Duration = Duration::from_millis(500);
+/// How long to wait before a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How many signs of life may be missed.
+const MISSES: u32 = 3;
+
+const PEERS_DENIED: &str = "Peers can't be read, and the mesh does without";
+const LEASES_DENIED: &str = "heartbeats can't be read, and every node counts as healthy";
+const BEAT_DENIED: &str = "the heartbeat of this node can't be written";
+const ANNOTATIONS_DENIED: &str = "the annotations of this node can't be written";
+
+/// Everything that the task holds.
+pub(crate) struct Follower {
+    config: KubeConfig,
+    cluster: Cluster,
+    outage: Outage,
+    nodes: Watch<NodeObject>,
+    peers: Watch<DynamicObject>,
+    leases: Watch<PartialObjectMeta<Lease>>,
+    writer: Writer,
+    events: Events,
+    facts: watch::Receiver<Facts>,
+    publication: watch::Receiver<Option<Publication>>,
+    known: watch::Sender<Known>,
+    /// When to make a snapshot.
+    due: Option<Instant>,
+    /// When to look whether the Node says what it shall.
+    write_due: Option<Instant>,
+    beat_due: Instant,
+    /// When this node was last there, for Kilo's agents.
+    last_seen: Option<u64>,
+    /// What was written last.
+    written: Option<BTreeMap<String, String>>,
+}
+
+impl Follower {
+    pub(crate) fn new(
+        client: Client,
+        config: KubeConfig,
+        facts: watch::Receiver<Facts>,
+        publication: watch::Receiver<Option<Publication>>,
+        known: watch::Sender<Known>,
+    ) -> Self {
+        let now = Instant::now();
+        let span = config.heartbeat * MISSES;
+        let label = config.topology_label.clone();
+        Self {
+            cluster: Cluster::new(config.node.clone(), config.mesh.clone(), label, span),
+            outage: Outage::default(),
+            nodes: Watch::new(Api::all(client.clone())),
+            peers: Watch::new(Api::all_with(client.clone(), &ApiResource::erase::<Peer>(&()))),
+            leases: Watch::new(Api::namespaced(client.clone(), &config.namespace)),
+            writer: Writer::new(&client, config.node.clone(), &config.namespace, span),
+            events: Events::new(&client, &config.node, now),
+            config,
+            facts,
+            publication,
+            known,
+            due: None,
+            write_due: None,
+            beat_due: now,
+            last_seen: None,
+            written: None,
+        }
+    }
+
+    /// Follows the cluster for good.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            let loss = self.cluster.next_loss(now);
+            let is_news = tokio::select! {
+                change = self.nodes.next() => self.hear_nodes(change),
+                change = self.peers.next() => self.hear_peers(change),
+                change = self.leases.next() => self.hear_leases(change),
+                Ok(()) = self.facts.changed() => self.write_soon(),
+                Ok(()) = self.publication.changed() => self.write_soon(),
+                () = at(self.due) => self.tell(),
+                () = at(self.write_due) => self.write().await,
+                () = at(Some(self.beat_due)) => self.beat().await,
+                () = at(loss) => true,
+            };
+            if is_news {
+                self.due = self.due.or_else(|| Some(Instant::now() + GATHER));
+            }
+        }
+    }
+
+    fn hear_nodes(&mut self, change: Change<NodeObject>) -> bool {
+        let now = Instant::now();
+        let own = self.cluster.own().cloned();
+        let is_news = match change {
+            Change::All(all) => {
+                self.cluster.replace_nodes(all, now);
+                true
+            }
+            Change::Put(object) => self.cluster.put_node(object, now),
+            Change::Gone(object) => self.cluster.remove_node(&object.name_any()),
+            Change::Failed(error) => return self.fail(Use::Nodes, &error),
+        };
+        if self.cluster.own() != own.as_ref() {
+            self.write_soon();
+            if own.is_none() {
+                self.beat_due = now;
+            }
+        }
+        self.work(Use::Nodes) || is_news
+    }
+
+    fn hear_peers(&mut self, change: Change<DynamicObject>) -> bool {
+        let is_news = match change {
+            // An empty one is news too: now it is known that there are none.
+            Change::All(all) => {
+                self.cluster.replace_peers(&all);
+                true
+            }
+            Change::Put(object) => self.cluster.put_peer(&object),
+            Change::Gone(object) => self.cluster.remove_peer(&object.name_any()),
+            Change::Failed(error) => {
+                return match refusal(&error) {
+                    Some(reason) => {
+                        self.peers.is_listed = true;
+                        self.cluster.deny(PEERS_DENIED, Some(reason))
+                    }
+                    None => self.fail(Use::Peers, &error),
+                };
+            }
+        };
+        let is_news = self.cluster.deny(PEERS_DENIED, None) || is_news;
+        self.work(Use::Peers) || is_news
+    }
+
+    fn hear_leases(&mut self, change: Change<PartialObjectMeta<Lease>>) -> bool {
+        let now = Instant::now();
+        let is_news = match change {
+            Change::All(all) => self.cluster.replace_leases(&all, now),
+            Change::Put(lease) => self.cluster.put_lease(&lease, now),
+            Change::Gone(lease) => self.cluster.remove_lease(&lease.name_any()),
+            Change::Failed(error) => {
+                return match refusal(&error) {
+                    Some(reason) => {
+                        self.leases.is_listed = true;
+                        self.cluster.deny(LEASES_DENIED, Some(reason))
+                    }
+                    None => self.fail(Use::Leases, &error),
+                };
+            }
+        };
+        let is_news = self.cluster.deny(LEASES_DENIED, None) || is_news;
+        self.work(Use::Leases) || is_news
+    }
+
+    /// Returns whether there is something to tell.
+    fn fail(&mut self, what: Use, error: &watcher::Error) -> bool {
+        // A list that is too old is made anew, and that is all there is to it.
+        if matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
+            return false;
+        }
+        let reason = match error {
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => write::text(error),
+            other => other.to_string(),
+        };
+        tracing::debug!(?what, %reason, "a watch failed");
+        let now = Instant::now();
+        self.outage.failed(what, reason, now);
+        self.cluster.set_deaf(self.outage.is_deaf(), now);
+        true
+    }
+
+    /// Returns whether that is news.
+    fn work(&mut self, what: Use) -> bool {
+        let was = self.outage.reason().is_some();
+        self.outage.works(what);
+        self.cluster.set_deaf(self.outage.is_deaf(), Instant::now());
+        was && self.outage.reason().is_none()
+    }
+
+    /// Tells of the mesh, once everything of it is known.
+    fn tell(&mut self) -> bool {
+        self.due = None;
+        let is_whole = self.nodes.is_listed && self.peers.is_listed && self.leases.is_listed;
+        let snapshot = is_whole.then(|| self.cluster.snapshot(Instant::now()));
+        let reason = self.outage.reason().map(str::to_owned);
+        self.known.send_if_modified(|known| {
+            // One outage has many words, of which the first do.
+            let stale = reason.map(|reason| known.stale.clone().unwrap_or(reason));
+            let differs = |snapshot: &Snapshot| known.snapshot.as_deref() != Some(snapshot);
+            let news = snapshot.filter(differs).map(Arc::new);
+            let is_news = news.is_some() || known.stale != stale;
+            known.snapshot = news.or_else(|| known.snapshot.take());
+            known.stale = stale;
+            is_news
+        });
+        false
+    }
+
+    fn write_soon(&mut self) -> bool {
+        self.write_due = self.write_due.or_else(|| Some(Instant::now() + GATHER_WRITES));
+        false
+    }
+
+    /// Has the Node say what it shall, unless it does.
+    async fn write(&mut self) -> bool {
+        self.write_due = None;
+        let Some(own) = self.cluster.own().cloned() else { return false };
+        self.events.tell(&own.object, &own.read.problems, Instant::now()).await;
+        let shall = self.shall_say(&own);
+        let says = own.object.annotations();
+        let is_said = shall.iter().all(|(key, value)| says.get(key) == Some(value));
+        // What others than we wrote stays when we leave it out, so that is tried once.
+        let is_more = self.written.as_ref() != Some(&shall)
+            && written_by_agents().any(|key| says.contains_key(key) && !shall.contains_key(key));
+        let Some(uid) = own.object.metadata.uid.as_deref().filter(|_| !is_said || is_more) else {
+            return false;
+        };
+        tracing::debug!("the annotations of this node are written");
+        match self.writer.annotate(uid, &shall).await {
+            Ok(object) => {
+                self.written = Some(shall);
+                let is_news = self.cluster.put_node(object, Instant::now());
+                self.cluster.deny(ANNOTATIONS_DENIED, None) || is_news
+            }
+            Err(error) => {
+                self.write_due = Some(Instant::now() + RETRY);
+                match error {
+                    WriteError::Refused(reason) => {
+                        self.cluster.deny(ANNOTATIONS_DENIED, Some(reason))
+                    }
+                    WriteError::Unreachable(reason) => {
+                        tracing::debug!(%reason, "the annotations of this node are not written");
+                        false
+                    }
+                }
+            }
+        }
+    }
+
+    fn shall_say(&self, own: &KnownNode) -> BTreeMap<String, String> {
+        let facts = self.facts.borrow().clone();
+        let publication = self.publication.borrow().clone();
+        let pods = own.read.node.as_ref().map(|node| node.pod_prefixes.clone()).unwrap_or_default();
+        let found = addresses::find(&self.config.addresses, &facts.addresses, &own.object, &pods);
+        let annotations = &own.read.annotations;
+        let own = Own {
+            facts: &facts,
+            found: &found,
+            asked: &annotations.asked,
+            told: &annotations.told,
+            publication: publication.as_ref(),
+            last_seen: self.last_seen,
+        };
+        own.tell(&self.config.mesh, self.config.granularity).write()
+    }
+
+    /// Gives a sign of life to our agents, and to Kilo's if there are any.
+    async fn beat(&mut self) -> bool {
+        let now = Instant::now();
+        self.beat_due = now + self.config.heartbeat;
+        let uid = self.cluster.own().and_then(|own| own.object.metadata.uid.clone());
+        // Without a Node there is nobody to be alive.
+        let Some(uid) = uid else { return false };
+        let before = self.outage.reason().is_some();
+        let is_news = match self.writer.beat(&uid).await {
+            Ok(()) => {
+                self.outage.beat(Instant::now());
+                self.cluster.deny(BEAT_DENIED, None)
+            }
+            Err(WriteError::Refused(reason)) => {
+                self.outage.beat(Instant::now());
+                self.cluster.deny(BEAT_DENIED, Some(reason))
+            }
+            Err(WriteError::Unreachable(reason)) => {
+                self.outage.failed(Use::Heartbeat, reason, Instant::now());
+                self.beat_due = Instant::now() + RETRY.mul_f64(1.0 + random());
+                true
+            }
+        };
+        let now = Instant::now();
+        self.cluster.set_deaf(self.outage.is_deaf(), now);
+        let seen = self
+            .cluster
+            .has_kilo(now)
+            .then(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+        if seen.is_some() || self.last_seen.is_some() {
+            self.last_seen = seen;
+            self.write_soon();
+        }
+        is_news || before != self.outage.reason().is_some()
+    }
+}
+
+/// The annotations that agents write of their own Nodes.
+fn written_by_agents() -> impl Iterator<Item = &'static str> {
+    [
+        key::ENDPOINT,
+        key::ENDPOINTS,
+        key::INTERNAL_IP,
+        key::INTERNAL_IPS,
+        key::KEY,
+        key::LAST_SEEN,
+        key::WIREGUARD_IP,
+        key::DISCOVERED_ENDPOINTS,
+        key::GRANULARITY,
+        key::CNI_COMPATIBILITY_IP,
+        key::ALGORITHM,
+        key::HELD,
+    ]
+    .into_iter()
+}
+
+fn refusal(error: &watcher::Error) -> Option<String> {
+    match error {
+        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
+            write::refusal(error)
+        }
+        _ => None,
+    }
+}
+
+/// Completes at this moment; never without one.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// All objects of a kind, listed and then watched.
+struct Watch<K> {
+    stream: BoxStream<'static, watcher::Result<Event<K>>>,
+    /// The part of a new list that has come so far.
+    list: Vec<K>,
+    /// Whether a list was whole once.
+    is_listed: bool,
+}
+
+/// What a watch tells.
+enum Change<K> {
+    All(Vec<K>),
+    Put(K),
+    Gone(K),
+    Failed(watcher::Error),
+}
+
+impl<K> Watch<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    fn new(api: Api<K>) -> Self {
+        let config = watcher::Config::default().timeout(WATCH);
+        let stream = watcher(api, config).backoff(Patience::default()).boxed();
+        Self { stream, list: Vec::new(), is_listed: false }
+    }
+
+    /// Waits for the next change. Dropping the future loses nothing.
+    async fn next(&mut self) -> Change<K> {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(Event::Init)) => self.list.clear(),
+                Some(Ok(Event::InitApply(object))) => self.list.push(object),
+                Some(Ok(Event::InitDone)) => {
+                    self.is_listed = true;
+                    return Change::All(std::mem::take(&mut self.list));
+                }
+                Some(Ok(Event::Apply(object))) => return Change::Put(object),
+                Some(Ok(Event::Delete(object))) => return Change::Gone(object),
+                Some(Err(error)) => return Change::Failed(error),
+                // A watcher never ends.
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// How long a watch that fails waits: twice as long each time, up to a limit, and up to half as long again by chance, so
+/// that a thousand agents do not come back at one moment.
+#[derive(Debug, Default)]
+struct Patience {
+    failures: u32,
+}
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        const FIRST: Duration = Duration::from_millis(500);
+        const MOST: Duration = Duration::from_secs(15);
+        let delay = FIRST.saturating_mul(1 << self.failures.min(8)).min(MOST);
+        self.failures += 1;
+        Some(delay.mul_f64(1.0 + random() / 2.0))
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// A number from 0 to 1 that differs from process to process, for times to spread.
+fn random() -> f64 {
+    f64::from(RandomState::new().build_hasher().finish() as u32) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_grows_and_ends() {
+        let mut patience = Patience::default();
+        let delays: Vec<Duration> = patience.by_ref().take(12).collect();
+        assert!(delays[0] >= Duration::from_millis(500) && delays[0] < Duration::from_secs(1));
+        assert!(delays[11] >= Duration::from_secs(15) && delays[11] < Duration::from_secs(23));
+        patience.reset();
+        assert!(patience.next() < Some(Duration::from_secs(1)));
+    }
+}

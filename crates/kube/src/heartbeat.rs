@@ -1,0 +1,125 @@
+//! Who is alive, told by signs that change.
+//!
+//! Pure: time is the reader's own and comes as an argument. What a sign says is never looked at, only whether it is
+//! another one than before, so no two machines' clocks are ever compared.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use wireloom_model::NodeName;
+
+/// The last signs of life of nodes.
+#[derive(Debug, Clone)]
+pub struct Heartbeats {
+    span: Duration,
+    beats: BTreeMap<NodeName, Beat>,
+}
+
+#[derive(Debug, Clone)]
+struct Beat {
+    sign: String,
+    at: Instant,
+}
+
+impl Heartbeats {
+    /// None yet. A node is alive while its sign has changed within this span.
+    pub const fn new(span: Duration) -> Self {
+        Self { span, beats: BTreeMap::new() }
+    }
+
+    /// A node's sign is this now. The first one counts as a change, for nobody knows how long it has been there.
+    pub fn heard(&mut self, node: &NodeName, sign: &str, now: Instant) {
+        match self.beats.get_mut(node) {
+            Some(beat) if beat.sign == sign => {}
+            Some(beat) => *beat = Beat { sign: sign.to_owned(), at: now },
+            None => {
+                self.beats.insert(node.clone(), Beat { sign: sign.to_owned(), at: now });
+            }
+        }
+    }
+
+    /// A node has no sign any longer.
+    pub fn forget(&mut self, node: &NodeName) {
+        self.beats.remove(node);
+    }
+
+    /// Keeps the signs of these nodes alone.
+    pub fn retain(&mut self, is_kept: impl Fn(&NodeName) -> bool) {
+        self.beats.retain(|node, _| is_kept(node));
+    }
+
+    /// Whether a node is alive. `None` for one without a sign.
+    pub fn is_alive(&self, node: &NodeName, now: Instant) -> Option<bool> {
+        let beat = self.beats.get(node)?;
+        Some(now.saturating_duration_since(beat.at) < self.span)
+    }
+
+    /// When the next node will be no longer alive, unless it is heard until then.
+    pub fn next_loss(&self, now: Instant) -> Option<Instant> {
+        let losses = self.beats.values().map(|beat| beat.at + self.span);
+        losses.filter(|at| *at > now).min()
+    }
+
+    /// Gives every node the whole span anew, since nobody could be heard meanwhile.
+    pub fn pardon(&mut self, now: Instant) {
+        for beat in self.beats.values_mut() {
+            beat.at = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPAN: Duration = Duration::from_secs(60);
+
+    fn node(name: &str) -> NodeName {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_sign_that_changes_is_a_life() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let (a, b) = (node("a"), node("b"));
+        let mut beats = Heartbeats::new(SPAN);
+        assert_eq!(beats.is_alive(&a, start), None);
+        beats.heard(&a, "1", start);
+        beats.heard(&b, "yesterday, by its own clock", start);
+        for second in (0..600).step_by(20) {
+            beats.heard(&a, &second.to_string(), at(second));
+            beats.heard(&b, "yesterday, by its own clock", at(second));
+        }
+        assert_eq!(beats.is_alive(&a, at(600)), Some(true));
+        assert_eq!(beats.is_alive(&b, at(59)), Some(true));
+        assert_eq!(beats.is_alive(&b, at(60)), Some(false));
+        beats.heard(&b, "the day before, by its own clock", at(600));
+        assert_eq!(beats.is_alive(&b, at(600)), Some(true));
+    }
+
+    #[test]
+    fn an_outage_is_nobodys_fault() {
+        let start = Instant::now();
+        let mut beats = Heartbeats::new(SPAN);
+        beats.heard(&node("a"), "1", start);
+        assert_eq!(beats.next_loss(start), Some(start + SPAN));
+        let later = start + Duration::from_secs(86_400);
+        assert_eq!(beats.next_loss(later), None);
+        beats.pardon(later);
+        assert_eq!(beats.is_alive(&node("a"), later), Some(true));
+        assert_eq!(beats.next_loss(later), Some(later + SPAN));
+    }
+
+    #[test]
+    fn who_is_gone_has_no_sign() {
+        let start = Instant::now();
+        let mut beats = Heartbeats::new(SPAN);
+        beats.heard(&node("a"), "1", start);
+        beats.heard(&node("b"), "1", start);
+        beats.forget(&node("a"));
+        beats.retain(|name| name.as_str() != "b");
+        assert_eq!(beats.is_alive(&node("a"), start), None);
+        assert_eq!(beats.is_alive(&node("b"), start), None);
+    }
+}

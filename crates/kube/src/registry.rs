@@ -1,0 +1,172 @@
+//! The registry of a cluster, as an agent uses it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use wireloom_model::annotations::Granularity;
+use wireloom_model::{Mesh, NodeName, Snapshot};
+use wireloom_registry::{Publication, PublishError, Registry, Update};
+
+use crate::addresses::AddressRules;
+use crate::follow::Follower;
+use crate::own::Facts;
+
+/// How long a watch lasts before it is begun anew, in seconds: the price of noticing one that hangs.
+pub(crate) const WATCH: u32 = 120;
+
+/// What a node of a cluster is told at its start.
+#[derive(Debug, Clone)]
+pub struct KubeConfig {
+    /// This machine's Node.
+    pub node: NodeName,
+    /// What holds for the whole mesh.
+    pub mesh: Mesh,
+    /// The label that says a Node's location. Kilo's `--topology-label`.
+    pub topology_label: String,
+    /// What is told to Kilo's tools.
+    pub granularity: Granularity,
+    /// How this node's addresses are chosen.
+    pub addresses: AddressRules,
+    /// The namespace of heartbeats, which are Leases.
+    pub namespace: String,
+    /// How often this node gives a sign of life. One that gives none for three times as long is not healthy.
+    pub heartbeat: Duration,
+}
+
+impl KubeConfig {
+    /// The usual time between two signs of life.
+    pub const HEARTBEAT: Duration = Duration::from_secs(20);
+}
+
+/// The mesh of a cluster, followed by a task of its own, so that signs of life and changes go on while the agent is at
+/// work.
+///
+/// What is published is written when it differs from what the Node says; [`publish`](Registry::publish) never waits
+/// for the API, and what the API refuses is a problem of the next snapshot.
+#[derive(Debug)]
+pub struct KubeRegistry {
+    known: watch::Receiver<Known>,
+    told: Known,
+    publication: watch::Sender<Option<Publication>>,
+    task: JoinHandle<()>,
+}
+
+/// What the task knows, or what was told of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
+    pub(crate) stale: Option<String>,
+}
+
+impl KubeRegistry {
+    /// Follows the cluster that the client reaches. Needs a tokio runtime. `facts` says what the agent knows of its
+    /// machine, and changes when that does.
+    pub fn start(client: Client, config: KubeConfig, facts: watch::Receiver<Facts>) -> Self {
+        let (known_by_task, known) = watch::channel(Known::default());
+        let (publication, published) = watch::channel(None);
+        let follower = Follower::new(client, config, facts, published, known_by_task);
+        Self { known, told: Known::default(), publication, task: tokio::spawn(follower.run()) }
+    }
+}
+
+impl Registry for KubeRegistry {
+    async fn next(&mut self) -> Option<Update> {
+        loop {
+            let known = self.known.borrow_and_update().clone();
+            if let Some(update) = self.told.next(&known) {
+                return Some(update);
+            }
+            self.known.changed().await.ok()?;
+        }
+    }
+
+    async fn publish(&mut self, publication: &Publication) -> Result<(), PublishError> {
+        self.publication.send_if_modified(|last| {
+            let is_news = last.as_ref() != Some(publication);
+            if is_news {
+                *last = Some(publication.clone());
+            }
+            is_news
+        });
+        Ok(())
+    }
+}
+
+impl Drop for KubeRegistry {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Known {
+    /// What there is to tell of this to somebody who was told that, one thing at a time: a mesh first, then that it may
+    /// be out of date. One that is no longer out of date is told anew.
+    fn next(&mut self, known: &Self) -> Option<Update> {
+        let same = match (&self.snapshot, &known.snapshot) {
+            (Some(told), Some(now)) => Arc::ptr_eq(told, now),
+            (_, now) => now.is_none(),
+        };
+        let recovered = self.stale.is_some() && known.stale.is_none();
+        if let Some(snapshot) = known.snapshot.as_ref().filter(|_| !same || recovered) {
+            *self = Self { snapshot: Some(Arc::clone(snapshot)), stale: None };
+            return Some(Update::Mesh(Arc::clone(snapshot)));
+        }
+        if self.stale == known.stale {
+            return None;
+        }
+        self.stale.clone_from(&known.stale);
+        known.stale.clone().map(Update::Stale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Cluster;
+
+    fn snapshot() -> Arc<Snapshot> {
+        let mesh = crate::cluster::tests::mesh();
+        let cluster = Cluster::new("n".parse().unwrap(), mesh, String::new(), Duration::ZERO);
+        Arc::new(cluster.snapshot(std::time::Instant::now()))
+    }
+
+    /// Everything that there is to tell.
+    fn all(told: &mut Known, known: &Known) -> Vec<&'static str> {
+        let mut words = Vec::new();
+        while let Some(update) = told.next(known) {
+            words.push(match update {
+                Update::Mesh(_) => "mesh",
+                Update::Stale(_) => "stale",
+            });
+        }
+        words
+    }
+
+    #[test]
+    fn a_mesh_is_told_once_and_again_when_it_is_sure_again() {
+        let (first, second) = (snapshot(), snapshot());
+        let mut told = Known::default();
+        assert_eq!(all(&mut told, &Known::default()), Vec::<&str>::new());
+        let known = |snapshot: &Arc<Snapshot>, stale: Option<&str>| Known {
+            snapshot: Some(Arc::clone(snapshot)),
+            stale: stale.map(str::to_owned),
+        };
+        assert_eq!(all(&mut told, &known(&first, None)), ["mesh"]);
+        assert_eq!(all(&mut told, &known(&first, None)), Vec::<&str>::new());
+        assert_eq!(all(&mut told, &known(&first, Some("gone"))), ["stale"]);
+        assert_eq!(all(&mut told, &known(&first, Some("gone"))), Vec::<&str>::new());
+        assert_eq!(all(&mut told, &known(&second, Some("gone"))), ["mesh", "stale"]);
+        assert_eq!(all(&mut told, &known(&second, None)), ["mesh"]);
+    }
+
+    #[test]
+    fn an_outage_before_the_first_mesh_is_told() {
+        let mut told = Known::default();
+        let known = Known { snapshot: None, stale: Some("refused".to_owned()) };
+        assert_eq!(all(&mut told, &known), ["stale"]);
+        assert_eq!(all(&mut told, &Known::default()), Vec::<&str>::new());
+    }
+}

@@ -1,0 +1,116 @@
+//! What a node writes to the cluster: its annotations and its heartbeat, each by server-side apply.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, Error};
+use serde_json::{Value, json};
+use wireloom_model::NodeName;
+
+use crate::MANAGER;
+use crate::node::NodeObject;
+
+/// How long one request may take.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// Why something was not written.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// The API refuses it, and would again.
+    Refused(String),
+    /// The API does not answer.
+    Unreachable(String),
+}
+
+/// Writes to this machine's Node and to its Lease.
+pub(crate) struct Writer {
+    node: NodeName,
+    nodes: Api<NodeObject>,
+    leases: Api<Lease>,
+    /// Seconds without a heartbeat after which this node is taken for dead.
+    span: u64,
+}
+
+impl Writer {
+    pub(crate) fn new(client: &Client, node: NodeName, namespace: &str, span: Duration) -> Self {
+        Self {
+            node,
+            nodes: Api::all(client.clone()),
+            leases: Api::namespaced(client.clone(), namespace),
+            span: span.as_secs(),
+        }
+    }
+
+    /// Has the Node say this, and nothing else of what we said before. The identifier keeps it from being made anew,
+    /// and from being said of another Node of the same name.
+    pub(crate) async fn annotate(
+        &self,
+        uid: &str,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<NodeObject, WriteError> {
+        let patch = json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": { "name": self.node, "uid": uid, "annotations": annotations },
+        });
+        apply(&self.nodes, &self.node, &patch).await
+    }
+
+    /// Gives a sign of life. The time in it is for people; whoever reads it by program sees only that it changed. It
+    /// goes when the Node does.
+    pub(crate) async fn beat(&self, uid: &str) -> Result<(), WriteError> {
+        let patch = json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": self.node,
+                "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": self.node, "uid": uid }],
+            },
+            "spec": {
+                "holderIdentity": self.node,
+                "leaseDurationSeconds": self.span,
+                "renewTime": humantime::format_rfc3339_micros(SystemTime::now()).to_string(),
+            },
+        });
+        apply(&self.leases, &self.node, &patch).await.map(|_| ())
+    }
+}
+
+async fn apply<K>(api: &Api<K>, name: &NodeName, patch: &Value) -> Result<K, WriteError>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let params = PatchParams::apply(MANAGER).force();
+    let patch = Patch::Apply(patch);
+    let request = api.patch(name.as_str(), &params, &patch);
+    match tokio::time::timeout(REQUEST, request).await {
+        Ok(Ok(object)) => Ok(object),
+        Ok(Err(error)) => Err(match refusal(&error) {
+            Some(reason) => WriteError::Refused(reason),
+            None => WriteError::Unreachable(text(&error)),
+        }),
+        Err(_) => Err(WriteError::Unreachable(format!("no answer within {} s", REQUEST.as_secs()))),
+    }
+}
+
+/// What the API says if it understood a request and won't have it, so that the same one would fare no better: no right,
+/// no such resource, no such object. A wrong or expired token is no such case, for it is renewed.
+pub(crate) fn refusal(error: &Error) -> Option<String> {
+    match error {
+        Error::Api(status) if matches!(status.code, 400 | 403 | 404 | 409 | 422) => {
+            Some(status.message.clone())
+        }
+        _ => None,
+    }
+}
+
+/// An error as one sentence.
+pub(crate) fn text(error: &Error) -> String {
+    match error {
+        Error::Api(status) => status.message.clone(),
+        Error::Service(source) => format!("the API can't be reached: {source}"),
+        other => other.to_string(),
+    }
+}

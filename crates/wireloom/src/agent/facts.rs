@@ -1,0 +1,95 @@
+//! What the agent knows of its machine, followed as it changes.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use wireloom_kernel::{Event, Host, HostError};
+use wireloom_kube::{Facts, HostAddress};
+use wireloom_model::{InterfaceName, PublicKey};
+
+/// Addresses that no network has, and that packets to the world are therefore sent like: a relay's that was given up
+/// (RFC 7526), and one of a network that was given back (RFC 3701).
+const WORLD: [&str; 2] = ["192.88.99.1", "3ffe::1"];
+
+/// How long changes are gathered.
+const GATHER: Duration = Duration::from_millis(500);
+
+/// How often the host is looked at though it tells of no change.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// The link of Cilium that takes what is wrapped for this node.
+const CILIUM_LINK: &str = "cilium_host";
+
+/// Follows the host of the calling thread's network namespace. `own` is our tunnel device, which says nothing of it, and `mark` what
+/// its packets bear.
+///
+/// # Errors
+///
+/// If there is no netlink.
+pub(crate) fn follow(
+    key: PublicKey,
+    own: InterfaceName,
+    mark: u32,
+) -> Result<watch::Receiver<Facts>, HostError> {
+    let host = Host::new()?;
+    let none = Facts { key, addresses: Vec::new(), cni_address: None };
+    let (facts, followed) = watch::channel(none);
+    tokio::spawn(async move {
+        while !facts.is_closed() {
+            match gather(&host, &own, mark).await {
+                Ok((addresses, cni_address)) => {
+                    let now = Facts { key, addresses, cni_address };
+                    facts.send_if_modified(|last| {
+                        let is_news = *last != now;
+                        *last = now;
+                        is_news
+                    });
+                }
+                Err(error) => tracing::warn!(%error, "this host's addresses can't be read"),
+            }
+            // Either is a reason to look again.
+            let _ = tokio::time::timeout(PERIOD, change(&host)).await;
+            tokio::time::sleep(GATHER).await;
+        }
+    });
+    Ok(followed)
+}
+
+type Addresses = (Vec<HostAddress>, Option<wireloom_model::InterfaceAddress>);
+
+async fn gather(host: &Host, own: &InterfaceName, mark: u32) -> Result<Addresses, HostError> {
+    let world: Vec<IpAddr> = WORLD.iter().filter_map(|text| text.parse().ok()).collect();
+    let ways = host.ways_to(&world, mark).await?;
+    let ways_out: Vec<InterfaceName> =
+        ways.into_iter().flatten().map(|way| way.link.name).collect();
+    let mut addresses = Vec::new();
+    let mut cilium = None;
+    for found in host.addresses().await? {
+        if found.link.as_str() == CILIUM_LINK && found.address.address().is_ipv4() {
+            cilium = cilium.or(Some(found.address));
+        }
+        if found.link != *own {
+            let is_way_out = ways_out.contains(&found.link);
+            addresses.push(HostAddress { link: found.link, address: found.address, is_way_out });
+        }
+    }
+    Ok((addresses, cilium))
+}
+
+/// Waits until a link or an address changes, or that can't be told.
+async fn change(host: &Host) {
+    let Ok(mut watch) = host.watch().await else { return std::future::pending().await };
+    while let Some(event) = watch.next().await {
+        let of_addresses = matches!(
+            event,
+            Event::AddressChanged { .. }
+                | Event::LinkChanged { .. }
+                | Event::LinkGone { .. }
+                | Event::Overrun
+        );
+        if of_addresses {
+            return;
+        }
+    }
+}
