@@ -1,7 +1,5 @@
 //! A node whose WireGuard device somebody else runs: another process, or the kernel.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
-
 use std::fs;
 
 use serde_json::Value;
