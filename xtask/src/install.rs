@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::shell::cargo;
-use crate::{kernel, shell};
+use crate::{kernel, peers, shell};
 
 /// What a program is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +70,12 @@ const fn need(
     Need { program, package, why, purposes }
 }
 
-/// Installs and fetches everything that the tests need.
+/// Installs, fetches and builds everything that the tests need.
 pub(crate) fn for_tests() -> Result<()> {
     programs(Test)?;
-    kernel::fetch()
+    kernel::fetch()?;
+    peers::for_tests();
+    Ok(())
 }
 
 /// Installs the programs that `purpose` needs and that are missing.
