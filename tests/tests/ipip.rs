@@ -92,6 +92,28 @@ impl Nodes {
         self.vm.run(&format!("ip netns exec n{node} {ping}")).status == 0
     }
 
+    /// A network that drops IP protocol 4 is named as long as it does, with VXLAN as what to do.
+    fn protocol_4_is_dropped_and_named(&self) {
+        let chain = "{ type filter hook prerouting priority -300; }";
+        self.vm.ok(&format!(
+            "ip netns exec n1 nft add table inet fabric
+             ip netns exec n1 nft add chain inet fabric in '{chain}'
+             ip netns exec n1 nft add rule inet fabric in meta l4proto 4 drop"
+        ));
+        // Packets that get no answer are what tells.
+        self.vm.ok(
+            "for i in $(seq 90); do
+                 ip netns exec n2 ping -n -c 1 -W 1 10.4.0.1 >/dev/null
+                 ip netns exec n2 wireloom status wl2 >/run/said
+                 grep 'IPIP (IP protocol 4)' /run/said | grep -q 'encapsulate-by = \"vxlan\"' && exit
+             done; cat /run/said; exit 1",
+        );
+        self.on(1, "nft delete table inet fabric");
+        self.vm.ok("for i in $(seq 90); do
+                 ip netns exec n2 wireloom status wl2 | grep -q 'protocol 4' || exit 0; sleep 1
+             done; exit 1");
+    }
+
     fn wrapped_by_n2(&self) -> u64 {
         let counter = "cat /sys/class/net/wl2-ip/statistics/tx_packets 2>/dev/null || echo 0";
         self.on(2, counter).trim().parse().unwrap()
@@ -129,6 +151,9 @@ fn a_location_wraps_in_ipip_to_the_byte_and_leaves_nothing() {
             // Through the tunnel between locations, which is narrower than the wrapping.
             assert!(nodes.echoes(2, "10.4.0.3", 1420), "{case}");
             assert!(!nodes.echoes(2, "10.4.0.3", 1421), "{case}");
+            if when == "always" {
+                nodes.protocol_4_is_dropped_and_named();
+            }
             nodes.down();
             assert_eq!(everything(), before, "{case}");
         }
