@@ -102,9 +102,11 @@ impl Wrapping {
         loop {
             let before = self.dropped();
             let due = self.links.iter().filter_map(|link| link.trials.due()).min();
+            // An answer that is there is in time, however late this runs.
             let heard = tokio::select! {
-                () = until(due.map(|due| self.began + due)) => None,
+                biased;
                 heard = hear(&self.links) => Some(heard),
+                () = until(due.map(|due| self.began + due)) => None,
             };
             match heard {
                 None => self.send(),
