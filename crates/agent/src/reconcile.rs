@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use wireloom_kernel::{Cached, Event, Forwarding, Host, HostError};
-use wireloom_model::kernel::KernelState;
+use wireloom_model::kernel::{KernelState, Link, LinkKind};
 use wireloom_model::{
     Cidr, Family, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot,
     Subject,
@@ -223,16 +223,24 @@ impl Reconciler {
             let message = format!("the endpoint's name {name} can't be resolved: {reason}");
             Problem::warning(Subject::Mesh, ProblemKind::Unresolved, message)
         }));
-        problems.extend(self.reconcile_device(device));
+        let mut device_problem = self.reconcile_device(device);
         problems.extend(self.look_around().await);
         if self.network.has_moved() {
             problems.extend(self.move_device(device));
         }
-        let desired = match (&self.plan, &self.underlay) {
+        let mut desired = match (&self.plan, &self.underlay) {
             (Some(plan), Some(underlay)) => plan.kernel_state(&self.interface, underlay),
             _ => KernelState::default(),
         };
+        if let Some(link) = desired.links.get_mut(&self.interface) {
+            link.kind = device.link();
+        }
         problems.extend(self.reconcile_kernel(&desired).await);
+        if device_problem.is_some() && device.link() != LinkKind::Held {
+            // The link is there only now.
+            device_problem = self.reconcile_device(device);
+        }
+        problems.extend(device_problem);
         problems.extend(self.reconcile_forwarding());
         // Its echoes go by what has just been made.
         if let Some(plan) = &self.plan {
@@ -327,9 +335,18 @@ impl Reconciler {
         }
     }
 
-    /// Takes everything of this node out of the kernel again, the link aside, which goes with its device.
-    pub(crate) async fn leave(&mut self) -> Vec<Problem> {
-        let mut problems = self.reconcile_kernel(&KernelState::default()).await;
+    /// Takes everything of this node out of the kernel and the device again, the link aside where it goes with its
+    /// device.
+    pub(crate) async fn leave(&mut self, device: Option<&dyn TunnelDevice>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut desired = KernelState::default();
+        if let Some(device) = device.filter(|device| device.outlives_agent()) {
+            problems.extend(device.set(&configure::release()).err().as_ref().map(device_problem));
+            let mtu = self.underlay.as_ref().map(|underlay| underlay.tunnel_mtu);
+            let down = mtu.map(|mtu| Link { up: false, ..Link::held(mtu) });
+            desired.links.extend(down.map(|link| (self.interface.clone(), link)));
+        }
+        problems.extend(self.reconcile_kernel(&desired).await);
         self.forwards = false;
         problems.extend(self.reconcile_forwarding());
         problems
