@@ -44,6 +44,7 @@ const NEEDS: &[Need] = &[
     need("depmod", "kmod", "finds out which module needs which", &[Test]),
     need("ip", "iproute2", "builds the networks and shows what is in them", &[Demo, Test, Bench]),
     need("iperf3", "iperf3", "measures throughput", &[Demo, Test, Bench]),
+    need("iptables-legacy", "iptables", "makes the chains that an older Kilo leaves", &[Test]),
     need("iptables-nft", "iptables", "makes the chains that Kilo leaves", &[Test]),
     need("ldd", "libc-bin", "tells which libraries go into our image", &[Image, Test]),
     need("nft", "nftables", "makes the NAT router, and is in our image", &[Demo, Image, Test]),
