@@ -238,7 +238,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                 tracing::warn!("changes of the kernel can't be followed until the next look");
                 RETRY
             }
-            Occurrence::Probe(_) => GATHER,
+            Occurrence::Probe(_) | Occurrence::Wrapping => GATHER,
         };
         if self.node.hear(occurrence).await {
             self.due = self.due.or_else(|| Some(Instant::now() + gather));

@@ -23,6 +23,7 @@ use crate::prober::{Prober, Turn};
 use crate::resolve::Resolver;
 use crate::status::Work;
 use crate::view::wall_now;
+use crate::wrapping::Wrapping;
 
 /// Something that happens by itself.
 pub(crate) enum Occurrence {
@@ -30,6 +31,8 @@ pub(crate) enum Occurrence {
     Kernel(Option<Event>),
     /// Paths were probed.
     Probe(Turn),
+    /// More or less of what is wrapped arrives than before.
+    Wrapping,
 }
 
 /// A node's plan, and what it takes to bring the device and the kernel in line with it.
@@ -42,6 +45,7 @@ pub(crate) struct Reconciler {
     kernel: Cached,
     network: Network,
     prober: Prober,
+    wrapping: Wrapping,
     resolver: Resolver,
     /// The endpoints that were written last; the device may have learnt others since.
     dialled: BTreeMap<PublicKey, SocketAddr>,
@@ -78,6 +82,7 @@ impl Reconciler {
             kernel: Cached::new(&host, vec![interface.clone()]).await?,
             network: Network::new(host, interface.clone(), mark),
             prober: Prober::new(interface.clone(), mark),
+            wrapping: Wrapping::new(interface.clone()),
             interface,
             mark,
             resolver: Resolver::default(),
@@ -114,13 +119,14 @@ impl Reconciler {
             biased;
             event = self.kernel.changed() => Occurrence::Kernel(event),
             turn = self.prober.turn() => Occurrence::Probe(turn),
+            () = self.wrapping.turn() => Occurrence::Wrapping,
         }
     }
 
     /// Takes notice of it, and says whether it is a reason to reconcile.
     pub(crate) async fn hear(&mut self, occurrence: Occurrence) -> bool {
         match occurrence {
-            Occurrence::Kernel(None) => true,
+            Occurrence::Kernel(None) | Occurrence::Wrapping => true,
             Occurrence::Kernel(Some(event)) => self.network.hear(&event) || self.kernel.is_due(),
             Occurrence::Probe(Turn { looked_at, is_news }) => {
                 is_news || self.network.look_again(looked_at).await.unwrap_or(true)
@@ -128,8 +134,11 @@ impl Reconciler {
         }
     }
 
-    /// Probes the paths on which packets flow.
+    /// Probes the paths on which packets flow, and what wraps if none comes back.
     pub(crate) fn probe(&mut self, device: &dyn TunnelDevice) {
+        if let Some(plan) = &self.plan {
+            self.wrapping.look(plan);
+        }
         if self.prober.is_busy()
             && let Ok(status) = device.status()
         {
@@ -233,6 +242,11 @@ impl Reconciler {
         }
         problems.extend(device_problem);
         problems.extend(self.reconcile_forwarding());
+        // Its echoes go by what has just been made.
+        if let Some(plan) = &self.plan {
+            self.wrapping.follow(plan);
+        }
+        problems.extend(self.wrapping.problems());
         problems
     }
 
