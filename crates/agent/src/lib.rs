@@ -24,5 +24,6 @@ pub mod remember;
 mod resolve;
 pub mod status;
 pub mod view;
+mod wrapping;
 
 pub use agent::{AgentError, Config, Identity, run};

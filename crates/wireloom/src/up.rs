@@ -6,12 +6,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use wireloom_agent::{Config, Identity, control};
-use wireloom_dataplane::uapi_socket;
 use wireloom_file::{FileRegistry, key};
 use wireloom_model::{InterfaceName, NodeName};
 
 use crate::background::{self, Background, Role};
-use crate::device::{DataplaneOpener, EngineArg};
+use crate::opener::DeviceArgs;
 use crate::{keys, signals};
 
 /// The tunnel device of a node that names none.
@@ -25,7 +24,7 @@ pub(crate) struct UpArgs {
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]
-    engine: EngineArg,
+    device: DeviceArgs,
 }
 
 /// Which mesh, and which machine of it.
@@ -78,7 +77,7 @@ pub(crate) fn mark(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
-    let UpArgs { node: args, detach, engine } = args;
+    let UpArgs { node: args, detach, device } = args;
     // What is wrong with the file is said here, before anything is made or changed.
     let snapshot = wireloom_file::load(&args.config)?;
     let random = keys::random_bytes()?;
@@ -99,7 +98,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),
     };
-    let opener = DataplaneOpener::new(args.interface, uapi_socket::DIRECTORY.into(), engine.engine);
+    let opener = device.opener(args.interface);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")
