@@ -26,6 +26,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// A cluster without anything in it but Kilo's resource.
 pub(crate) struct Rig {
     pub(crate) api: ApiServer,
+    /// Whose token registries bear, instead of that of a user who may do everything.
+    pub(crate) bearer: Option<String>,
     wire: Wire,
     folder: TempDir,
 }
@@ -34,7 +36,7 @@ impl Rig {
     pub(crate) async fn start() -> Self {
         let api = ApiServer::start().unwrap();
         let wire = Wire::to(api.url().trim_start_matches("https://").parse().unwrap()).await;
-        Self { api, wire, folder: tempfile::tempdir().unwrap() }
+        Self { api, bearer: None, wire, folder: tempfile::tempdir().unwrap() }
     }
 
     /// Makes the `Peer` resource known.
@@ -65,7 +67,11 @@ impl Rig {
     ) -> (KubeRegistry, watch::Sender<Facts>) {
         let kubeconfig = self.folder.path().join("kubeconfig");
         let here = format!("https://{}", self.wire.address);
-        std::fs::write(&kubeconfig, self.api.kubeconfig()).unwrap();
+        let text = match &self.bearer {
+            Some(token) => self.api.kubeconfig_of_bearer(token),
+            None => self.api.kubeconfig(),
+        };
+        std::fs::write(&kubeconfig, text).unwrap();
         let connection = Connection { kubeconfig: Some(kubeconfig), master: Some(here) };
         let client = connection.client().await.unwrap();
         let overlay = Overlay::new(["10.4.0.0/16".parse().unwrap()]).unwrap();
