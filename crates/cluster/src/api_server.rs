@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::etcd::Etcd;
 
 /// The prefixes of a cluster's services.
-const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd96::/108"];
+pub(crate) const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd96::/108"];
 
 /// The first address of each: the service `kubernetes`.
 const SERVICE: [IpAddr; 2] = [
@@ -37,10 +37,10 @@ const KUBECTL: Duration = Duration::from_secs(60);
 const PORT: u16 = 6443;
 
 /// Where the server's host keeps what the server reads.
-const FILES: &str = "/run/kubernetes";
+pub(crate) const FILES: &str = "/run/kubernetes";
 
 /// The user as whom the server asks kubelets, for `exec` and `logs`.
-const KUBELET_CLIENT: &str = "api-server";
+pub(crate) const KUBELET_CLIENT: &str = "api-server";
 
 /// A real API server, for as long as this lives.
 ///

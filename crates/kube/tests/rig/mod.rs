@@ -152,7 +152,7 @@ pub(crate) fn peer(name: &str, spec: Value) -> String {
 
 /// The next thing that a registry tells.
 pub(crate) async fn next(registry: &mut KubeRegistry) -> Update {
-    timeout(PATIENCE, registry.next()).await.expect("it tells something").unwrap()
+    timeout(PATIENCE, registry.next()).await.unwrap().unwrap()
 }
 
 /// Waits for a mesh of which something holds.
