@@ -1,7 +1,7 @@
 //! A real API server, a wire to it that can be cut, and registries of nodes.
 
 #![allow(dead_code, reason = "each test takes what it needs")]
-#![allow(clippy::unwrap_used, reason = "a helper that fails, fails its test")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a helper that fails, fails its test")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
