@@ -262,3 +262,76 @@ async fn a_node_that_the_cluster_does_not_have_is_told_so_and_not_made() {
     assert_eq!(known.nodes.iter().find(|node| node.name == own).unwrap().key, key(1));
     assert_eq!(known.problems, []);
 }
+
+/// The rights that docs/annotations.md lists.
+fn rights() -> String {
+    let rule = |group: &str, resource: &str, verbs: &[&str]| json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs });
+    let rules = [
+        rule("", "nodes", &["get", "list", "watch", "patch"]),
+        rule("kilo.squat.ai", "peers", &["list", "watch"]),
+        rule("coordination.k8s.io", "leases", &["create", "patch", "list", "watch"]),
+        rule("events.k8s.io", "events", &["create", "patch"]),
+    ];
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": { "name": "agent" },
+        "rules": rules,
+    });
+    let account = json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": { "name": "agent", "namespace": "kube-system" },
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": "agent" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "agent" },
+        "subjects": [{ "kind": "ServiceAccount", "name": "agent", "namespace": "kube-system" }],
+    });
+    json!({ "apiVersion": "v1", "kind": "List", "items": [role, account, binding] }).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rights_that_are_documented_are_enough_and_without_them_the_mesh_goes_on() {
+    need!(root);
+    need!(cluster);
+    let mut rig = Rig::start().await;
+    rig.define_peers();
+    let mut own = node("own", "nl", None);
+    own["metadata"]["annotations"]["kilo.squat.ai/persistent-keepalive"] = json!("25s");
+    rig.api.apply(&own.to_string()).unwrap();
+    rig.api.apply(&rights()).unwrap();
+    let token = rig.kubectl("create token agent --namespace=kube-system");
+    rig.bearer = Some(token.trim().to_owned());
+    let (mut registry, _facts) = rig.registry("own", 1, Duration::from_secs(2)).await;
+    let known = mesh(&mut registry, "it is in the mesh", |mesh| names(mesh) == ["own"]).await;
+    assert_eq!(known.problems.len(), 1, "the mistake alone: {:?}", known.problems);
+    eventually("its heartbeat is there", || {
+        rig.api.kubectl(["get", "lease", "own", "--namespace=kube-system"]).is_ok()
+    })
+    .await;
+    eventually("its Event is there", || {
+        rig.kubectl("get events.events.k8s.io --namespace=default").contains("InvalidAnnotation")
+    })
+    .await;
+
+    // Only Nodes can be read: what else there is to say is said in problems.
+    let role = "patch clusterrole agent --type=json --patch";
+    let only_nodes = "[{\"op\":\"replace\",\"path\":\"/rules\",\"value\":[{\"apiGroups\":[\"\"],\"resources\":[\"nodes\"],\"verbs\":[\"get\",\"list\",\"watch\"]}]}]";
+    rig.kubectl(&format!("{role} {only_nodes}"));
+    drop(registry);
+    rig.kubectl("annotate node own kilo.squat.ai/key- kilo.squat.ai/persistent-keepalive-");
+    rig.api.apply(&node("a", "nl", Some(key(2))).to_string()).unwrap();
+    let (mut registry, _facts) = rig.registry("own", 1, Duration::from_secs(2)).await;
+    let known =
+        mesh(&mut registry, "all that is refused is named", |mesh| mesh.problems.len() == 4).await;
+    assert_eq!(names(&known), ["a"]);
+    let said: Vec<String> = known.problems.iter().map(ToString::to_string).collect();
+    for what in
+        ["Peers", "heartbeats", "the heartbeat of this node", "the annotations of this node"]
+    {
+        assert!(said.iter().any(|text| text.contains(what)), "{what}: {said:#?}");
+    }
+}

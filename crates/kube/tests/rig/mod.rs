@@ -1,7 +1,7 @@
 //! A real API server, a wire to it that can be cut, and registries of nodes.
 
 #![allow(dead_code, reason = "each test takes what it needs")]
-#![allow(clippy::unwrap_used, reason = "a helper that fails, fails its test")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a helper that fails, fails its test")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// A cluster without anything in it but Kilo's resource.
 pub(crate) struct Rig {
     pub(crate) api: ApiServer,
+    /// Whose token registries bear, instead of that of a user who may do everything.
+    pub(crate) bearer: Option<String>,
     wire: Wire,
     folder: TempDir,
 }
@@ -34,7 +36,7 @@ impl Rig {
     pub(crate) async fn start() -> Self {
         let api = ApiServer::start().unwrap();
         let wire = Wire::to(api.url().trim_start_matches("https://").parse().unwrap()).await;
-        Self { api, wire, folder: tempfile::tempdir().unwrap() }
+        Self { api, bearer: None, wire, folder: tempfile::tempdir().unwrap() }
     }
 
     /// Makes the `Peer` resource known.
@@ -65,7 +67,11 @@ impl Rig {
     ) -> (KubeRegistry, watch::Sender<Facts>) {
         let kubeconfig = self.folder.path().join("kubeconfig");
         let here = format!("https://{}", self.wire.address);
-        std::fs::write(&kubeconfig, self.api.kubeconfig()).unwrap();
+        let text = match &self.bearer {
+            Some(token) => self.api.kubeconfig_of_bearer(token),
+            None => self.api.kubeconfig(),
+        };
+        std::fs::write(&kubeconfig, text).unwrap();
         let connection = Connection { kubeconfig: Some(kubeconfig), master: Some(here) };
         let client = connection.client().await.unwrap();
         let overlay = Overlay::new(["10.4.0.0/16".parse().unwrap()]).unwrap();
@@ -152,7 +158,7 @@ pub(crate) fn peer(name: &str, spec: Value) -> String {
 
 /// The next thing that a registry tells.
 pub(crate) async fn next(registry: &mut KubeRegistry) -> Update {
-    timeout(PATIENCE, registry.next()).await.expect("it tells something").unwrap()
+    timeout(PATIENCE, registry.next()).await.unwrap().unwrap()
 }
 
 /// Waits for a mesh of which something holds.
