@@ -76,6 +76,10 @@ fn nodes_join_by_a_token_and_run_our_image_with_no_right_but_one() {
         let report =
             kubectl(&cluster, &["exec", pod, "--", "sh", "-c", "wireloom doctor -o json; true"]);
         let report: Value = serde_json::from_str(&report).unwrap();
+        // And so are its settings.
+        let setting =
+            "cd /host/proc/sys/net/ipv4/conf/probe0 && echo 2 > rp_filter && cat rp_filter";
+        assert_eq!(kubectl(&cluster, &["exec", pod, "--", "sh", "-c", setting]), "2\n");
         // All that it lacks is a mesh and a key: the rights are there, the device, and forwarding.
         let checks = report.as_array().unwrap().iter().map(|line| line["check"].as_str().unwrap());
         let missing: BTreeSet<&str> = checks.filter(|check| *check != "kernel").collect();
@@ -138,11 +142,13 @@ fn daemon_set() -> Value {
                         },
                         "volumeMounts": [
                             { "name": "network", "mountPath": "/net.d" },
+                            { "name": "settings", "mountPath": "/host/proc/sys/net" },
                             { "name": "tun", "mountPath": "/dev/net/tun" },
                         ],
                     }],
                     "volumes": [
                         { "name": "network", "hostPath": { "path": "/etc/cni/net.d" } },
+                        { "name": "settings", "hostPath": { "path": "/proc/sys/net" } },
                         { "name": "tun", "hostPath": { "path": "/dev/net/tun", "type": "CharDevice" } },
                     ],
                 },

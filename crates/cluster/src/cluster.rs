@@ -211,3 +211,6 @@ fn arguments_of(controller: &str) -> Vec<String> {
     }
     arguments
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,6 +143,29 @@ fn directories_in(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path())
 }
 
+/// The processes in the groups of clusters that this process holds.
+#[cfg(test)]
+pub(crate) fn processes_of(holder: u32) -> Vec<String> {
+    fn within(group: &Path) -> Vec<String> {
+        let own = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        let own = own.lines().map(str::to_owned).collect();
+        directories_in(group).fold(own, |all: Vec<String>, below| [all, within(&below)].concat())
+    }
+    groups_of(holder).flat_map(|group| within(&group)).collect()
+}
+
+/// Whether clusters that this process holds have groups.
+#[cfg(test)]
+pub(crate) fn exist_for(holder: u32) -> bool {
+    groups_of(holder).next().is_some()
+}
+
+#[cfg(test)]
+fn groups_of(holder: u32) -> impl Iterator<Item = PathBuf> {
+    let name = format!("{PREFIX}{holder}-");
+    found().filter(move |path| path.to_string_lossy().contains(&name))
+}
+
 #[cfg(test)]
 mod tests {
     use wireloom_lab::Host;
