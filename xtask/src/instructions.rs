@@ -141,7 +141,7 @@ fn compare(counts: &Counts, old: &Counts) -> Result<Option<String>> {
 }
 
 fn percent(count: u64, old: u64) -> f64 {
-    (count as f64 / old.max(1) as f64 - 1.0) * 100.0
+    (count as f64 - old as f64) * 100.0 / old.max(1) as f64
 }
 
 fn table(counts: &Counts, old: &Counts) -> String {
