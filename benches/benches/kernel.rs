@@ -104,6 +104,21 @@ async fn measure() -> Table {
         let state = host.observe(&[link()]).await.expect("observed");
         whole(host.apply(&diff(&KernelState::default(), &state)).await.expect("applied"));
     }
+    let (mut nft_first, mut nft_again) = (Times::default(), Times::default());
+    let table_of = |nodes| KernelState { nft: mesh(nodes).nft, ..KernelState::default() };
+    let [few, none] = [table_of(0..2_500), KernelState::default()];
+    for round in 0..2 * ROUNDS {
+        let host = Host::new().expect("a host");
+        for (desired, times) in
+            [(&few, &mut nft_first), (&few, &mut nft_again), (&none, &mut Times::default())]
+        {
+            let begin = Instant::now();
+            let changes = diff(desired, &host.observe(&[]).await.expect("observed"));
+            whole(host.apply(&changes).await.expect("applied"));
+            times.0.push(begin.elapsed());
+        }
+        assert!(nft_again.0.len() == round + 1);
+    }
     let mut table = Table::new();
     table.set_header(["10,000 nodes", "median ms", "worst ms", "limit ms", "writes"]);
     table.add_row(first.row("first apply", "5000", first_writes));
@@ -111,6 +126,8 @@ async fn measure() -> Table {
     table.add_row(unchanged.row("unchanged, observed again", "100", writes));
     table.add_row(cached_time.row("unchanged, cached", "100", cached_writes));
     table.add_row(one_node.row("one node changed, cached", "5", one_writes));
+    table.add_row(nft_first.row("10,000 prefixes, the table alone", "1000", 1));
+    table.add_row(nft_again.row("10,000 prefixes, unchanged", "50", 0));
     table
 }
 

@@ -172,8 +172,41 @@ fn what_kilo_left_goes_and_nothing_else() {
     assert_same(everything(host), &before);
 }
 
-/// A rule that jumps nowhere, yet says whose it is.
+#[test]
+fn kilos_chains_in_the_older_iptables_go_too() {
+    need_all!();
+    need!(program "iptables-legacy");
+    let pair = Pair::start();
+    let host = &pair.a;
+    let saved = || {
+        let tables = ["iptables-legacy-save -t nat", "iptables-legacy-save -t filter"];
+        let all = tables.map(|save| ok(host, save) + &ok(host, &format!("ip6{}", &save[2..])));
+        // Times and counters come in comments and brackets.
+        let lines = all.concat();
+        let lines = lines.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.split(" [").next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for iptables in ["iptables-legacy", "ip6tables-legacy"] {
+        let others = if iptables == "iptables-legacy" { "10.1.0.0/16" } else { "fd01::/64" };
+        ok(host, &format!("{iptables} -t nat -A POSTROUTING -s {others} -j MASQUERADE"));
+        ok(host, &format!("{iptables} -A FORWARD -s {others} -j ACCEPT"));
+    }
+    let before = saved();
+    make_chains(host, "iptables-legacy", "10.42.0.0/24");
+    make_chains(host, "ip6tables-legacy", "fd42::/64");
+    host.write("/run/rules", SIGNED).unwrap();
+    ok(host, "iptables-legacy-restore --noflush /run/rules");
+    assert_ne!(saved(), before);
+    let removed = removed(host, "wireloom cleanup --kilo --cni-path /run/none");
+    // Two chains and two jumps of each family, and what is signed.
+    assert_eq!(removed.len(), 8 + 3, "{removed:#?}");
+    assert_eq!(saved(), before);
+}
+
+/// Rules that jump nowhere, yet say whose they are.
 const SIGNED: &str = "*filter
+-A FORWARD -s 10.42.0.0/24 -m comment --comment \"Kilo: allow forwarded traffic\" -j ACCEPT
+-A FORWARD -d 10.42.0.0/24 -m comment --comment \"Kilo: allow forwarded traffic\" -j ACCEPT
 -A INPUT -p 4 -m comment --comment \"Kilo: reject other IPIP traffic\" -j DROP
 COMMIT
 ";

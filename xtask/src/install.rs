@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::shell::cargo;
-use crate::{kernel, shell};
+use crate::{kernel, peers, shell};
 
 /// What a program is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,7 @@ const NEEDS: &[Need] = &[
     need("depmod", "kmod", "finds out which module needs which", &[Test]),
     need("ip", "iproute2", "builds the networks and shows what is in them", &[Demo, Test, Bench]),
     need("iperf3", "iperf3", "measures throughput", &[Demo, Test, Bench]),
+    need("iptables-legacy", "iptables", "makes the chains that an older Kilo leaves", &[Test]),
     need("iptables-nft", "iptables", "makes the chains that Kilo leaves", &[Test]),
     need("ldd", "libc-bin", "tells which libraries go into our image", &[Image, Test]),
     need("nft", "nftables", "makes the NAT router, and is in our image", &[Demo, Image, Test]),
@@ -71,10 +72,12 @@ const fn need(
     Need { program, package, why, purposes }
 }
 
-/// Installs and fetches everything that the tests need.
+/// Installs, fetches and builds everything that the tests need.
 pub(crate) fn for_tests() -> Result<()> {
     programs(Test)?;
-    kernel::fetch()
+    kernel::fetch()?;
+    peers::for_tests();
+    Ok(())
 }
 
 /// Installs the programs that `purpose` needs and that are missing.

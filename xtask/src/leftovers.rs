@@ -11,9 +11,19 @@ use anyhow::{Result, bail};
 /// How long a process or link that is going away may take.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The programs that our tests start. One that outlives its test is a fault.
-const PROCESSES: [&str; 6] =
-    ["boringtun-cli", "etcd", "iperf3", "kube-apiserver", "wireguard-go", "wireloom"];
+/// The programs that our tests start, by at most 15 bytes of their names (proc_pid_comm(5)). One that outlives its test is
+/// a fault.
+const PROCESSES: [&str; 9] = [
+    "boringtun-cli",
+    "etcd",
+    "gotatun",
+    "iperf3",
+    "kube-apiserver",
+    "qemu-system-x86",
+    "wireguard",
+    "wireguard-go",
+    "wireloom",
+];
 
 /// What can be left behind in the machine's own network namespace, one line for each thing.
 pub(crate) struct Snapshot(BTreeSet<String>);

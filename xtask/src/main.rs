@@ -45,7 +45,7 @@ enum Command {
     },
     /// Builds the container image, without a container engine.
     Image(image::Options),
-    /// Installs and fetches what the tests need, so that `cargo test` skips none of them.
+    /// Installs, fetches and builds what the tests need, so that `cargo test` skips none of them.
     Install,
     /// Runs every check of the project, in the order in which they fail fastest.
     Test {

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::go::go;
-use crate::shell::{self, cargo};
+use crate::shell;
 
 /// wireguard-go's module; the program that it builds is called `wireguard`.
 const WIREGUARD_GO: &str = "golang.zx2c4.com/wireguard@latest";
@@ -14,6 +14,9 @@ const WIREGUARD_GO: &str = "golang.zx2c4.com/wireguard@latest";
 /// Peers from the crate registry: our name for them, the package, and its program.
 const CRATES: [(&str, &str, &str); 2] =
     [("boringtun", "boringtun-cli", "boringtun-cli"), ("gotatun", "gotatun-cli", "gotatun")];
+
+/// How long the build of one may take.
+const BUILD_LIMIT: &str = "30m";
 
 /// A peer's name, and where its program lies.
 pub(crate) type Peer = (&'static str, PathBuf);
@@ -27,6 +30,21 @@ pub(crate) fn all() -> Result<Vec<Peer>> {
     Ok(peers)
 }
 
+/// Builds all of them for the tests. One that fails is told of, and the rest goes on: its own tests say what is missing.
+pub(crate) fn for_tests() {
+    let told = |name: &str, error: anyhow::Error| {
+        eprintln!("{name} is not new, or not there at all: {error:#}");
+    };
+    if let Err(error) = wireguard_go() {
+        told("wireguard-go", error);
+    }
+    for (name, package, program) in CRATES {
+        if let Err(error) = from_crate(package, program) {
+            told(name, error);
+        }
+    }
+}
+
 /// Where they are built; programs lie in its `bin`.
 fn place() -> PathBuf {
     shell::target().join("peers")
@@ -37,7 +55,9 @@ fn wireguard_go() -> Result<Peer> {
     let peers = place();
     let go = go()?;
     eprintln!("building {WIREGUARD_GO} by {}", go.display());
-    shell::run(Command::new(&go).args(["install", WIREGUARD_GO]).env("GOBIN", peers.join("bin")))?;
+    let mut install = Command::new("timeout");
+    install.args([BUILD_LIMIT.as_ref(), go.as_os_str()]).args(["install", WIREGUARD_GO]);
+    shell::run(install.env("GOBIN", peers.join("bin")))?;
     let program = peers.join("bin/wireguard");
     let built = shell::output(Command::new(&go).args(["version", "-m"]).arg(&program))?;
     if let Some(module) = built.lines().map(str::trim).find(|line| line.starts_with("mod")) {
@@ -49,7 +69,9 @@ fn wireguard_go() -> Result<Peer> {
 fn from_crate(package: &str, program: &str) -> Result<PathBuf> {
     let peers = place();
     eprintln!("building the newest {package}");
-    let mut install = cargo(["install", "--locked", package, "--root"]);
-    shell::run(install.arg(&peers))?;
+    let mut install = Command::new("timeout");
+    install.arg(BUILD_LIMIT).arg(shell::cargo_program());
+    install.args(["install", "--locked", package, "--root"]).arg(&peers);
+    shell::run(install.current_dir(shell::root()))?;
     Ok(peers.join("bin").join(program))
 }

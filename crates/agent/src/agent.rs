@@ -266,7 +266,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                 tracing::warn!("changes of the kernel can't be followed until the next look");
                 RETRY
             }
-            Occurrence::Probe(_) => GATHER,
+            Occurrence::Probe(_) | Occurrence::Wrapping => GATHER,
         };
         if self.node.hear(occurrence).await {
             self.due = self.due.or_else(|| Some(Instant::now() + gather));
@@ -290,6 +290,11 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
             self.view.lock().device.clone_from(&self.device);
         }
         let Some(device) = self.device.clone() else { return };
+        if self.view.lock().snapshot.is_none() {
+            // Nothing is known of the mesh, and so nothing of what is there is wrong: a node that starts again keeps what
+            // it had.
+            return;
+        }
         let problems = self.node.reconcile(&*device).await;
         report(&self.known, &problems);
         self.known.clone_from(&problems);
@@ -328,7 +333,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
 
     /// Takes everything of this node out of the host.
     async fn leave(mut self) {
-        for problem in self.node.leave().await {
+        for problem in self.node.leave(self.device.as_deref()).await {
             tracing::warn!(%problem, "could not be cleaned up");
         }
         self.view.lock().device = None;

@@ -94,6 +94,16 @@ pub fn renewal(observed: &DeviceStatus) -> Option<SetDevice> {
     (!peers.is_empty()).then(|| SetDevice { peers, ..SetDevice::default() })
 }
 
+/// The request that takes everything back from a device that somebody else goes on with.
+pub fn release() -> SetDevice {
+    SetDevice {
+        private_key: Some(None),
+        fwmark: Some(0),
+        replace_peers: true,
+        ..SetDevice::default()
+    }
+}
+
 fn whole(peer: &DesiredPeer) -> SetPeer {
     SetPeer {
         preshared_key: peer.preshared_key.clone().map(Some),

@@ -1,14 +1,18 @@
-//! The seam between the agent and a WireGuard device, whoever runs it: ours in this process, ours in another one, or
-//! any device that answers the cross-platform UAPI.
+//! The seam between the agent and a WireGuard device, whoever runs it: ours in this process, ours in another one, any
+//! device that answers the cross-platform UAPI, or the kernel's own.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use wireloom_kernel::{WireguardDevice, WireguardError};
+use wireloom_model::InterfaceName;
+use wireloom_model::kernel::LinkKind;
 use wireloom_tunnel::uapi::{self, DeviceStatus, SetDevice};
 
 /// A WireGuard device that is up. Calls block for microseconds in this process and for one exchange over a socket.
@@ -18,6 +22,16 @@ pub trait TunnelDevice: Send + Sync {
 
     /// The device's configuration, peers and counters.
     fn status(&self) -> Result<DeviceStatus, DeviceError>;
+
+    /// What link the device stands on, and so who makes it and takes it away.
+    fn link(&self) -> LinkKind {
+        LinkKind::Held
+    }
+
+    /// Whether device and link stay when the agent goes. Then it takes its configuration back, and the link down.
+    fn outlives_agent(&self) -> bool {
+        false
+    }
 
     /// How the device moves packets, as far as it says.
     fn path(&self) -> PathReport {
@@ -42,13 +56,16 @@ pub trait OpenDevice: Send {
     fn open(
         &mut self,
         ended: mpsc::UnboundedSender<String>,
-    ) -> Result<std::sync::Arc<dyn TunnelDevice>, DeviceError>;
+    ) -> Result<Arc<dyn TunnelDevice>, DeviceError>;
 }
 
 /// Why a device could not be made, read or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
+    /// The kernel's WireGuard can't be had, read or changed.
+    #[error(transparent)]
+    Kernel(#[from] WireguardError),
     /// The device could not be made.
     #[error("{0}")]
     Open(String),
@@ -105,5 +122,55 @@ impl TunnelDevice for UapiClient {
     fn status(&self) -> Result<DeviceStatus, DeviceError> {
         let answer = self.exchange(uapi::get_text()).map_err(|error| self.failed(error))?;
         DeviceStatus::parse(&answer).map_err(|error| self.failed(error))
+    }
+
+    fn outlives_agent(&self) -> bool {
+        true
+    }
+}
+
+/// The device goes with its link, which is the agent's.
+impl TunnelDevice for WireguardDevice {
+    fn set(&self, request: &SetDevice) -> Result<(), DeviceError> {
+        Ok(Self::set(self, request)?)
+    }
+
+    fn status(&self) -> Result<DeviceStatus, DeviceError> {
+        Ok(Self::status(self)?)
+    }
+
+    fn link(&self) -> LinkKind {
+        LinkKind::WireGuard
+    }
+
+    fn path(&self) -> PathReport {
+        PathReport { engine: Some("the kernel".to_owned()), ..PathReport::default() }
+    }
+}
+
+/// Finds a device that another process runs behind its UAPI socket. It may come and go as it likes: whenever it answers,
+/// it is brought in line.
+impl OpenDevice for UapiClient {
+    fn open(
+        &mut self,
+        _ended: mpsc::UnboundedSender<String>,
+    ) -> Result<Arc<dyn TunnelDevice>, DeviceError> {
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+/// Finds the kernel's WireGuard; the agent makes the device's link like any other.
+#[derive(Debug, Clone)]
+pub struct KernelOpener {
+    /// The device's name.
+    pub interface: InterfaceName,
+}
+
+impl OpenDevice for KernelOpener {
+    fn open(
+        &mut self,
+        _ended: mpsc::UnboundedSender<String>,
+    ) -> Result<Arc<dyn TunnelDevice>, DeviceError> {
+        Ok(Arc::new(WireguardDevice::open(self.interface.clone())?))
     }
 }

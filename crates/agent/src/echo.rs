@@ -22,12 +22,35 @@ pub(crate) struct EchoSockets {
     outside: Vec<(Family, Socket)>,
 }
 
+/// A socket for echoes from one address of this host. It takes root.
+#[derive(Debug)]
+pub(crate) struct EchoSocket(Family, UdpSocket);
+
 /// An answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) from: IpAddr,
     pub(crate) identifier: u16,
     pub(crate) number: u16,
+}
+
+impl EchoSocket {
+    pub(crate) fn open(from: IpAddr) -> io::Result<Self> {
+        let family = Family::of(from);
+        let socket = open(family)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+        Ok(Self(family, UdpSocket::from_std(socket.into())?))
+    }
+
+    /// Sends a request that makes an IP packet of this size.
+    pub(crate) fn send(&self, to: IpAddr, number: u16, size: u16) -> io::Result<()> {
+        send(Some(&self.1), to, &request(self.0, 0, number, size))
+    }
+
+    /// Waits for the next answer. Dropping the future loses nothing.
+    pub(crate) async fn next(&self) -> io::Result<Answer> {
+        answer(self.0, &self.1).await
+    }
 }
 
 impl EchoSockets {
@@ -76,10 +99,10 @@ impl EchoSockets {
     /// Waits for the next answer from inside the tunnel. Dropping the future loses nothing.
     pub(crate) async fn next(&self) -> io::Result<Answer> {
         match self.inside.as_slice() {
-            [one] => answer(one).await,
-            [one, other] => tokio::select! {
-                heard = answer(one) => heard,
-                heard = answer(other) => heard,
+            [(of, one)] => answer(*of, one).await,
+            [(of, one), (of_other, other)] => tokio::select! {
+                heard = answer(*of, one) => heard,
+                heard = answer(*of_other, other) => heard,
             },
             _ => std::future::pending().await,
         }
@@ -106,12 +129,12 @@ fn send(socket: Option<&impl AsFd>, to: IpAddr, request: &[u8]) -> io::Result<()
     Ok(())
 }
 
-async fn answer((family, socket): &(Family, UdpSocket)) -> io::Result<Answer> {
+async fn answer(family: Family, socket: &UdpSocket) -> io::Result<Answer> {
     // Headers are all that is looked at.
     let mut buffer = [0; 128];
     loop {
         let (length, from) = socket.recv_from(&mut buffer).await?;
-        if let Some((identifier, number)) = reply(*family, &buffer[..length]) {
+        if let Some((identifier, number)) = reply(family, &buffer[..length]) {
             return Ok(Answer { from: from.ip(), identifier, number });
         }
     }

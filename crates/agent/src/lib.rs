@@ -30,6 +30,7 @@ pub mod showconf;
 pub mod status;
 pub mod view;
 mod vitals;
+mod wrapping;
 
 pub use agent::{AgentError, Config, Identity, run};
 pub use planner::Planner;

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use wireloom_kernel::{Cached, Event, Forwarding, Host, HostError};
-use wireloom_model::kernel::KernelState;
+use wireloom_model::kernel::{KernelState, Link, LinkKind};
 use wireloom_model::{
     Cidr, Family, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot,
     Subject,
@@ -25,6 +25,7 @@ use crate::prober::{Prober, Turn};
 use crate::resolve::Resolver;
 use crate::status::Work;
 use crate::view::wall_now;
+use crate::wrapping::Wrapping;
 
 /// Something that happens by itself.
 pub(crate) enum Occurrence {
@@ -32,6 +33,8 @@ pub(crate) enum Occurrence {
     Kernel(Option<Event>),
     /// Paths were probed.
     Probe(Turn),
+    /// More or less of what is wrapped arrives than before.
+    Wrapping,
 }
 
 /// A node's plan, and what it takes to bring the device and the kernel in line with it.
@@ -48,6 +51,7 @@ pub(crate) struct Reconciler {
     snapshot: Option<Arc<Snapshot>>,
     /// What counts by Kilo's algorithm beside the snapshot.
     seen: Seen,
+    wrapping: Wrapping,
     resolver: Resolver,
     /// The endpoints that were written last; the device may have learnt others since.
     dialled: BTreeMap<PublicKey, SocketAddr>,
@@ -85,6 +89,7 @@ impl Reconciler {
             kernel: Cached::new(&host, vec![interface.clone()]).await?,
             network: Network::new(host, interface.clone(), mark),
             prober: Prober::new(interface.clone(), mark),
+            wrapping: Wrapping::new(interface.clone()),
             interface,
             mark,
             planner,
@@ -124,13 +129,14 @@ impl Reconciler {
             biased;
             event = self.kernel.changed() => Occurrence::Kernel(event),
             turn = self.prober.turn() => Occurrence::Probe(turn),
+            () = self.wrapping.turn() => Occurrence::Wrapping,
         }
     }
 
     /// Takes notice of it, and says whether it is a reason to reconcile.
     pub(crate) async fn hear(&mut self, occurrence: Occurrence) -> bool {
         match occurrence {
-            Occurrence::Kernel(None) => true,
+            Occurrence::Kernel(None) | Occurrence::Wrapping => true,
             Occurrence::Kernel(Some(event)) => self.network.hear(&event) || self.kernel.is_due(),
             Occurrence::Probe(Turn { looked_at, is_news }) => {
                 is_news || self.network.look_again(looked_at).await.unwrap_or(true)
@@ -138,8 +144,11 @@ impl Reconciler {
         }
     }
 
-    /// Probes the paths on which packets flow.
+    /// Probes the paths on which packets flow, and what wraps if none comes back.
     pub(crate) fn probe(&mut self, device: &dyn TunnelDevice) {
+        if let Some(plan) = &self.plan {
+            self.wrapping.look(plan);
+        }
         if self.prober.is_busy()
             && let Ok(status) = device.status()
         {
@@ -263,17 +272,30 @@ impl Reconciler {
             let message = format!("the endpoint's name {name} can't be resolved: {reason}");
             Problem::warning(Subject::Mesh, ProblemKind::Unresolved, message)
         }));
-        problems.extend(self.reconcile_device(device));
+        let mut device_problem = self.reconcile_device(device);
         problems.extend(self.look_around().await);
         if self.network.has_moved() {
             problems.extend(self.move_device(device));
         }
-        let desired = match (&self.plan, &self.underlay) {
+        let mut desired = match (&self.plan, &self.underlay) {
             (Some(plan), Some(underlay)) => plan.kernel_state(&self.interface, underlay),
             _ => KernelState::default(),
         };
+        if let Some(link) = desired.links.get_mut(&self.interface) {
+            link.kind = device.link();
+        }
         problems.extend(self.reconcile_kernel(&desired).await);
+        if device_problem.is_some() && device.link() != LinkKind::Held {
+            // The link is there only now.
+            device_problem = self.reconcile_device(device);
+        }
+        problems.extend(device_problem);
         problems.extend(self.reconcile_forwarding());
+        // Its echoes go by what has just been made.
+        if let Some(plan) = &self.plan {
+            self.wrapping.follow(plan);
+        }
+        problems.extend(self.wrapping.problems());
         problems
     }
 
@@ -362,9 +384,18 @@ impl Reconciler {
         }
     }
 
-    /// Takes everything of this node out of the kernel again, the link aside, which goes with its device.
-    pub(crate) async fn leave(&mut self) -> Vec<Problem> {
-        let mut problems = self.reconcile_kernel(&KernelState::default()).await;
+    /// Takes everything of this node out of the kernel and the device again, the link aside where it goes with its
+    /// device.
+    pub(crate) async fn leave(&mut self, device: Option<&dyn TunnelDevice>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut desired = KernelState::default();
+        if let Some(device) = device.filter(|device| device.outlives_agent()) {
+            problems.extend(device.set(&configure::release()).err().as_ref().map(device_problem));
+            let mtu = self.underlay.as_ref().map(|underlay| underlay.tunnel_mtu);
+            let down = mtu.map(|mtu| Link { up: false, ..Link::held(mtu) });
+            desired.links.extend(down.map(|link| (self.interface.clone(), link)));
+        }
+        problems.extend(self.reconcile_kernel(&desired).await);
         self.forwards = false;
         problems.extend(self.reconcile_forwarding());
         problems

@@ -13,12 +13,12 @@ pub mod sample;
 mod vm;
 
 pub use binary::{cluster_program, wireloom_binary};
-pub use need::Need;
+pub use need::{Need, built};
 pub use network::{in_new_network, ip, until_ok, wait_for_address};
 pub use vm::{Vm, VmOutput};
 
 /// Leaves the test unless this machine has what it needs: `need!(root)`, `need!(program "iperf3")`,
-/// `need!(device "/dev/net/tun")`, `need!(vm)`, `need!(cluster)`.
+/// `need!(device "/dev/net/tun")`, `need!(built "peers/bin/gotatun")`, `need!(vm)`, `need!(cluster)`.
 ///
 /// Prints that the test was skipped and why. Where the environment says `CI=true` it panics instead, so that a build
 /// never passes by testing nothing. The test must return `()`.
@@ -29,6 +29,9 @@ macro_rules! need {
     };
     (root) => {
         $crate::need!(@ $crate::Need::Root)
+    };
+    (built $path:expr) => {
+        $crate::need!(@ $crate::Need::Built($path))
     };
     (program $name:expr) => {
         $crate::need!(@ $crate::Need::Program($name))

@@ -5,11 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs};
 
-use crate::binary::has_cluster_programs;
+use crate::binary::{has_cluster_programs, target_directory};
 
 /// Something that a test needs of its machine; see [`need!`](crate::need).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need<'a> {
+    /// A program that `cargo xtask install` builds, by its path below the target directory; see [`built`].
+    Built(&'a str),
     /// The programs of a Kubernetes cluster, built by `cargo xtask cluster build`.
     Cluster,
     /// A device node that this process may open for reading and writing.
@@ -41,6 +43,7 @@ impl Need<'_> {
 
     fn is_met(self) -> bool {
         match self {
+            Self::Built(path) => is_program(&built(path)),
             Self::Cluster => has_cluster_programs(),
             Self::Device(path) => OpenOptions::new().read(true).write(true).open(path).is_ok(),
             Self::Program(name) => find_program(name).is_some(),
@@ -53,6 +56,9 @@ impl Need<'_> {
 impl fmt::Display for Need<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Built(path) => {
+                write!(f, "{} (`cargo xtask install` builds it)", built(path).display())
+            }
             Self::Cluster => {
                 f.write_str("the programs of a cluster (built by `cargo xtask cluster build`)")
             }
@@ -62,6 +68,12 @@ impl fmt::Display for Need<'_> {
             Self::Vm => f.write_str("a virtual machine (`cargo xtask install` fetches its parts)"),
         }
     }
+}
+
+/// A path below the target directory of the running test.
+pub fn built(path: impl AsRef<Path>) -> PathBuf {
+    let test = env::current_exe().unwrap_or_default();
+    target_directory(&test).unwrap_or_else(|| Path::new("target")).join(path)
 }
 
 /// The file of a program: the first of its name in `PATH`, or what the path names.

@@ -11,14 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, thread};
 
 use archive::Archive;
 use tempfile::TempDir;
 
-use crate::binary::target_directory;
-use crate::need::find_program;
+use crate::need::{built, find_program};
 
 /// How long it may take to boot: 3 s of one core's time, shared with whatever else runs.
 const BOOT: Duration = Duration::from_secs(180);
@@ -244,8 +243,7 @@ pub(crate) fn is_possible() -> bool {
 
 /// Where `cargo xtask install` puts the kernel.
 fn kernel_directory() -> PathBuf {
-    let test = env::current_exe().unwrap_or_default();
-    target_directory(&test).unwrap_or_else(|| Path::new("target")).join("vm")
+    built("vm")
 }
 
 fn pack<P: AsRef<Path>>(programs: &[P]) -> io::Result<Archive> {

@@ -229,7 +229,7 @@ fn keep_off_the_tunnel(state: &mut KernelState, interface: &InterfaceName, under
 impl Wrap {
     /// The name of the link that wraps: of ours beside a tunnel device of this name, or that device itself.
     #[expect(clippy::expect_used, reason = "a name of at most 15 bytes, and all of it in order")]
-    fn link(&self, interface: &InterfaceName, family: Family) -> InterfaceName {
+    pub fn link(&self, interface: &InterfaceName, family: Family) -> InterfaceName {
         if let Some(link) = &self.link {
             return link.clone();
         }

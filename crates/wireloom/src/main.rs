@@ -17,6 +17,7 @@ mod down;
 mod graph;
 mod keys;
 mod logging;
+mod opener;
 mod output;
 mod showconf;
 mod signals;

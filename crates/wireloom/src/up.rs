@@ -7,12 +7,11 @@ use anyhow::Context as _;
 use clap::Args;
 use wireloom_agent::http::Listen;
 use wireloom_agent::{Config, Identity, Planner, control};
-use wireloom_dataplane::uapi_socket;
 use wireloom_file::{FileRegistry, key};
 use wireloom_model::{InterfaceName, NodeName};
 
 use crate::background::{self, Background, Role};
-use crate::device::{DataplaneOpener, EngineArg};
+use crate::opener::DeviceArgs;
 use crate::{keys, signals};
 
 /// The tunnel device of a node that names none.
@@ -30,7 +29,7 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "WIRELOOM_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<Listen>,
     #[command(flatten)]
-    engine: EngineArg,
+    device: DeviceArgs,
 }
 
 /// Which mesh, and which machine of it.
@@ -83,7 +82,7 @@ pub(crate) fn mark(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
-    let UpArgs { node: args, detach, listen, engine } = args;
+    let UpArgs { node: args, detach, listen, device } = args;
     // What is wrong with the file is said here, before anything is made or changed.
     let snapshot = wireloom_file::load(&args.config)?;
     let random = keys::random_bytes()?;
@@ -106,7 +105,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         listen,
         planner: Planner::default(),
     };
-    let opener = DataplaneOpener::new(args.interface, uapi_socket::DIRECTORY.into(), engine.engine);
+    let opener = device.opener(args.interface);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")

@@ -75,24 +75,18 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[test]
-fn everybody_reaches_everybody_with_any_number_of_gateways() {
+fn everybody_reaches_everybody_with_any_number_of_gateways_and_any_encapsulation() {
     need_a_demo!();
     let _alone = alone();
-    for gateways in ["1", "2", "all"] {
-        assert_whole(&demo(&["--output", "json", "--seconds", "0", "--gateways", gateways]));
-        assert_eq!(nodes(), [""; 0], "with {gateways} gateways");
-    }
-}
-
-#[test]
-fn everybody_reaches_everybody_with_any_encapsulation() {
-    need_a_demo!();
-    let _alone = alone();
-    for (encapsulation, gateways) in
-        [("always", "1"), ("always", "2"), ("always", "all"), ("crosssubnet", "1")]
-    {
-        let args = ["--gateways", gateways, "--encapsulation", encapsulation];
+    let always = [("never", "vxlan"), ("always", "vxlan"), ("always", "wireguard")];
+    let every =
+        ["1", "2", "all"].into_iter().flat_map(|gateways| always.map(|way| (gateways, way)));
+    // A location of the demo is one subnet, so that nothing is wrapped.
+    let between = ["vxlan", "wireguard"].map(|by| ("1", ("crosssubnet", by)));
+    for (gateways, (when, by)) in every.chain(between) {
+        let args = ["--gateways", gateways, "--encapsulation", when, "--encapsulate-by", by];
         assert_whole(&demo(&[&["--output", "json", "--seconds", "0"], &args[..]].concat()));
+        assert_eq!(nodes(), [""; 0], "with {gateways} gateways, {when} by {by}");
     }
 }
 
