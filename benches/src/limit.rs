@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::hot_path::Case;
 
 /// How long each half is measured.
-const SPAN: Duration = Duration::from_millis(500);
+const SPAN: Duration = Duration::from_millis(200);
 
 /// The bits of TCP payload in a batch of [`hot_path`](crate::hot_path)'s packets of 1420 bytes: 52 bytes of each are
 /// headers.

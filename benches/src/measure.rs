@@ -137,6 +137,9 @@ fn highest_rate(way: Way<'_>, effort: Effort, guess: f64) -> Result<f64> {
 
 /// How much of one core the device that takes most uses while nobody says a word, in percent. `None` without a tunnel.
 fn idle_share(rig: &Rig, seconds: u32) -> Result<Option<f64>> {
+    if rig.devices().next().is_none() {
+        return Ok(None);
+    }
     let used = || rig.devices().map(proc::processor_time).collect::<Result<Vec<f64>>>();
     let (start, before) = (Instant::now(), used()?);
     thread::sleep(Duration::from_secs(seconds.into()));

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 
 use crate::report::Report;
 use crate::subject::{NONE, OURS};
-use crate::targets::is_better_low;
 
 /// One picture.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +45,7 @@ pub const PLOTS: [Plot; 4] = [
     },
     Plot {
         name: "cost",
-        title: "What it costs",
+        title: "What it costs: less is better",
         panels: &[
             panel("tcp1.cpu_s_per_gb", "CPU, whole machine", "s per GB"),
             panel("loadping.avg_us", "ping under TCP", "µs"),
@@ -70,7 +69,7 @@ const fn panel(figure: &'static str, heading: &'static str, unit: &'static str) 
 
 /// All lengths are in pixels.
 const LABELS: f64 = 108.0;
-const PANEL: f64 = 200.0;
+const PANEL: f64 = 208.0;
 /// The longest bar; the rest of a panel is for the number behind it.
 const BAR: f64 = 130.0;
 const ROW: f64 = 26.0;
@@ -78,7 +77,7 @@ const TOP: f64 = 76.0;
 
 const STYLE: &str = "text{font:12px sans-serif;fill:#24292f}.title{font-size:15px;font-weight:bold}\
      .heading{font-weight:bold}.faint{fill:#6a737d}.theirs{fill:#a9b4c0}.ours{fill:#0a7d5a}\
-     .spread{stroke:#24292f;stroke-width:1}";
+     .end{text-anchor:end}.spread{stroke:#24292f;stroke-width:1}";
 
 impl Plot {
     /// Draws the picture. The plain link has no bar, since it would make all others short; its number stands above.
@@ -93,6 +92,13 @@ impl Plot {
              <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
         );
         text(&mut svg, 12.0, 24.0, "title", self.title);
+        text(
+            &mut svg,
+            width - 12.0,
+            24.0,
+            "faint end",
+            "bar: median; line: lowest to highest round",
+        );
         for (row, subject) in subjects.iter().enumerate() {
             text(&mut svg, 12.0, middle(row) + 4.0, "", subject);
         }
@@ -108,9 +114,6 @@ impl Panel {
     fn draw(&self, svg: &mut String, left: f64, subjects: &[&str], report: &Report) {
         text(svg, left, 48.0, "heading", self.heading);
         let mut unit = self.unit.to_owned();
-        if is_better_low(self.figure) {
-            unit.push_str(", less is better");
-        }
         if let Some([_, median, _]) = report.range(NONE, self.figure) {
             let _ = write!(unit, " (no tunnel: {})", number(median));
         }

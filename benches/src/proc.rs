@@ -58,7 +58,10 @@ pub fn machine() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let model = model_in(&read("/proc/cpuinfo")).unwrap_or_else(|| "unnamed processor".to_owned());
-    format!("{processors} x {model}, Linux {}", read("/proc/sys/kernel/osrelease").trim())
+    let release = read("/proc/sys/kernel/osrelease");
+    // What stands behind the first dash names the build.
+    let version = release.trim().split('-').next().unwrap_or_default();
+    format!("{processors} x {model}, Linux {version}")
 }
 
 fn busy_in(stat: &str) -> Option<f64> {

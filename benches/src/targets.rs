@@ -110,7 +110,7 @@ impl Of {
 }
 
 /// Whether less of this figure is better: time, memory, retransmits.
-pub fn is_better_low(figure: &str) -> bool {
+fn is_better_low(figure: &str) -> bool {
     !["gbit", "kpps"].iter().any(|unit| figure.ends_with(unit))
 }
 

@@ -227,6 +227,29 @@ fn in_the_background_it_is_there_when_the_command_returns() {
 }
 
 #[test]
+fn a_bare_device_tells_what_it_dropped_and_how_it_moves_packets() {
+    need!(root);
+    need!(device "/dev/net/tun");
+    need!(program "ping");
+    need!(program "wg");
+    let host = Host::start("a").unwrap();
+    ok(&host, "wireloom tunnel wg0");
+    ok(&host, "ip address add 10.9.0.1/24 dev wg0");
+    ok(&host, "ip link set wg0 up");
+    run(&host, "ping -n -c 3 -i 0.01 -W 1 10.9.0.77");
+    // wg passes over the keys that it does not know.
+    assert!(ok(&host, "wg show wg0").contains("listening port"));
+    let status: Value =
+        serde_json::from_str(&ok(&host, "wireloom status wg0 --output json")).unwrap();
+    assert!(status["path"]["drops"]["no_peer"].as_u64() >= Some(3), "{status}");
+    assert_eq!(status["path"]["offloads"]["gso"], true);
+    assert_eq!(status["path"]["engine"], "noise");
+    let text = ok(&host, "wireloom status wg0");
+    assert!(text.contains("offloads gro, gso") && text.contains("no_peer "), "{text}");
+    ok(&host, "ip link delete wg0");
+}
+
+#[test]
 fn a_foreign_link_of_that_name_is_named_and_left_alone() {
     need!(root);
     need!(device "/dev/net/tun");

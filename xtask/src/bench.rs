@@ -1,4 +1,4 @@
-//! `cargo xtask bench-tunnel`: builds the [peers](crate::peers) that we measure ourselves against, and starts the bench.
+//! `cargo xtask bench-tunnel`: builds the [`crate::peers`] that we measure ourselves against, and starts the bench.
 //!
 //! The bench itself is the program `bench-tunnel` of the package wireloom-benches; it takes the programs to measure as
 //! `NAME=PATH` and knows nothing of how they were built.

@@ -108,7 +108,7 @@ fn locked(package: &str) -> Result<String> {
 /// Reads one line of gungraun's JSON: the piece and the instructions (Ir) that callgrind counted.
 fn count_in(line: &str) -> Result<(String, u64)> {
     let report: Value = serde_json::from_str(line).context("gungraun printed no JSON")?;
-    let count = report.pointer("/profiles/0/data/total/metrics/Ir/values/new/Int");
+    let count = report.pointer("/profiles/0/data/total/metrics/Ir/values/new");
     let id = report["id"].as_str();
     let found = id.map(str::to_owned).zip(count.and_then(Value::as_u64));
     found.with_context(|| format!("gungraun's report has no id or no count: {line}"))
@@ -141,7 +141,7 @@ fn compare(counts: &Counts, old: &Counts) -> Result<Option<String>> {
 }
 
 fn percent(count: u64, old: u64) -> f64 {
-    (count as f64 / old.max(1) as f64 - 1.0) * 100.0
+    (count as f64 - old as f64) * 100.0 / old.max(1) as f64
 }
 
 fn table(counts: &Counts, old: &Counts) -> String {
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_report_without_a_count_is_shown() {
-        let line = r#"{"id":"seal","profiles":[{"data":{"total":{"metrics":{"Ir":{"values":{"new":{"Int":7}}}}}}}]}"#;
+        let line = r#"{"id":"seal","profiles":[{"data":{"total":{"metrics":{"Ir":{"values":{"new":7}}}}}}]}"#;
         assert_eq!(count_in(line).unwrap(), ("seal".to_owned(), 7));
         assert!(
             count_in(r#"{"id":"seal"}"#).unwrap_err().to_string().contains("{\"id\":\"seal\"}")

@@ -13,12 +13,14 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// The programs that our tests start, by at most 15 bytes of their names (proc_pid_comm(5)). One that outlives its test is
 /// a fault.
-const PROCESSES: [&str; 9] = [
+const PROCESSES: [&str; 11] = [
     "boringtun-cli",
     "etcd",
     "gotatun",
     "iperf3",
     "kube-apiserver",
+    "kube-proxy",
+    "kubelet",
     "qemu-system-x86",
     "wireguard",
     "wireguard-go",
@@ -48,6 +50,7 @@ impl Snapshot {
             things.extend(listing.lines().map(|line| format!("{kind} {}", without_lifetime(line))));
         }
         things.extend(processes());
+        things.extend(control_groups());
         Self(things)
     }
 
@@ -73,6 +76,16 @@ fn processes() -> impl Iterator<Item = String> {
         let name = fs::read_to_string(format!("/proc/{process}/comm")).ok()?;
         let name = name.trim_end();
         PROCESSES.contains(&name).then(|| format!("process {process} ({name})"))
+    })
+}
+
+/// Returns the control groups of clusters.
+fn control_groups() -> impl Iterator<Item = String> {
+    let root = "/sys/fs/cgroup";
+    let places = names_in(root).map(move |name| format!("{root}/{name}")).chain([root.to_owned()]);
+    places.flat_map(|place| {
+        let groups = names_in(&place).filter(|name| name.starts_with("wireloom-"));
+        groups.map(|name| format!("{place}/{name}")).collect::<Vec<_>>()
     })
 }
 

@@ -16,7 +16,7 @@ pub const BATCH: usize = 64;
 /// The moment at which everything happens.
 pub(super) const NOW: Moment = Moment::new(Duration::from_secs(1_000));
 
-/// The place of the device that called, in its [`address`].
+/// The place of the device that called, in its address.
 pub const CLIENT: usize = 0;
 
 /// The place of the one that answered.

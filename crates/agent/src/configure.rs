@@ -185,6 +185,7 @@ mod tests {
                     ..PeerStatus::new(peer.key)
                 })
                 .collect(),
+            ..DeviceStatus::default()
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use wireloom_kernel::{WireguardDevice, WireguardError};
 use wireloom_model::InterfaceName;
 use wireloom_model::kernel::LinkKind;
-use wireloom_tunnel::uapi::{self, DeviceStatus, SetDevice};
+use wireloom_tunnel::uapi::{self, DeviceStatus, PathStatus, SetDevice};
 
 /// A WireGuard device that is up. Calls block for microseconds in this process and for one exchange over a socket.
 pub trait TunnelDevice: Send + Sync {
@@ -35,7 +35,7 @@ pub trait TunnelDevice: Send + Sync {
 
     /// How the device moves packets, as far as it says.
     fn path(&self) -> PathReport {
-        PathReport::default()
+        self.status().map(|status| status.path.into()).unwrap_or_default()
     }
 }
 
@@ -48,6 +48,12 @@ pub struct PathReport {
     pub offloads: BTreeMap<String, bool>,
     /// Packets dropped, by reason, leaving out reasons that never occurred.
     pub drops: BTreeMap<String, u64>,
+}
+
+impl From<PathStatus> for PathReport {
+    fn from(PathStatus { engine, offloads, drops }: PathStatus) -> Self {
+        Self { engine, offloads, drops }
+    }
 }
 
 /// Makes the device, at start and again when it was deleted under the agent.

@@ -17,7 +17,7 @@ use wireloom_registry::{Publication, PublishError, Registry, Update};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long lies between two writes at least: what is lost by a crash meanwhile is told anew by the registry.
-const PERIOD: Duration = Duration::from_secs(5);
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// A registry whose last mesh is kept in a file.
 ///

@@ -1,6 +1,7 @@
 //! A kube-apiserver with etcd behind it.
 
 use std::ffi::OsStr;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::error::Error;
 use crate::etcd::Etcd;
 
 /// The prefixes of a cluster's services.
-const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd96::/108"];
+pub(crate) const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd96::/108"];
 
 /// The first address of each: the service `kubernetes`.
 const SERVICE: [IpAddr; 2] = [
@@ -36,10 +37,10 @@ const KUBECTL: Duration = Duration::from_secs(60);
 const PORT: u16 = 6443;
 
 /// Where the server's host keeps what the server reads.
-const FILES: &str = "/run/kubernetes";
+pub(crate) const FILES: &str = "/run/kubernetes";
 
 /// The user as whom the server asks kubelets, for `exec` and `logs`.
-const KUBELET_CLIENT: &str = "api-server";
+pub(crate) const KUBELET_CLIENT: &str = "api-server";
 
 /// A real API server, for as long as this lives.
 ///
@@ -315,10 +316,15 @@ impl Drop for ApiServer {
     }
 }
 
-/// Returns a port of the host's loopback address that nobody listens on at present.
+/// Returns a port of the host's loopback address that nobody listens on at present: one by chance, below those that the
+/// kernel gives to connections (ip(7), `ip_local_port_range`), since one of them could take it before its server does.
 pub(crate) fn free_port(host: &Host) -> Result<u16, Error> {
-    let bound = || -> io::Result<u16> {
-        Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    let bound = || {
+        let by_chance = std::iter::repeat_with(|| RandomState::new().build_hasher().finish());
+        let ports = by_chance.map(|number| 20_000 + (number % 12_000) as u16).take(100);
+        let mut tried = ports.map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+        let free = tried.find_map(Result::ok).ok_or(io::ErrorKind::AddrInUse)?;
+        io::Result::Ok(free.local_addr()?.port())
     };
     host.run(bound)?.map_err(|source| Error::system("find a free port", source))
 }

@@ -15,6 +15,9 @@ pub enum Error {
         /// The end of what it wrote.
         log: String,
     },
+    /// An image could not be built.
+    #[error(transparent)]
+    Image(#[from] wireloom_image::Error),
     /// A host or a program on it failed.
     #[error(transparent)]
     Lab(#[from] wireloom_lab::Error),

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use wireloom_io::{BindError, TunDevice, UdpBind};
-use wireloom_tunnel::uapi::{DeviceStatus, SetDevice};
+use wireloom_tunnel::uapi::{DeviceStatus, PathStatus, SetDevice};
 use wireloom_tunnel::{Device, DropCounts, EngineKind};
 
 use crate::counters::Counters;
@@ -170,7 +170,26 @@ impl Dataplane {
         let mut status = self.shared.device.status(self.shared.now(), wall);
         status.listen_port = self.port();
         status.fwmark = self.shared.mark.load(Ordering::Relaxed);
+        status.path = self.path();
         status
+    }
+
+    /// How the device moves packets: what [`status`](Self::status) tells of it too.
+    pub fn path(&self) -> PathStatus {
+        let drops = self.drops();
+        let counters = self.counters();
+        let counted = counters.iter().filter(|(counter, _)| counter.is_drop());
+        PathStatus {
+            engine: Some(self.engine().to_string()),
+            offloads: self.offloads().iter().map(|(name, on)| (name.to_owned(), on)).collect(),
+            drops: drops
+                .iter()
+                .map(|(reason, count)| (reason.label(), count))
+                .chain(counted.map(|(counter, count)| (counter.label(), count)))
+                .filter(|(_, count)| *count > 0)
+                .map(|(label, count)| (label.to_owned(), count))
+                .collect(),
+        }
     }
 
     /// The UDP port that the device listens on.

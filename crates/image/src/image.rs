@@ -77,7 +77,12 @@ impl Image {
         fs::write(path, archive).map_err(Error::file(path))
     }
 
-    fn archive(&self) -> io::Result<Vec<u8>> {
+    /// The same archive in memory.
+    ///
+    /// # Errors
+    ///
+    /// A path in a layer that is too long.
+    pub fn archive(&self) -> io::Result<Vec<u8>> {
         let mut blobs = Blobs::default();
         let layers: Vec<Value> = self
             .layers

@@ -165,6 +165,9 @@ fn nft_change(desired: &Nft, observed: Option<&Nft>) -> Option<Change> {
     let none = BTreeSet::new();
     for set in NftSet::ALL {
         let [wanted, held] = [desired, observed].map(|nft| nft.sets.get(&set).unwrap_or(&none));
+        if wanted == held {
+            continue;
+        }
         let [wanted, held] = [wanted, held].map(|set| disjoint(set).map(|prefix| (prefix, ())));
         join(wanted, held, |prefix, wanted, held| {
             let changes = match (wanted, held) {

@@ -26,10 +26,11 @@ pub(crate) fn exchange<M: NetlinkDeserializable>(
 ) -> Result<Vec<NetlinkMessage<M>>, HostError> {
     socket.send(bytes, 0).map_err(HostError::Socket)?;
     let mut replies = Vec::new();
+    // The kernel tells a list in parts as large as the largest buffer so far, and goes through a set from its beginning
+    // for each.
+    let mut datagram = Vec::with_capacity(PART);
     loop {
-        // The kernel tells a list in parts as large as the largest buffer so far, and goes through a set from its
-        // beginning for each.
-        let mut datagram = Vec::with_capacity(PART);
+        datagram.clear();
         match socket.recv(&mut datagram, 0) {
             Ok(_) => replies.extend(messages(&datagram)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(replies),

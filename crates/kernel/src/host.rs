@@ -13,6 +13,7 @@ use crate::links::HostLink;
 use crate::message::{HeardEnd, HeardLink, HeardRoute};
 use crate::netlink::Netlink;
 use crate::nft::{ForwardDrop, Nftables};
+use crate::routes::Routes;
 use crate::sysctl;
 
 /// A network namespace's kernel state.
@@ -21,6 +22,7 @@ use crate::sysctl;
 #[derive(Debug, Clone)]
 pub struct Host {
     netlink: Arc<Netlink>,
+    routes: Arc<Routes>,
     /// `None` where the kernel has no netfilter.
     nftables: Option<Arc<Nftables>>,
 }
@@ -30,7 +32,8 @@ impl Host {
     /// called, which must have IO and time enabled.
     pub fn new() -> Result<Self, HostError> {
         let netlink = Arc::new(Netlink::open()?);
-        Ok(Self { netlink, nftables: Nftables::open()?.map(Arc::new) })
+        let routes = Arc::new(Routes::open()?);
+        Ok(Self { netlink, routes, nftables: Nftables::open()?.map(Arc::new) })
     }
 
     /// What of ours is there:
@@ -47,10 +50,13 @@ impl Host {
     /// something may be missing here that is there. That does no harm: what is missing is made again by a request that
     /// keeps what is there, and only what was seen is ever deleted.
     pub async fn observe(&self, ours: &[InterfaceName]) -> Result<KernelState, HostError> {
+        // The table is read beside all else: with many nodes, either takes its time.
+        let nft =
+            self.nftables.clone().map(|nft| tokio::task::spawn_blocking(move || nft.observe()));
         let heard = self.heard_links().await?;
         let names: BTreeMap<u32, InterfaceName> =
             heard.iter().map(|heard| (heard.link.index, heard.link.name.clone())).collect();
-        let mut state = KernelState { nft: self.observe_nft()?, ..KernelState::default() };
+        let mut state = KernelState::default();
         for HeardLink { link: HostLink { name, mtu, up, .. }, made } in heard {
             if made != LinkKind::Held || ours.contains(&name) {
                 for setting in LinkSetting::ALL {
@@ -66,12 +72,12 @@ impl Host {
                 state.addresses.insert(Address { link: link.clone(), address: heard.address });
             }
         }
-        for HeardRoute { key, gateway, link, source, mtu, .. } in
-            self.heard_routes(Some(ROUTE_PROTOCOL)).await?
-        {
+        let route = |HeardRoute { key, gateway, link, source, mtu, .. }: HeardRoute| {
             let link = link.and_then(|link| names.get(&link)).cloned();
-            state.routes.insert(key, Route { gateway, link, source, mtu });
-        }
+            (key, Route { gateway, link, source, mtu })
+        };
+        let routes = self.heard_routes(Some(ROUTE_PROTOCOL)).await?;
+        state.routes = routes.into_iter().map(route).collect();
         let rules = self.heard_rules().await?;
         state.rules =
             rules.into_iter().filter(|heard| heard.is_ours).map(|heard| heard.rule).collect();
@@ -94,6 +100,10 @@ impl Host {
                 }
             }
         }
+        state.nft = match nft {
+            Some(nft) => nft.await.unwrap_or(Err(HostError::Closed))?,
+            None => None,
+        };
         Ok(state)
     }
 
@@ -106,6 +116,10 @@ impl Host {
     /// The nftables table as [`observe`](Self::observe) tells it.
     pub(crate) fn observe_nft(&self) -> Result<Option<Nft>, HostError> {
         self.nftables().map_or(Ok(None), Nftables::observe)
+    }
+
+    pub(crate) fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.routes)
     }
 
     pub(crate) fn netlink(&self) -> &Netlink {

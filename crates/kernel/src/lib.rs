@@ -30,6 +30,7 @@ mod netlink;
 mod nft;
 mod others;
 mod port;
+mod routes;
 mod step;
 mod sysctl;
 mod watch;

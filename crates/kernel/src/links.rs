@@ -163,19 +163,9 @@ impl Host {
         &self,
         protocol: Option<u8>,
     ) -> Result<Vec<HeardRoute>, HostError> {
-        let mut heard = Vec::new();
-        for family in Family::BOTH {
-            let list = self.netlink().dump("routes", message::all_routes(family, protocol)).await?;
-            let routes = list.iter().filter_map(|message| match message {
-                RouteNetlinkMessage::NewRoute(route) => message::route(route),
-                _ => None,
-            });
-            // An older kernel tells everybody's, whatever was asked.
-            heard.extend(routes.filter(|route| {
-                !route.is_cached && protocol.is_none_or(|protocol| protocol == route.protocol)
-            }));
-        }
-        Ok(heard)
+        let routes = self.routes();
+        let list = tokio::task::spawn_blocking(move || routes.list(protocol));
+        list.await.unwrap_or(Err(HostError::Closed))
     }
 
     /// The rules that look up a table.

@@ -214,12 +214,12 @@ fn refusal(error: &ErrorMessage) -> Refusal {
 }
 
 /// A kernel without IPv6 has no IPv6 objects to list.
-fn is_unsupported_family(refusal: &Refusal) -> bool {
+pub(crate) fn is_unsupported_family(refusal: &Refusal) -> bool {
     refusal.is(Errno::OPNOTSUPP) || refusal.is(Errno::AFNOSUPPORT)
 }
 
 /// How often a list is begun before it is given up. A kernel under a storm of changes interrupts many in a row.
-const DUMP_ATTEMPTS: u32 = 10;
+pub(crate) const DUMP_ATTEMPTS: u32 = 10;
 
 /// Requests in a datagram. Their acknowledgements must fit into the socket's receive buffer (208 KiB by default, and
 /// each takes under 1 KiB of it), because the kernel drops those that do not.

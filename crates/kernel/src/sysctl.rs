@@ -142,11 +142,16 @@ fn all_forwarding(family: Family) -> PathBuf {
 }
 
 fn conf(family: Family) -> PathBuf {
-    PathBuf::from(match family {
-        Family::V4 => "/proc/sys/net/ipv4/conf",
-        Family::V6 => "/proc/sys/net/ipv6/conf",
+    let root = Path::new(OF_A_POD);
+    let root = if root.is_dir() { root } else { Path::new("/proc/sys/net") };
+    root.join(match family {
+        Family::V4 => "ipv4/conf",
+        Family::V6 => "ipv6/conf",
     })
 }
+
+/// Where a pod has the settings mounted once more: its own `/proc/sys` can't be written without privileges.
+const OF_A_POD: &str = "/host/proc/sys/net";
 
 fn read(path: &Path) -> Result<String, SysctlError> {
     fs::read_to_string(path)

@@ -411,28 +411,39 @@ where
 }
 
 /// How long a watch that fails waits: twice as long each time, up to a limit, and up to half as long again by chance, so
-/// that a thousand agents do not come back at one moment.
+/// that a thousand agents do not come back at one moment. One that did not fail for a while begins anew.
 #[derive(Debug, Default)]
 struct Patience {
     failures: u32,
+    last: Option<Instant>,
+}
+
+impl Patience {
+    fn delay(&mut self, now: Instant) -> Duration {
+        const FIRST: Duration = Duration::from_millis(500);
+        const MOST: Duration = Duration::from_secs(15);
+        const CALM: Duration = Duration::from_secs(60);
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) > CALM) {
+            self.failures = 0;
+        }
+        self.last = Some(now);
+        let delay = FIRST.saturating_mul(1 << self.failures.min(8)).min(MOST);
+        self.failures += 1;
+        delay.mul_f64(1.0 + random() / 2.0)
+    }
 }
 
 impl Iterator for Patience {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        const FIRST: Duration = Duration::from_millis(500);
-        const MOST: Duration = Duration::from_secs(15);
-        let delay = FIRST.saturating_mul(1 << self.failures.min(8)).min(MOST);
-        self.failures += 1;
-        Some(delay.mul_f64(1.0 + random() / 2.0))
+        Some(self.delay(Instant::now()))
     }
 }
 
 impl Backoff for Patience {
-    fn reset(&mut self) {
-        self.failures = 0;
-    }
+    /// Called whenever a watch tells something, its intention to list included, which is no sign that it will succeed.
+    fn reset(&mut self) {}
 }
 
 /// A number from 0 to 1 that differs from process to process, for times to spread.
@@ -445,12 +456,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_grows_and_ends() {
+    fn patience_grows_and_is_not_reset_by_a_mere_try() {
+        let start = Instant::now();
         let mut patience = Patience::default();
-        let delays: Vec<Duration> = patience.by_ref().take(12).collect();
-        assert!(delays[0] >= Duration::from_millis(500) && delays[0] < Duration::from_secs(1));
-        assert!(delays[11] >= Duration::from_secs(15) && delays[11] < Duration::from_secs(23));
-        patience.reset();
-        assert!(patience.next() < Some(Duration::from_secs(1)));
+        assert!(patience.delay(start) < Duration::from_secs(1));
+        let delay = (0..12).map(|_| {
+            patience.reset();
+            patience.delay(start)
+        });
+        let last = delay.last().unwrap();
+        assert!(last >= Duration::from_secs(15) && last < Duration::from_secs(23));
+        assert!(patience.delay(start + Duration::from_secs(61)) < Duration::from_secs(1));
     }
 }

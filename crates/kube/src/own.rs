@@ -72,3 +72,89 @@ impl Own<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use wireloom_model::annotations::{ForcedAddresses, NodeAnnotations};
+    use wireloom_model::{Endpoint, Held, NodeName, PrivateKey};
+
+    use super::*;
+    use crate::cluster::tests::mesh;
+
+    fn facts() -> Facts {
+        let key = PrivateKey::from_random([7; 32]).public_key();
+        Facts { key, addresses: Vec::new(), cni_address: None }
+    }
+
+    fn found() -> Found {
+        Found {
+            internal_addresses: vec!["10.0.0.5/24".parse().unwrap(), "fd00::5/64".parse().unwrap()],
+            endpoints: vec!["203.0.113.5:51820".parse().unwrap()],
+        }
+    }
+
+    fn tell(asked: &Asked, told: &Told, publication: Option<&Publication>) -> Told {
+        let (facts, found) = (facts(), found());
+        let own = Own { facts: &facts, found: &found, asked, told, publication, last_seen: None };
+        own.tell(&mesh(), Granularity::Location)
+    }
+
+    fn publication() -> Publication {
+        let addresses = ["fd04::7", "10.4.0.7"].map(|address| address.parse().unwrap());
+        Publication {
+            node: "n1".parse().unwrap(),
+            key: facts().key,
+            endpoint: None,
+            held: Held { overlay_addresses: addresses.to_vec(), ..Held::default() },
+            discovered_endpoints: BTreeMap::from([(
+                PrivateKey::from_random([9; 32]).public_key(),
+                "198.51.100.7:40000".parse().unwrap(),
+            )]),
+        }
+    }
+
+    #[test]
+    fn what_was_held_before_a_restart_stays_until_the_first_plan() {
+        let before = tell(&Asked::default(), &Told::default(), Some(&publication()));
+        assert_eq!(
+            before.wireguard_ip,
+            Some("10.4.0.7/16".parse().unwrap()),
+            "IPv4, as Kilo reads it"
+        );
+        assert_eq!(before.discovered_endpoints.len(), 1);
+        let after = tell(&Asked::default(), &before, None);
+        assert_eq!(after, before);
+        let nothing_held = Publication { held: Held::default(), ..publication() };
+        assert_eq!(tell(&Asked::default(), &before, Some(&nothing_held)).wireguard_ip, None);
+    }
+
+    #[test]
+    fn what_people_ask_is_told_in_the_place_of_what_was_found() {
+        let forced: Endpoint = "[2001:db8::1]:4500".parse().unwrap();
+        let asked = Asked {
+            endpoint: Some(Forced::Is(forced.clone())),
+            internal_addresses: Some(Forced::Is(ForcedAddresses::First(
+                "10.9.0.1/16".parse().unwrap(),
+            ))),
+            ..Asked::default()
+        };
+        let told = tell(&asked, &Told::default(), None);
+        assert_eq!(told.endpoints, [forced]);
+        let addresses: Vec<String> =
+            told.internal_addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.9.0.1/16", "fd00::5/64"]);
+        let denied = Asked { endpoint: Some(Forced::Nothing), ..Asked::default() };
+        assert_eq!(tell(&denied, &told, None).endpoints, []);
+    }
+
+    #[test]
+    fn what_is_told_is_read_back_and_told_again_the_same() {
+        let told = tell(&Asked::default(), &Told::default(), Some(&publication()));
+        let name: NodeName = "n1".parse().unwrap();
+        let (read, problems) = NodeAnnotations::read(&name, &told.write());
+        assert_eq!((&read.told, problems), (&told, vec![]));
+        assert_eq!(tell(&read.asked, &read.told, Some(&publication())), told);
+    }
+}

@@ -114,3 +114,22 @@ pub(crate) fn text(error: &Error) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_from_an_outage() {
+        let answer = |code| Error::Api(Box::new(Status::failure("no", "Reason").with_code(code)));
+        for code in [400, 403, 404, 409, 422] {
+            assert_eq!(refusal(&answer(code)).as_deref(), Some("no"), "{code}");
+        }
+        for code in [401, 410, 429, 500, 503, 504] {
+            assert_eq!(refusal(&answer(code)), None, "{code}");
+        }
+        assert_eq!(text(&answer(503)), "no");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::text::serde_as_text;
 
@@ -22,7 +23,7 @@ macro_rules! name {
     ($(#[$doc:meta])+ $type:ident, $kind:literal, $rule:path) => {
         $(#[$doc])+
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(String);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// The name as text.
@@ -36,7 +37,7 @@ macro_rules! name {
 
             fn from_str(text: &str) -> Result<Self, NameError> {
                 match $rule(text) {
-                    None => Ok(Self(text.to_owned())),
+                    None => Ok(Self(text.into())),
                     Some(rule) => Err(NameError { value: text.to_owned(), kind: $kind, rule }),
                 }
             }

@@ -19,7 +19,7 @@ use crate::engine::{EngineKind, Identity, Limits, Wall};
 use crate::gate::Gate;
 use crate::moment::{Moment, wall_clock};
 use crate::peer::{Peer, Turn};
-use crate::uapi::{DeviceStatus, PeerStatus};
+use crate::uapi::{DeviceStatus, PathStatus, PeerStatus};
 
 use configure::Control;
 pub use configure::Effects;
@@ -163,8 +163,8 @@ impl Device {
         }
     }
 
-    /// The device's state as `get=1` shows it. `wall` is the time since the Unix epoch. The listen port and the mark
-    /// are the socket's owner's to fill in.
+    /// The device's state as `get=1` shows it. `wall` is the time since the Unix epoch. The listen port, the mark
+    /// and the path are to be filled in by whoever moves the packets.
     pub fn status(&self, now: Moment, wall: Duration) -> DeviceStatus {
         let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
         let table = self.table.load();
@@ -186,6 +186,7 @@ impl Device {
             listen_port: 0,
             fwmark: 0,
             peers: peers.collect(),
+            path: PathStatus::default(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! The types are plain data; [parsing](Request::parse) and printing go both ways, so that a device and its clients use
 //! the same code. Keys travel as lower-case hex.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -20,6 +20,13 @@ mod tests;
 
 /// The error number that answers a request which can't be understood (`EINVAL`).
 pub const EINVAL: i32 = 22;
+
+/// Keys of our own, and the values of a switch.
+const ENGINE: &str = "wireloom.engine";
+const OFFLOAD: &str = "wireloom.offload.";
+const DROP: &str = "wireloom.drop.";
+const ON: &str = "on";
+const OFF: &str = "off";
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +87,19 @@ pub struct DeviceStatus {
     pub fwmark: u32,
     /// The peers, in the order of their keys.
     pub peers: Vec<PeerStatus>,
+    /// What only a device of ours tells.
+    pub path: PathStatus,
+}
+
+/// How a device of ours moves packets. It is told by keys that start with `wireloom.`, which other clients pass over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PathStatus {
+    /// What makes its handshakes and holds its sessions (`wireloom.engine=noise`).
+    pub engine: Option<String>,
+    /// Offloads by name, and whether each is in use (`wireloom.offload.gso=on`).
+    pub offloads: BTreeMap<String, bool>,
+    /// Packets dropped by reason, without reasons that never occurred (`wireloom.drop.no_peer=3`).
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// The state of a peer.
@@ -171,6 +191,7 @@ impl PartialEq for DeviceStatus {
             && self.listen_port == other.listen_port
             && self.fwmark == other.fwmark
             && self.peers == other.peers
+            && self.path == other.path
     }
 }
 

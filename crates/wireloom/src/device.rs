@@ -134,25 +134,7 @@ impl TunnelDevice for LocalDevice {
     }
 
     fn path(&self) -> PathReport {
-        let device_drops = self.dataplane.drops();
-        let counters = self.dataplane.counters();
-        let counted = counters.iter().filter(|(counter, _)| counter.is_drop());
-        PathReport {
-            engine: Some(self.dataplane.engine().to_string()),
-            offloads: self
-                .dataplane
-                .offloads()
-                .iter()
-                .map(|(name, on)| (name.to_owned(), on))
-                .collect(),
-            drops: device_drops
-                .iter()
-                .map(|(reason, count)| (reason.label(), count))
-                .chain(counted.map(|(counter, count)| (counter.label(), count)))
-                .filter(|(_, count)| *count > 0)
-                .map(|(label, count)| (label.to_owned(), count))
-                .collect(),
-        }
+        self.dataplane.path().into()
     }
 }
 

@@ -19,14 +19,18 @@ pub(crate) enum LogFormat {
 }
 
 pub(crate) fn start(global: &Global) -> anyhow::Result<()> {
-    // boringtun reports what every reordered packet and every stranger can cause; our counters tell that.
-    let filter =
-        EnvFilter::try_new(format!("boringtun=off,{}", global.log)).with_context(|| {
-            format!(
-                "--log {:?} is no filter: write error, warn, info, debug or CRATE=LEVEL",
-                global.log
-            )
-        })?;
+    // boringtun reports what every reordered packet and every stranger can cause; our counters tell that. kube reports
+    // every try; what comes of them, the registry tells.
+    let filter = EnvFilter::try_new(format!(
+        "boringtun=off,kube_client=off,kube_runtime=off,{}",
+        global.log
+    ))
+    .with_context(|| {
+        format!(
+            "--log {:?} is no filter: write error, warn, info, debug or CRATE=LEVEL",
+            global.log
+        )
+    })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

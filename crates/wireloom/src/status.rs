@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use wireloom_agent::control::{ControlError, Request};
-use wireloom_agent::device::{TunnelDevice as _, UapiClient};
+use wireloom_agent::device::{PathReport, TunnelDevice as _, UapiClient};
 use wireloom_agent::status::{PeerReport, PeerState, Status};
 use wireloom_agent::view;
 use wireloom_dataplane::uapi_socket;
@@ -52,14 +52,20 @@ fn bare_device(args: &StatusArgs, error: anyhow::Error) -> anyhow::Result<ExitCo
     if !not_running || !socket.exists() {
         return Err(error);
     }
-    let reports = view::peer_reports(&UapiClient::new(&socket).status()?, None);
+    let status = UapiClient::new(&socket).status()?;
+    let reports = view::peer_reports(&status, None);
+    let path = PathReport::from(status.path);
     match args.output.output {
         Output::Json => {
+            let interface = &args.agent.interface;
             output::json(
-                &serde_json::json!({ "interface": args.agent.interface, "peers": reports }),
+                &serde_json::json!({ "interface": interface, "peers": reports, "path": path }),
             )?;
         }
-        Output::Text => output::line(&peers(&reports))?,
+        Output::Text => {
+            output::line(&path_lines(&path).join("\n"))?;
+            output::line(&peers(&reports))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -85,27 +91,32 @@ fn summary(status: &Status) -> String {
         list(&status.overlay_addresses),
     ));
     lines.push(format!("  public key {}", status.public_key));
-    let offloads: Vec<String> = status
-        .path
-        .offloads
-        .iter()
-        .map(|(name, on)| if *on { name.clone() } else { format!("{name} off") })
-        .collect();
-    if let Some(engine) = &status.path.engine {
-        lines.push(format!("  engine {engine}"));
-    }
-    if !offloads.is_empty() {
-        lines.push(format!("  offloads {}", offloads.join(", ")));
-    }
-    if !status.path.drops.is_empty() {
-        let drops: Vec<String> =
-            status.path.drops.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-        lines.push(format!("  dropped {}", drops.join(", ")));
-    }
+    lines.extend(path_lines(&status.path));
     if let Some(reason) = &status.stale {
         lines.push(format!("  the mesh may be out of date: {reason}"));
     }
     lines.join("\n") + "\n"
+}
+
+/// How packets move, as far as the device says.
+fn path_lines(path: &PathReport) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(engine) = &path.engine {
+        lines.push(format!("  engine {engine}"));
+    }
+    let offload = |(name, on): (&String, &bool)| {
+        if *on { name.clone() } else { format!("{name} off") }
+    };
+    if !path.offloads.is_empty() {
+        let offloads: Vec<String> = path.offloads.iter().map(offload).collect();
+        lines.push(format!("  offloads {}", offloads.join(", ")));
+    }
+    if !path.drops.is_empty() {
+        let drops: Vec<String> =
+            path.drops.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        lines.push(format!("  dropped {}", drops.join(", ")));
+    }
+    lines
 }
 
 fn nodes(status: &Status) -> String {

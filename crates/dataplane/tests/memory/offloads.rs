@@ -10,10 +10,17 @@ use super::*;
 const NO_READS: UnfinishedPackets = UnfinishedPackets { checksum: true, tcp: false, udp: false };
 const NO_UDP: UdpOffloads = UdpOffloads { gso: false, gro: false };
 
-/// Two ends with a session.
+/// Two ends with a session, which have counted all that it took.
 fn acquainted(a: End, b: End) -> (End, End) {
     let (a, b) = joined(a, b);
-    crosses(&a, &b, &[datagram(1, 2, b"hello")]);
+    a.host.send(&datagram(1, 2, b"hello"));
+    assert_eq!(b.host.receive(PATIENCE), Some(datagram(1, 2, b"hello")));
+    until_ok(|| {
+        let (sent, written) = (a.dataplane.counters(), b.dataplane.counters());
+        // An initiation, the keepalive that confirms the session, and the packet.
+        let now = [sent.of(Counter::DatagramsSent), written.of(Counter::FramesWritten)];
+        if now == [3, 1] { Ok(()) } else { Err(now) }
+    });
     (a, b)
 }
 

@@ -95,9 +95,9 @@ impl Told {
                     && comments.eq(chain.rules.iter().map(|rule| &rule.comment))
             });
         for ((set, family), messages) in &self.elements {
-            let prefixes = prefixes(messages, *family)?;
+            let mut prefixes = prefixes(messages, *family)?;
             if !prefixes.is_empty() {
-                nft.sets.entry(*set).or_default().extend(prefixes);
+                nft.sets.entry(*set).or_default().append(&mut prefixes);
             }
         }
         has_our_chains.then_some(nft)
@@ -164,13 +164,13 @@ pub(super) fn prefixes(messages: &[NftMessage], family: Family) -> Option<BTreeS
     }
     // Where one interval ends another may begin.
     edges.sort_unstable();
-    let mut prefixes = BTreeSet::new();
+    let mut prefixes = Vec::with_capacity(edges.len() / 2 + 1);
     let mut begun: Option<u128> = None;
     for (edge, begins) in edges {
         match (begun, begins) {
             (None, true) => begun = Some(edge),
             (Some(first), false) => {
-                prefixes.insert(prefix(first, edge.checked_sub(1)?, family)?);
+                prefixes.push(prefix(first, edge.checked_sub(1)?, family)?);
                 begun = None;
             }
             // An end before every beginning, which `nft` puts there.
@@ -180,9 +180,9 @@ pub(super) fn prefixes(messages: &[NftMessage], family: Family) -> Option<BTreeS
     }
     if let Some(first) = begun {
         let last = u128::MAX >> (u128::BITS - u32::from(family.bits()));
-        prefixes.insert(prefix(first, last, family)?);
+        prefixes.push(prefix(first, last, family)?);
     }
-    Some(prefixes)
+    Some(prefixes.into_iter().collect())
 }
 
 fn address(key: &[u8]) -> Option<u128> {

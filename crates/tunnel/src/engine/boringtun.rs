@@ -166,17 +166,11 @@ impl Engine {
         initiation: &[u8],
         buffer: &mut [u8],
     ) -> Result<usize, DropReason> {
-        self.tick();
-        match self.tunn.decapsulate(None, initiation, buffer) {
-            TunnResult::WriteToNetwork(response) => {
-                let length = response.len();
-                let index = sender_index(response).ok_or(DropReason::BadHandshake)?;
-                self.record(now, index, false);
-                Ok(length)
-            }
-            TunnResult::Err(error) => Err(reason(&error, DropReason::BadHandshake)),
-            _ => Err(DropReason::BadHandshake),
-        }
+        let response = self.shake_hands(initiation, buffer)?;
+        let length = response.len();
+        let index = sender_index(response).ok_or(DropReason::BadHandshake)?;
+        self.record(now, index, false);
+        Ok(length)
     }
 
     pub(super) fn complete(
@@ -186,16 +180,9 @@ impl Engine {
         response: &[u8],
         buffer: &mut [u8],
     ) -> Result<usize, DropReason> {
-        self.tick();
-        match self.tunn.decapsulate(None, response, buffer) {
-            TunnResult::WriteToNetwork(keepalive) => {
-                let length = keepalive.len();
-                self.record(now, receiver, true);
-                Ok(length)
-            }
-            TunnResult::Err(error) => Err(reason(&error, DropReason::BadHandshake)),
-            _ => Err(DropReason::BadHandshake),
-        }
+        let length = self.shake_hands(response, buffer)?.len();
+        self.record(now, receiver, true);
+        Ok(length)
     }
 
     pub(super) fn initiated_last(&self, index: u32) -> bool {
@@ -273,6 +260,20 @@ impl Engine {
         self.tick();
         for session in &mut self.sessions {
             session.take_if(|session| !session.is_fresh(now));
+        }
+    }
+
+    /// Takes a handshake message, and returns the one that follows it.
+    fn shake_hands<'a>(
+        &mut self,
+        message: &[u8],
+        buffer: &'a mut [u8],
+    ) -> Result<&'a [u8], DropReason> {
+        self.tick();
+        match self.tunn.decapsulate(None, message, buffer) {
+            TunnResult::WriteToNetwork(next) => Ok(next),
+            TunnResult::Err(error) => Err(reason(&error, DropReason::BadHandshake)),
+            _ => Err(DropReason::BadHandshake),
         }
     }
 

@@ -7,7 +7,10 @@ use std::time::Duration;
 use wireloom_model::{Cidr, InterfaceAddress, PresharedKey, PrivateKey, PublicKey};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{DeviceStatus, PeerStatus, Request, SetDevice, SetPeer};
+use super::{
+    DROP, DeviceStatus, ENGINE, OFF, OFFLOAD, ON, PathStatus, PeerStatus, Request, SetDevice,
+    SetPeer,
+};
 
 /// Why a text is no request or answer. The value of a secret is left out of the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,7 +109,7 @@ impl DeviceStatus {
                 ("public_key", _) => device.peers.push(PeerStatus::new(line.public_key()?)),
                 ("errno", _) => errno = Some(line.errno()?),
                 (_, Some(peer)) => status_of_peer(peer, &line)?,
-                _ => {}
+                (_, None) => status_of_path(&mut device.path, &line)?,
             }
         }
         match errno {
@@ -180,6 +183,17 @@ fn change_of_peer(peer: &mut SetPeer, line: &Line<'_>, scope: Scope<'_>) -> Resu
         "protocol_version" if line.value == "1" => {}
         "protocol_version" => return Err(line.bad_value("1")),
         _ => return Err(line.error(ErrorKind::Key)),
+    }
+    Ok(())
+}
+
+fn status_of_path(path: &mut PathStatus, line: &Line<'_>) -> Result<(), ParseError> {
+    if line.key == ENGINE {
+        path.engine = Some(line.value.to_owned());
+    } else if let Some(name) = line.key.strip_prefix(OFFLOAD) {
+        path.offloads.insert(name.to_owned(), line.switch()?);
+    } else if let Some(reason) = line.key.strip_prefix(DROP) {
+        path.drops.insert(reason.to_owned(), line.number()?);
     }
     Ok(())
 }
@@ -289,6 +303,14 @@ impl Line<'_> {
 
     fn truth(&self) -> Result<bool, ParseError> {
         if self.value == "true" { Ok(true) } else { Err(self.bad_value("true")) }
+    }
+
+    fn switch(&self) -> Result<bool, ParseError> {
+        match self.value {
+            ON => Ok(true),
+            OFF => Ok(false),
+            _ => Err(self.bad_value("on or off")),
+        }
     }
 
     /// A prefix; host bits are dropped, as the kernel does.

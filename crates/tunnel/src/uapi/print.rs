@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 use wireloom_model::PublicKey;
 use zeroize::Zeroizing;
 
-use super::{DeviceStatus, PeerStatus, Request, SetDevice, SetPeer};
+use super::{
+    DROP, DeviceStatus, ENGINE, OFF, OFFLOAD, ON, PathStatus, PeerStatus, Request, SetDevice,
+    SetPeer,
+};
 
 /// A text that grows line by line. It holds keys, so the room it leaves is zeroised: it is sized once.
 struct Lines(Zeroizing<String>);
@@ -14,7 +17,7 @@ struct Lines(Zeroizing<String>);
 impl Lines {
     /// Room for the device's own lines, for this many peers and for this many allowed IPs.
     fn with_room(peers: usize, allowed_ips: usize) -> Self {
-        Self(Zeroizing::new(String::with_capacity(256 + peers * 512 + allowed_ips * 64)))
+        Self(Zeroizing::new(String::with_capacity(2048 + peers * 512 + allowed_ips * 64)))
     }
 
     fn line(&mut self, key: &str, value: impl std::fmt::Display) {
@@ -125,9 +128,24 @@ impl DeviceStatus {
         if self.fwmark != 0 {
             lines.line("fwmark", self.fwmark);
         }
+        self.path.print(&mut lines);
         self.peers.iter().for_each(|peer| peer.print(&mut lines));
         lines.line("errno", 0);
         lines.end()
+    }
+}
+
+impl PathStatus {
+    fn print(&self, lines: &mut Lines) {
+        if let Some(engine) = &self.engine {
+            lines.line(ENGINE, engine);
+        }
+        for (name, on) in &self.offloads {
+            lines.line(&format!("{OFFLOAD}{name}"), if *on { ON } else { OFF });
+        }
+        for (reason, count) in &self.drops {
+            lines.line(&format!("{DROP}{reason}"), count);
+        }
     }
 }
 

@@ -106,6 +106,28 @@ fn a_status_prints_and_reads_as_the_protocol_shows_it() {
 }
 
 #[test]
+fn what_only_ours_tells_stands_before_the_peers_and_is_read_again() {
+    let path = PathStatus {
+        engine: Some("noise".to_owned()),
+        offloads: [("gro".to_owned(), false), ("gso".to_owned(), true)].into(),
+        drops: [("no_peer".to_owned(), 3)].into(),
+    };
+    let peers = vec![PeerStatus::new(PublicKey::from_bytes([1; 32]))];
+    let status = DeviceStatus { path, peers, ..DeviceStatus::default() };
+    let text = status.to_text();
+    assert!(text.starts_with(
+        "listen_port=0\nwireloom.engine=noise\nwireloom.offload.gro=off\nwireloom.offload.gso=on\n\
+         wireloom.drop.no_peer=3\npublic_key=01"
+    ));
+    assert_eq!(DeviceStatus::parse(&text), Ok(status));
+    for bad in ["wireloom.offload.gso=1", "wireloom.drop.no_peer=-1"] {
+        assert!(DeviceStatus::parse(&format!("{bad}\nerrno=0\n\n")).is_err(), "{bad}");
+    }
+    let newer = DeviceStatus::parse("wireloom.else=7\nunheard_of=1\nerrno=0\n\n");
+    assert_eq!(newer, Ok(DeviceStatus::default()), "a newer device may say more");
+}
+
+#[test]
 fn an_ipv4_endpoint_of_a_dual_stack_socket_prints_as_ipv4() {
     let peer = PeerStatus {
         endpoint: Some("[::ffff:192.0.2.1]:5".parse().unwrap()),

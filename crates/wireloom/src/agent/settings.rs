@@ -124,9 +124,9 @@ struct Settings {
     /// Where agents have their sockets. Default: /run/wireloom.
     #[arg(long, env = "WIRELOOM_RUN_DIR", value_name = "DIR")]
     run_dir: Option<PathBuf>,
-    /// The namespace of heartbeats, which are Leases. Default: kube-system.
-    #[arg(long, env = "WIRELOOM_LEASE_NAMESPACE", value_name = "NAME")]
-    lease_namespace: Option<String>,
+    /// The namespace of heartbeats, which are Leases. Default: wireloom.
+    #[arg(long, env = "WIRELOOM_NAMESPACE", value_name = "NAME")]
+    namespace: Option<String>,
 }
 
 /// The MTU of the tunnel device.
@@ -272,7 +272,7 @@ impl Settings {
         first_said!(self, other;
             hostname, kubeconfig, master, topology_label, mesh_granularity, gateways, subnet, service_cidr,
             internal_cidr, prioritise_private_addresses, encapsulate, encapsulation, carry_internal_addresses,
-            masquerade, mtu, port, fwmark, compatibility, cni, local, listen, interface, key, state_dir, run_dir, lease_namespace,
+            masquerade, mtu, port, fwmark, compatibility, cni, local, listen, interface, key, state_dir, run_dir, namespace,
         )
     }
 
@@ -329,7 +329,7 @@ impl Settings {
                 port,
                 overlay,
             },
-            namespace: self.lease_namespace.unwrap_or_else(|| "kube-system".to_owned()),
+            namespace: self.namespace.unwrap_or_else(|| "wireloom".to_owned()),
             mark: match self.fwmark {
                 Some(Mark(mark)) => mark,
                 None => 0x20,

@@ -17,6 +17,7 @@ mod routing;
 mod sessions;
 mod threads;
 mod time;
+mod weather;
 
 /// A datagram on the wire.
 #[derive(Debug, Clone)]

@@ -1,19 +1,15 @@
 //! What the nftables table does to packets: a pod, its node and the rest of the world in namespaces of the test's own.
 
-#![expect(clippy::unwrap_used, reason = "a helper's panic is the test's failure")]
-
-#[allow(dead_code, reason = "not every test uses every helper")]
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use support::*;
 use wireloom_kernel::{Forwarding, Host};
 use wireloom_model::Family;
 use wireloom_model::kernel::{KernelState, Nft, NftSet};
 use wireloom_testkit::need;
+
+use crate::support::*;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 

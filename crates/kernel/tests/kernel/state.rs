@@ -1,20 +1,14 @@
 //! Desired state meets a real kernel, in namespaces of the tests' own.
 
-#[allow(
-    clippy::unwrap_used,
-    dead_code,
-    reason = "a helper's panic is the test's failure, and not every test uses every helper"
-)]
-mod support;
-
 use std::net::UdpSocket;
 use std::task::Poll;
 use std::time::Instant;
 
-use support::*;
 use wireloom_kernel::{Cached, Change, ChangeError, Host, HostError, diff};
 use wireloom_model::kernel::{KernelState, Link};
 use wireloom_testkit::need;
+
+use crate::support::*;
 
 #[test]
 fn what_is_applied_is_observed_and_a_second_time_writes_nothing() {
@@ -37,9 +31,7 @@ fn what_is_applied_is_observed_and_a_second_time_writes_nothing() {
 fn what_is_there_from_an_earlier_run_is_no_error() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         let (changes, _) = bring(&host, &mesh()).await;
         let again = host.apply(&changes).await.unwrap();
         assert!(again.failed.is_empty(), "{:?}", again.failed);
@@ -103,9 +95,7 @@ fn a_foreign_route_in_our_place_is_named_and_stays() {
 fn a_link_made_anew_gets_everything_back() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         bring(&host, &mesh()).await;
         let index = host.link(&wl0()).await.unwrap().unwrap().index;
         ip("link delete wl0");
@@ -121,9 +111,7 @@ fn a_link_made_anew_gets_everything_back() {
 fn an_ipv6_address_is_usable_at_once() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         bring(&host, &mesh()).await;
         UdpSocket::bind("[fd04::1]:0").unwrap();
     });
@@ -212,9 +200,7 @@ fn what_fails_is_named_and_the_rest_is_made() {
 fn a_thousand_routes_are_a_moments_work() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         let begin = Instant::now();
         let (_, report) = bring(&host, &many_routes(1000)).await;
         println!("1,000 routes in {:?}", begin.elapsed());
@@ -265,9 +251,7 @@ fn what_a_list_leaves_out_is_neither_lost_nor_taken_for_foreign() {
 fn who_gives_up_waiting_leaves_nothing_half_done_to_the_next() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         bring(&host, &many_routes(2000)).await;
         let impatient = host.clone();
         // As a task: the runtime polls the sockets before the test's own future, but not between two tasks, so the

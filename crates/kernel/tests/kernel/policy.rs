@@ -1,15 +1,11 @@
 //! Policy rules and settings of links, in namespaces of the tests' own.
 
-#![expect(clippy::unwrap_used, reason = "a helper's panic is the test's failure")]
-
-#[allow(dead_code, reason = "not every test uses every helper")]
-mod support;
-
-use support::*;
 use wireloom_kernel::{Change, Event, Host, diff};
 use wireloom_model::Family;
 use wireloom_model::kernel::{KernelState, Link, LinkSetting, Mark, Rule};
 use wireloom_testkit::need;
+
+use crate::support::*;
 
 /// Rules with every condition, in both families.
 fn rules() -> KernelState {
@@ -75,9 +71,7 @@ fn a_rule_of_others_just_like_ours_is_told_apart() {
 fn rules_that_another_tool_eats_are_seen_and_repaired() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         let mut watch = host.watch().await.unwrap();
         bring(&host, &rules()).await;
         for family in ["-4", "-6"] {

@@ -1,20 +1,14 @@
 //! The nftables table, in namespaces of the tests' own.
 
-#[allow(
-    clippy::unwrap_used,
-    dead_code,
-    reason = "a helper's panic is the test's failure, and not every test uses every helper"
-)]
-mod support;
-
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use support::*;
 use wireloom_kernel::{Change, Event, Host, diff};
 use wireloom_model::kernel::{KernelState, Nft, NftSet, Outer};
 use wireloom_model::{Cidr, Family};
 use wireloom_testkit::need;
+
+use crate::support::*;
 
 /// A table with everything in it.
 fn full() -> Nft {

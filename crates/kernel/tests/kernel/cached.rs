@@ -1,15 +1,11 @@
 //! A state that is kept rather than observed, in namespaces of the tests' own.
 
-#![expect(clippy::unwrap_used, reason = "a helper's panic is the test's failure")]
-
-#[allow(dead_code, reason = "not every test uses every helper")]
-mod support;
-
-use support::*;
 use wireloom_kernel::{ApplyReport, Cached, Event, Host, diff};
 use wireloom_model::Family;
 use wireloom_model::kernel::{KernelState, Nft, NftSet, Rule};
 use wireloom_testkit::need;
+
+use crate::support::*;
 
 /// A state with everything that events tell of.
 fn wanted() -> KernelState {
@@ -41,9 +37,7 @@ async fn assert_is(desired: &KernelState) {
 fn nothing_is_written_twice_and_one_change_is_one_write() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         let mut cached = Cached::new(&host, vec![wl0()]).await.unwrap();
         assert!(whole(cached.bring(&wanted()).await.unwrap()) > 10);
         for _ in 0..3 {
@@ -86,9 +80,7 @@ fn what_others_do_is_told_and_repaired() {
     need!(root);
     need!(program "ip");
     need!(program "nft");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         let mut cached = Cached::new(&host, vec![wl0()]).await.unwrap();
         whole(cached.bring(&wanted()).await.unwrap());
         for (harm, does_harm) in HARMS {
@@ -112,10 +104,11 @@ fn what_others_do_is_told_and_repaired() {
 fn lost_events_and_forgetting_have_everything_observed_anew() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         let mut cached = Cached::new(&host, vec![wl0()]).await.unwrap();
+        whole(cached.bring(&wanted()).await.unwrap());
+        // The kernel tells of an IPv6 address some time after it was put there.
+        until_usable("fd04::1");
         whole(cached.bring(&wanted()).await.unwrap());
         // Nobody is told of settings.
         let mut set = wanted();

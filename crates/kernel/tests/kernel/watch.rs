@@ -1,16 +1,10 @@
 //! What others do to our things is seen and repaired, in namespaces of the tests' own.
 
-#[allow(
-    clippy::unwrap_used,
-    dead_code,
-    reason = "a helper's panic is the test's failure, and not every test uses every helper"
-)]
-mod support;
-
-use support::*;
-use wireloom_kernel::{Event, Host, Watch};
+use wireloom_kernel::{Event, Watch};
 use wireloom_model::kernel::KernelState;
 use wireloom_testkit::need;
+
+use crate::support::*;
 
 /// Waits for an event of this kind; the test's deadline ends the wait.
 async fn until(watch: &mut Watch, mut is_it: impl FnMut(&Event) -> bool) {
@@ -26,9 +20,7 @@ async fn until(watch: &mut Watch, mut is_it: impl FnMut(&Event) -> bool) {
 fn a_flushed_route_is_seen_and_repaired() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         bring(&host, &mesh()).await;
         let mut watch = host.watch().await.unwrap();
         for (family, destination) in [("-4", "10.5.0.0/16"), ("-6", "fd05::/32")] {
@@ -45,9 +37,7 @@ fn a_flushed_route_is_seen_and_repaired() {
 fn a_displaced_route_is_seen() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         bring(&host, &mesh()).await;
         let mut watch = host.watch().await.unwrap();
         for (family, destination, gateway) in
@@ -64,9 +54,7 @@ fn a_displaced_route_is_seen() {
 fn links_and_addresses_are_followed() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         bring(&host, &mesh()).await;
         let mut watch = host.watch().await.unwrap();
         ip("address delete 10.4.0.1/32 dev wl0");
@@ -98,9 +86,7 @@ fn links_and_addresses_are_followed() {
 fn more_events_than_the_buffer_holds_are_an_overrun_and_the_watch_goes_on() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         let mut watch = host.watch().await.unwrap();
         for _ in 0..4 {
             bring(&host, &many_routes(2000)).await;

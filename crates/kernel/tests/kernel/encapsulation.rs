@@ -1,20 +1,16 @@
 //! Links that we make ourselves, in namespaces of the tests' own.
 
-#![expect(clippy::unwrap_used, reason = "a helper's panic is the test's failure")]
-
-#[allow(dead_code, reason = "not every test uses every helper")]
-mod support;
-
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use support::*;
 use wireloom_kernel::{Change, ChangeError, Feature, Host, diff};
 use wireloom_model::kernel::{
     Address, KernelState, Link, LinkKind, LinkSetting, MacAddress, Route, RouteKey,
 };
 use wireloom_model::{Cidr, InterfaceAddress, InterfaceName};
 use wireloom_testkit::need;
+
+use crate::support::*;
 
 const HOSTS_V4: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 const HOSTS_V6: [&str; 2] = ["2001:db8::1", "2001:db8::2"];
@@ -127,9 +123,7 @@ fn a_link_of_another_kind_is_made_anew_with_all_that_stood_on_it() {
 fn far_ends_come_and_go_and_are_repaired() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         let wanted = node(1, 7, HOSTS_V4);
         bring(&host, &wanted).await;
         ip("neighbour replace 10.4.0.2 lladdr 02:00:00:00:00:09 dev wlvx nud permanent");

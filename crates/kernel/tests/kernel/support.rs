@@ -12,7 +12,8 @@ use wireloom_kernel::{ApplyReport, Change, Host, diff};
 use wireloom_model::kernel::{Address, KernelState, Link, MAIN_TABLE, Route, RouteKey};
 use wireloom_model::{Cidr, InterfaceName};
 
-/// Runs the test in a namespace of its own, on a runtime of its own, within a minute.
+/// Runs the test in a namespace of its own, on a runtime of its own, within two minutes: all
+/// namespaces of a machine share the lock under which links and routes change.
 pub(crate) fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let thread = thread::spawn(move || {
         #[expect(deprecated, reason = "a network namespace shares no memory or descriptors")]
@@ -21,12 +22,20 @@ pub(crate) fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Se
         runtime.block_on(async {
             // Addresses that the kernel makes by itself come and go while a test looks.
             fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1").unwrap();
-            tokio::time::timeout(Duration::from_secs(60), test()).await.unwrap();
+            tokio::time::timeout(Duration::from_secs(120), test()).await.unwrap();
         });
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Runs the test on a host with [two links](two_links) in a namespace of its own.
+pub(crate) fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'static) {
+    in_namespace(|| async {
+        two_links();
+        test(Host::new().unwrap()).await;
+    });
 }
 
 /// Our link `wl0` and a foreign one, `eth0`, both up, with 192.0.2.1/24 and 2001:db8::1/64 on the foreign one.

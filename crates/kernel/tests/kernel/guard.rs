@@ -1,23 +1,20 @@
 //! Packets with others in them, from a host that may send them and from one that may not.
 
-#![expect(clippy::unwrap_used, reason = "a helper's panic is the test's failure")]
-
-#[allow(dead_code, reason = "not every test uses every helper")]
-mod support;
-
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketType};
-use support::*;
+
 use wireloom_kernel::Host;
 use wireloom_model::kernel::{
     Address, KernelState, Link, LinkKind, LinkSetting, MacAddress, Nft, NftSet, Outer, Route,
 };
 use wireloom_model::{Family, InterfaceAddress, InterfaceName};
 use wireloom_testkit::need;
+
+use crate::support::*;
 
 const PORT: u16 = 51107;
 const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);

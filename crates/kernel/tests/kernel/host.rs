@@ -1,27 +1,19 @@
 //! What the host has of its own, in namespaces of the tests' own.
 
-#[allow(
-    clippy::unwrap_used,
-    dead_code,
-    reason = "a helper's panic is the test's failure, and not every test uses every helper"
-)]
-mod support;
-
 use std::net::UdpSocket;
 use std::process;
 
-use support::*;
 use wireloom_kernel::{Forwarding, Host, PortOwner, is_forwarding, port_owner};
 use wireloom_model::Family;
 use wireloom_testkit::need;
+
+use crate::support::*;
 
 #[test]
 fn overlapping_routes_of_others_are_conflicts() {
     need!(root);
     need!(program "ip");
-    in_namespace(|| async {
-        two_links();
-        let host = Host::new().unwrap();
+    on_a_host(|host| async move {
         bring(&host, &mesh()).await;
         ip("route add default via 192.0.2.254");
         ip("route add 10.0.0.0/8 via 192.0.2.254");

@@ -1,0 +1,337 @@
+//! The registry against a real API server: what it tells of Nodes and Peers, what it writes, and how it bears outages.
+
+#![allow(clippy::unwrap_used, reason = "a helper that fails, fails its test")]
+
+mod rig;
+
+use std::time::Duration;
+
+use rig::{Rig, eventually, key, mesh, names, next, node, peer};
+use serde_json::{Value, json};
+use wireloom_kube::KubeConfig;
+use wireloom_model::{Held, NodeName, Snapshot};
+use wireloom_registry::{Publication, Registry as _, Update};
+use wireloom_testkit::need;
+
+fn publication(name: &str, byte: u8) -> Publication {
+    Publication {
+        node: name.parse().unwrap(),
+        key: key(byte),
+        endpoint: None,
+        held: Held {
+            gateway: true,
+            overlay_addresses: vec!["10.4.0.7".parse().unwrap()],
+            ..Held::default()
+        },
+        discovered_endpoints: std::collections::BTreeMap::new(),
+    }
+}
+
+fn location(snapshot: &Snapshot, name: &str) -> Option<String> {
+    let node = snapshot.nodes.iter().find(|node| node.name.as_str() == name);
+    node.map(|node| node.location.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_and_peers_as_they_come_change_and_go() {
+    need!(root);
+    need!(cluster);
+    let rig = Rig::start().await;
+    let nodes = [node("own", "nl", None), node("a", "nl", Some(key(2))), node("new", "pl", None)];
+    rig.api
+        .apply(&json!({ "apiVersion": "v1", "kind": "List", "items": nodes }).to_string())
+        .unwrap();
+    let (mut registry, _facts) = rig.registry("own", 1, KubeConfig::HEARTBEAT).await;
+
+    // Its own key is published by itself; who has none is not in the mesh. No Peers: said, and no reason to wait.
+    let known = mesh(&mut registry, "own has its key", |mesh| names(mesh) == ["a", "own"]).await;
+    assert!(
+        known.problems.iter().any(|problem| problem.message.contains("Peers can't be read")),
+        "{:?}",
+        known.problems
+    );
+    rig.define_peers();
+    let good = json!({ "allowedIPs": ["10.5.0.1/32"], "publicKey": key(9) });
+    rig.api.apply(&peer("laptop", good.clone())).unwrap();
+    let known = mesh(&mut registry, "the Peer is there", |mesh| mesh.peers.len() == 1).await;
+    assert_eq!(known.problems, []);
+
+    rig.kubectl("label node a topology.kubernetes.io/region=pl --overwrite");
+    mesh(&mut registry, "a has moved", |mesh| location(mesh, "a").as_deref() == Some("pl")).await;
+    rig.kubectl(&format!("annotate node a --overwrite kilo.squat.ai/key={}", key(3)));
+    let is_re_keyed = |mesh: &Snapshot| mesh.nodes.iter().any(|node| node.key == key(3));
+    mesh(&mut registry, "a has another key", is_re_keyed).await;
+    rig.kubectl(&format!("annotate node new kilo.squat.ai/key={}", key(4)));
+    mesh(&mut registry, "new has come", |mesh| names(mesh) == ["a", "new", "own"]).await;
+    rig.kubectl("delete node a");
+    mesh(&mut registry, "a is gone", |mesh| names(mesh) == ["new", "own"]).await;
+
+    // What no agent would take, the API refuses, and says why.
+    for (field, value, said) in [
+        ("publicKey", json!("foo"), "publicKey"),
+        ("allowedIPs", json!(["10.5.0.1"]), "allowedIPs"),
+        ("persistentKeepalive", json!(-1), "persistentKeepalive"),
+        ("endpoint", json!({ "dnsOrIP": {}, "port": 1 }), "an endpoint needs dns or ip"),
+        ("endpoint", json!({ "dnsOrIP": { "ip": "192.0.2.1" }, "port": 0 }), "port"),
+    ] {
+        let mut bad = good.clone();
+        bad[field] = value;
+        let refusal = rig.api.apply(&peer("bad", bad)).unwrap_err().to_string();
+        assert!(refusal.contains(said), "{refusal}");
+    }
+    // What Kilo's agents make use of, it takes.
+    for (name, spec) in [
+        ("host-bits", json!({ "allowedIPs": ["10.6.0.1/24"], "publicKey": key(10) })),
+        ("lines", json!({ "allowedIPs": ["10.7.0.1/32"], "publicKey": format!("{}\n", key(11)) })),
+        (
+            "both",
+            json!({ "allowedIPs": ["fd08::1/128"], "publicKey": key(12), "endpoint": { "dnsOrIP": { "dns": "gw.example.com", "ip": "192.0.2.1" }, "port": 51820 } }),
+        ),
+        ("empty", json!({ "allowedIPs": [], "publicKey": key(13) })),
+    ] {
+        rig.api.apply(&peer(name, spec)).unwrap();
+    }
+    let known = mesh(&mut registry, "three more Peers", |mesh| mesh.peers.len() == 4).await;
+    assert!(known.peers.iter().all(|peer| peer.name.as_str() != "empty"));
+    rig.api
+        .apply(&peer("empty", json!({ "allowedIPs": ["10.9.0.1/32"], "publicKey": key(13) })))
+        .unwrap();
+    mesh(&mut registry, "a Peer that was fixed", |mesh| mesh.peers.len() == 5).await;
+    rig.kubectl("delete peer laptop both");
+    mesh(&mut registry, "two Peers are gone", |mesh| mesh.peers.len() == 3).await;
+    let columns = rig.kubectl("get peers");
+    assert!(columns.contains("ALLOWED IPS") && columns.contains("10.6.0.1/24"), "{columns}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_says_what_it_is_once_and_what_is_wrong_with_it() {
+    need!(root);
+    need!(cluster);
+    let rig = Rig::start().await;
+    rig.define_peers();
+    rig.api.apply(&node("own", "nl", None).to_string()).unwrap();
+    let beat = Duration::from_secs(2);
+    let (mut registry, facts) = rig.registry("own", 1, beat).await;
+    mesh(&mut registry, "it is in the mesh", |mesh| names(mesh) == ["own"]).await;
+    registry.publish(&publication("own", 1)).await.unwrap();
+    eventually("what it holds is published", || {
+        rig.annotations("own")["wireloom.dev/held"].is_string()
+    })
+    .await;
+    let said = rig.annotations("own");
+    assert_eq!(
+        said,
+        json!({
+            "kilo.squat.ai/discovered-endpoints": "{}",
+            "kilo.squat.ai/endpoint": "10.0.0.1:51820",
+            "kilo.squat.ai/granularity": "location",
+            "kilo.squat.ai/internal-ip": "10.0.0.1/24",
+            "kilo.squat.ai/key": key(1),
+            "kilo.squat.ai/wireguard-ip": "10.4.0.7/16",
+            "wireloom.dev/algorithm": "wireloom",
+            "wireloom.dev/held": "{\"overlay-addresses\":[\"10.4.0.7\"],\"gateway\":true}",
+        })
+    );
+    let lease = || rig.json("get lease own --namespace=kube-system");
+    let first = lease();
+    assert_eq!(first["metadata"]["ownerReferences"][0]["name"], "own");
+    eventually("the heartbeat goes on", || lease()["spec"] != first["spec"]).await;
+
+    // Somebody else's agent of the same node, after a restart: nothing is written, and what it held is not forgotten.
+    let version = || rig.json("get node own")["metadata"]["resourceVersion"].clone();
+    let before = version();
+    drop(registry);
+    let (mut registry, _facts) = rig.registry("own", 1, beat).await;
+    mesh(&mut registry, "it is back", |mesh| names(mesh) == ["own"]).await;
+    registry.publish(&publication("own", 1)).await.unwrap();
+    let beats = lease();
+    eventually("its heartbeat goes on", || lease()["spec"] != beats["spec"]).await;
+    assert_eq!(version(), before);
+    drop(facts);
+
+    // What people ask is followed, and forgotten when they do not ask it any longer.
+    rig.kubectl("annotate node own kilo.squat.ai/force-endpoint=[2001:db8::1]:4500");
+    let endpoint = || rig.annotations("own")["kilo.squat.ai/endpoint"].clone();
+    eventually("the endpoint is the forced one", || endpoint() == "[2001:db8::1]:4500").await;
+    rig.kubectl("annotate node own kilo.squat.ai/force-endpoint-");
+    eventually("the endpoint is its own", || endpoint() == "10.0.0.1:51820").await;
+
+    // A mistake is an Event on the Node, and the rest goes on.
+    rig.kubectl("annotate node own kilo.squat.ai/persistent-keepalive=25s");
+    let known = mesh(&mut registry, "the mistake is told", |mesh| !mesh.problems.is_empty()).await;
+    assert_eq!(names(&known), ["own"]);
+    let events = || rig.json("get events.events.k8s.io --namespace=default")["items"].clone();
+    eventually("there is an Event", || events().as_array().is_some_and(|all| !all.is_empty()))
+        .await;
+    let event = events()[0].clone();
+    assert_eq!(event["regarding"]["name"], "own");
+    let note = event["note"].as_str().unwrap();
+    assert!(note.contains("persistent-keepalive") && note.contains("\"25s\""), "{note}");
+
+    // Kilo's stamp is written while one of its agents gives signs of life, and not by us alone.
+    assert_eq!(rig.annotations("own")["kilo.squat.ai/last-seen"], Value::Null);
+    let mut kilos = node("kilos", "nl", Some(key(5)));
+    kilos["metadata"]["annotations"]["kilo.squat.ai/last-seen"] = json!("1");
+    rig.api.apply(&kilos.to_string()).unwrap();
+    let stamp = || rig.annotations("own")["kilo.squat.ai/last-seen"].clone();
+    eventually("there is a stamp", || stamp().is_string()).await;
+    eventually("it goes when Kilo does", || stamp() == Value::Null).await;
+    let known = mesh(&mut registry, "Kilo's node is lost", |mesh| {
+        mesh.nodes.iter().any(|node| node.name.as_str() == "kilos" && !node.healthy)
+    })
+    .await;
+    assert_eq!(names(&known), ["kilos", "own"], "a node that is not healthy is not gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_removes_nothing_and_what_it_hid_is_found() {
+    need!(root);
+    need!(cluster);
+    let mut rig = Rig::start().await;
+    rig.define_peers();
+    let nodes =
+        [node("own", "nl", None), node("a", "nl", Some(key(2))), node("b", "pl", Some(key(3)))];
+    rig.api
+        .apply(&json!({ "apiVersion": "v1", "kind": "List", "items": nodes }).to_string())
+        .unwrap();
+    let spec = json!({ "allowedIPs": ["10.5.0.1/32"], "publicKey": key(9) });
+    rig.api.apply(&peer("laptop", spec)).unwrap();
+    let (mut registry, _facts) = rig.registry("own", 1, Duration::from_secs(2)).await;
+    let whole = |mesh: &Snapshot| names(mesh) == ["a", "b", "own"] && mesh.peers.len() == 1;
+    mesh(&mut registry, "all are there", whole).await;
+
+    // The server stops: it is said that the mesh may be old, and nothing else.
+    rig.api.stop();
+    let reason = stale(&mut registry).await;
+    assert!(!reason.is_empty());
+    let silence = tokio::time::timeout(Duration::from_secs(15), async {
+        loop {
+            if let Update::Mesh(mesh) = registry.next().await.unwrap() {
+                return mesh;
+            }
+        }
+    });
+    assert!(silence.await.is_err(), "no mesh is told during an outage");
+    rig.api.resume().unwrap();
+    let back = mesh(&mut registry, "the server is back", whole).await;
+    assert!(back.nodes.iter().all(|node| node.healthy), "nobody died of the outage");
+
+    // The wire is cut, and meanwhile much happens, and the history of it is lost.
+    rig.cut();
+    stale(&mut registry).await;
+    rig.kubectl("delete node a");
+    rig.kubectl("delete peer laptop");
+    rig.api.apply(&node("c", "ie", Some(key(4))).to_string()).unwrap();
+    rig.api.stop();
+    rig.api.compact().unwrap();
+    rig.api.resume().unwrap();
+    rig.mend();
+    let found = mesh(&mut registry, "what was missed is found", |mesh| {
+        names(mesh) == ["b", "c", "own"] && mesh.peers.is_empty()
+    })
+    .await;
+    assert_eq!(found.problems, []);
+
+    // And the watches live.
+    rig.kubectl("delete node b");
+    mesh(&mut registry, "b is gone", |mesh| names(mesh) == ["c", "own"]).await;
+}
+
+/// Waits until a registry says that it can't be read, and why.
+async fn stale(registry: &mut wireloom_kube::KubeRegistry) -> String {
+    loop {
+        if let Update::Stale(reason) = next(registry).await {
+            return reason;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_the_cluster_does_not_have_is_told_so_and_not_made() {
+    need!(root);
+    need!(cluster);
+    let rig = Rig::start().await;
+    rig.define_peers();
+    rig.api.apply(&node("a", "nl", Some(key(2))).to_string()).unwrap();
+    let (mut registry, _facts) = rig.registry("stranger", 1, Duration::from_secs(1)).await;
+    let known = mesh(&mut registry, "the others are known", |mesh| names(mesh) == ["a"]).await;
+    assert!(known.problems[0].message.contains("no Node stranger"), "{:?}", known.problems);
+    rig.api.apply(&node("stranger", "nl", None).to_string()).unwrap();
+    let known = mesh(&mut registry, "it is in", |mesh| names(mesh) == ["a", "stranger"]).await;
+    let own: NodeName = "stranger".parse().unwrap();
+    assert_eq!(known.nodes.iter().find(|node| node.name == own).unwrap().key, key(1));
+    assert_eq!(known.problems, []);
+}
+
+/// The rights that docs/annotations.md lists.
+fn rights() -> String {
+    let rule = |group: &str, resource: &str, verbs: &[&str]| json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs });
+    let rules = [
+        rule("", "nodes", &["get", "list", "watch", "patch"]),
+        rule("kilo.squat.ai", "peers", &["list", "watch"]),
+        rule("coordination.k8s.io", "leases", &["create", "patch", "list", "watch"]),
+        rule("events.k8s.io", "events", &["create", "patch"]),
+    ];
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": { "name": "agent" },
+        "rules": rules,
+    });
+    let account = json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": { "name": "agent", "namespace": "kube-system" },
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": "agent" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "agent" },
+        "subjects": [{ "kind": "ServiceAccount", "name": "agent", "namespace": "kube-system" }],
+    });
+    json!({ "apiVersion": "v1", "kind": "List", "items": [role, account, binding] }).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rights_that_are_documented_are_enough_and_without_them_the_mesh_goes_on() {
+    need!(root);
+    need!(cluster);
+    let mut rig = Rig::start().await;
+    rig.define_peers();
+    let mut own = node("own", "nl", None);
+    own["metadata"]["annotations"]["kilo.squat.ai/persistent-keepalive"] = json!("25s");
+    rig.api.apply(&own.to_string()).unwrap();
+    rig.api.apply(&rights()).unwrap();
+    let token = rig.kubectl("create token agent --namespace=kube-system");
+    rig.bearer = Some(token.trim().to_owned());
+    let (mut registry, _facts) = rig.registry("own", 1, Duration::from_secs(2)).await;
+    let known = mesh(&mut registry, "it is in the mesh", |mesh| names(mesh) == ["own"]).await;
+    assert_eq!(known.problems.len(), 1, "the mistake alone: {:?}", known.problems);
+    eventually("its heartbeat is there", || {
+        rig.api.kubectl(["get", "lease", "own", "--namespace=kube-system"]).is_ok()
+    })
+    .await;
+    eventually("its Event is there", || {
+        rig.kubectl("get events.events.k8s.io --namespace=default").contains("InvalidAnnotation")
+    })
+    .await;
+
+    // Only Nodes can be read: what else there is to say is said in problems.
+    let role = "patch clusterrole agent --type=json --patch";
+    let only_nodes = "[{\"op\":\"replace\",\"path\":\"/rules\",\"value\":[{\"apiGroups\":[\"\"],\"resources\":[\"nodes\"],\"verbs\":[\"get\",\"list\",\"watch\"]}]}]";
+    rig.kubectl(&format!("{role} {only_nodes}"));
+    drop(registry);
+    rig.kubectl("annotate node own kilo.squat.ai/key- kilo.squat.ai/persistent-keepalive-");
+    rig.api.apply(&node("a", "nl", Some(key(2))).to_string()).unwrap();
+    let (mut registry, _facts) = rig.registry("own", 1, Duration::from_secs(2)).await;
+    let known =
+        mesh(&mut registry, "all that is refused is named", |mesh| mesh.problems.len() == 4).await;
+    assert_eq!(names(&known), ["a"]);
+    let said: Vec<String> = known.problems.iter().map(ToString::to_string).collect();
+    for what in
+        ["Peers", "heartbeats", "the heartbeat of this node", "the annotations of this node"]
+    {
+        assert!(said.iter().any(|text| text.contains(what)), "{what}: {said:#?}");
+    }
+}

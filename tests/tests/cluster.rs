@@ -1,0 +1,221 @@
+//! A whole cluster on one machine: what the other scenarios stand on.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wireloom_cluster::Cluster;
+use wireloom_image::recipe;
+use wireloom_lab::{Lab, Layout, Region};
+use wireloom_testkit::{need, wireloom_binary};
+use wireloom_tests::{NetworkState, eventually, ok, ping, run};
+
+/// Four regions as in the demo, and the provider's own place for the control plane.
+const NODES: [&str; 4] = ["ams-1", "waw-1", "lon-1", "ire-1"];
+
+/// Nodes that the API server reaches: the last is behind NAT.
+const REACHED: [&str; 3] = ["ams-1", "waw-1", "lon-1"];
+
+/// The name that `deploy/` gives it.
+const IMAGE: &str = "localhost/wireloom:dev";
+
+#[test]
+fn nodes_join_by_a_token_and_one_command_makes_them_a_mesh() {
+    need!(root);
+    need!(cluster);
+    need!(device "/dev/net/tun");
+    for program in ["busybox", "containerd", "ldd", "nft", "runc", "sysctl"] {
+        need!(program program);
+    }
+    let regions = vec![
+        Region::new("provider", &["control"]),
+        Region::new("ams", &["ams-1"]),
+        Region::new("waw", &["waw-1"]),
+        Region::new("lon", &["lon-1"]),
+        Region::new("ire", &["ire-1"]).behind_nat(),
+    ];
+    let lab = Lab::build(&Layout { regions, pods: false }).unwrap();
+    let mut cluster = Cluster::start(lab, "control").unwrap();
+    cluster.provide(&recipe::wireloom(IMAGE, "test", &wireloom_binary(), None).unwrap()).unwrap();
+
+    let spans = cluster.join(&NODES).unwrap();
+    println!("known to the API server after {spans:?}");
+    for node in NODES {
+        let node: Value = read(&cluster, &["get", "node", node, "--output=json"]);
+        let region = &node["metadata"]["labels"]["topology.kubernetes.io/region"];
+        assert!(node["metadata"]["name"].as_str().unwrap().starts_with(region.as_str().unwrap()));
+        assert_eq!(node["spec"]["podCIDRs"].as_array().unwrap().len(), 2, "{}", node["spec"]);
+    }
+
+    // No pod network, no readiness; what gives it is a pod on the host's network, and those run without.
+    let unready =
+        kubectl(&cluster, &["wait", "node", "--all", "--for=condition=Ready=False", LONG]);
+    assert_eq!(unready.lines().count(), NODES.len());
+    cluster.api().apply(&daemon_set().to_string()).unwrap();
+    kubectl(&cluster, &["rollout", "status", "daemonset/probe", LONG]);
+    kubectl(&cluster, &["wait", "node", "--all", "--for=condition=Ready", LONG]);
+
+    let version = Command::new(wireloom_binary()).arg("--version").output().unwrap().stdout;
+    let version = String::from_utf8(version).unwrap();
+    let pods: Value = read(&cluster, &["get", "pods", "--selector=app=probe", "--output=json"]);
+    let pods = pods["items"].as_array().unwrap();
+    assert_eq!(pods.len(), NODES.len());
+    for pod in
+        pods.iter().filter(|pod| REACHED.contains(&pod["spec"]["nodeName"].as_str().unwrap()))
+    {
+        let host = cluster.lab().host(pod["spec"]["nodeName"].as_str().unwrap()).unwrap();
+        let pod = pod["metadata"]["name"].as_str().unwrap();
+        assert_eq!(kubectl(&cluster, &["logs", pod]), version);
+        // It may make a device, and that is the node's.
+        kubectl(&cluster, &["exec", pod, "--", "wireloom", "tunnel", "probe0"]);
+        let link = Duration::from_secs(20);
+        let link = host.exec("ip", ["-o", "link", "show", "probe0"], link).unwrap();
+        assert!(link.status.success(), "{}", link.stderr);
+        let report =
+            kubectl(&cluster, &["exec", pod, "--", "sh", "-c", "wireloom doctor -o json; true"]);
+        let report: Value = serde_json::from_str(&report).unwrap();
+        // And so are its settings.
+        let setting =
+            "cd /host/proc/sys/net/ipv4/conf/probe0 && echo 2 > rp_filter && cat rp_filter";
+        assert_eq!(kubectl(&cluster, &["exec", pod, "--", "sh", "-c", setting]), "2\n");
+        // All that it lacks is a mesh and a key: the rights are there, the device, and forwarding.
+        let checks = report.as_array().unwrap().iter().map(|line| line["check"].as_str().unwrap());
+        let missing: BTreeSet<&str> = checks.filter(|check| *check != "kernel").collect();
+        assert_eq!(missing, BTreeSet::from(["key", "mesh"]), "{report}");
+    }
+
+    kubectl(&cluster, &["delete", "daemonset/probe", LONG]);
+    kubectl(&cluster, &["wait", "--for=delete", "pod", "--selector=app=probe", LONG]);
+    the_agents_make_a_mesh(&cluster);
+
+    let groups = control_groups();
+    assert!(!groups.is_empty());
+    drop(cluster);
+    assert_eq!(control_groups(), [""; 0]);
+}
+
+/// `kubectl apply -k` is all that puts the mesh on the nodes, and `kubectl delete -k` takes it off again.
+fn the_agents_make_a_mesh(cluster: &Cluster) {
+    let host = |node: &str| cluster.lab().host(node).unwrap();
+    let has = |node: &str, link: &str| ok(host(node), "ip -o link").contains(link);
+    eventually("the probes' devices are gone", || !NODES.iter().any(|node| has(node, "probe0")));
+    let before = NODES.map(|node| NetworkState::of(host(node)));
+
+    // Behind NAT a node is reached only while it keeps the way open.
+    kubectl(cluster, &["annotate", "node", "ire-1", "kilo.squat.ai/persistent-keepalive=5"]);
+    kubectl(cluster, &["apply", "-k", BASE]);
+    let agents = ["daemonset/wireloom", "--namespace=kube-system"];
+    // What they ask for is tried where it is served: here an agent is ready when it runs.
+    let patch = ["--type=json", "--patch", WITHOUT_PROBES];
+    kubectl(cluster, &[&["patch"], &agents[..], &patch].concat());
+    kubectl(cluster, &[&["rollout", "status"], &agents[..], &[LONG]].concat());
+    for to in NODES {
+        let mut status = Value::Null;
+        eventually("the node has an overlay address", || {
+            let output = run(host(to), "wireloom status -o json");
+            status = serde_json::from_str(&output.stdout).unwrap_or_default();
+            status["overlay_addresses"][0].is_string()
+        });
+        for from in NODES {
+            ping(host(from), status["overlay_addresses"][0].as_str().unwrap());
+        }
+    }
+
+    kubectl(cluster, &["delete", "-k", BASE, LONG]);
+    let pods = ["pod", "--selector=app.kubernetes.io/name=wireloom", "--namespace=kube-system"];
+    kubectl(cluster, &[&["wait", "--for=delete", LONG], &pods[..]].concat());
+    eventually("the agents are gone", || !NODES.iter().any(|node| has(node, "wl0")));
+    for (node, before) in NODES.iter().zip(&before) {
+        NetworkState::of(host(node)).assert_same(before);
+    }
+}
+
+const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/base");
+
+const WITHOUT_PROBES: &str = r#"[
+    { "op": "remove", "path": "/spec/template/spec/containers/0/readinessProbe" },
+    { "op": "remove", "path": "/spec/template/spec/containers/0/livenessProbe" }
+]"#;
+
+/// A time limit for kubectl that holds on a machine with much to do.
+const LONG: &str = "--timeout=180s";
+
+fn kubectl(cluster: &Cluster, arguments: &[&str]) -> String {
+    let kubectl = cluster.api().spawn_kubectl(arguments).unwrap();
+    kubectl.success(Duration::from_secs(200)).unwrap().stdout
+}
+
+fn read(cluster: &Cluster, arguments: &[&str]) -> Value {
+    serde_json::from_str(&kubectl(cluster, arguments)).unwrap()
+}
+
+/// A pod for each node, with the agent's rights, which writes the configuration of a pod network as an agent would.
+fn daemon_set() -> Value {
+    let network = json!({
+        "cniVersion": "1.0.0",
+        "name": "test",
+        "plugins": [{
+            "type": "bridge",
+            "bridge": "pods",
+            "isDefaultGateway": true,
+            "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.42.99.0/24" }]] },
+        }],
+    });
+    let write = format!(
+        "wireloom --version && echo '{network}' > /net.d/10-test.conflist && exec sleep 100000"
+    );
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": { "name": "probe", "namespace": "default" },
+        "spec": {
+            "selector": { "matchLabels": { "app": "probe" } },
+            "template": {
+                "metadata": { "labels": { "app": "probe" } },
+                "spec": {
+                    "hostNetwork": true,
+                    "terminationGracePeriodSeconds": 0,
+                    "tolerations": [{ "operator": "Exists" }],
+                    "containers": [{
+                        "name": "probe",
+                        "image": IMAGE,
+                        "imagePullPolicy": "Never",
+                        "command": ["sh", "-c", write],
+                        "securityContext": {
+                            "allowPrivilegeEscalation": false,
+                            "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },
+                        },
+                        "volumeMounts": [
+                            { "name": "network", "mountPath": "/net.d" },
+                            { "name": "settings", "mountPath": "/host/proc/sys/net" },
+                            { "name": "tun", "mountPath": "/dev/net/tun" },
+                        ],
+                    }],
+                    "volumes": [
+                        { "name": "network", "hostPath": { "path": "/etc/cni/net.d" } },
+                        { "name": "settings", "hostPath": { "path": "/proc/sys/net" } },
+                        { "name": "tun", "hostPath": { "path": "/dev/net/tun", "type": "CharDevice" } },
+                    ],
+                },
+            },
+        },
+    })
+}
+
+/// What clusters of this process have in the machine's control groups.
+fn control_groups() -> Vec<String> {
+    let mine = format!("wireloom-cluster-{}-", std::process::id());
+    fs::read_dir("/sys/fs/cgroup")
+        .unwrap()
+        .flatten()
+        .filter_map(|hierarchy| fs::read_dir(hierarchy.path()).ok())
+        .flatten()
+        .flatten()
+        .map(|group| group.path().display().to_string())
+        .filter(|path| path.contains(&mine))
+        .collect()
+}
