@@ -77,8 +77,13 @@ impl Mesh {
 
     /// Starts a node's agent and waits until it is in the mesh, or says that something is wrong.
     pub fn up(&self, name: &str) -> Child {
+        self.up_with(name, "")
+    }
+
+    /// The same, with more arguments for `wireloom up`.
+    pub fn up_with(&self, name: &str, more: &str) -> Child {
         let host = self.host(name);
-        let child = wireloom(host, &format!("up {}", self.args(name)));
+        let child = wireloom(host, &format!("up {} {more}", self.args(name)));
         eventually("the node is in the mesh", || {
             let (_, log) = child.written().unwrap();
             run(host, "wireloom status -o json").status.success() && status(host)["node"] == name

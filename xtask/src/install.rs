@@ -41,6 +41,7 @@ const NEEDS: &[Need] = &[
         &[Image, Test],
     ),
     need("containerd", "containerd", "runs the pods of a cluster", &[Test]),
+    need("curl", "curl", "asks over HTTP", &[Test]),
     need("depmod", "kmod", "finds out which module needs which", &[Test]),
     need("ip", "iproute2", "builds the networks and shows what is in them", &[Demo, Test, Bench]),
     need("iperf3", "iperf3", "measures throughput", &[Demo, Test, Bench]),

@@ -1,6 +1,5 @@
 //! The loop that keeps a node in the mesh.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,8 @@ use wireloom_topology::Plan;
 
 use crate::control::{ControlError, ControlSocket, Request};
 use crate::device::{DeviceError, OpenDevice, TunnelDevice};
+use crate::http::{self, Listen};
+use crate::planner::Planner;
 use crate::prober;
 use crate::reconcile::{Occurrence, Reconciler};
 use crate::resolve;
@@ -47,8 +48,12 @@ pub struct Config {
     pub interface: InterfaceName,
     /// The bits that mark packets of the tunnel itself, so that they never take it; 0 is none.
     pub mark: u32,
+    /// How the mesh is planned.
+    pub planner: Planner,
     /// The path of the socket that it answers on.
     pub control: PathBuf,
+    /// Where it answers over HTTP, if anywhere.
+    pub listen: Option<Listen>,
 }
 
 /// How a machine finds itself in the mesh.
@@ -73,6 +78,14 @@ pub enum AgentError {
     /// The host can't be read.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// HTTP can't be listened for.
+    #[error("{listen}: can't be listened on: {error}; choose another address or port by --listen")]
+    Listen {
+        /// Where.
+        listen: Listen,
+        /// What went wrong.
+        error: std::io::Error,
+    },
     /// The registry has ended.
     #[error("the registry has ended, so the mesh can't be followed any longer")]
     RegistryEnded,
@@ -98,16 +111,29 @@ pub async fn run(
         config.private_key.clone(),
         config.interface.clone(),
         config.mark,
+        config.planner.clone(),
         host,
     );
     let node = node.await?;
     let control = ControlSocket::bind(&config.control).await?;
+    let http = match config.listen {
+        Some(listen) => {
+            let bound = listen.bind().await;
+            Some(bound.map_err(|error| AgentError::Listen { listen, error })?)
+        }
+        None => None,
+    };
     let (ended, has_ended) = mpsc::unbounded_channel();
     let device = opener.open(ended.clone())?;
-    let view = SharedView::new(config.interface.clone(), config.private_key.public_key());
+    let view = SharedView::new(
+        config.interface.clone(),
+        config.private_key.public_key(),
+        config.planner.clone(),
+    );
     view.lock().device = Some(Arc::clone(&device));
     let (ask_down, mut down) = mpsc::unbounded_channel();
     let _server = AbortOnDrop(tokio::spawn(serve(control, view.clone(), ask_down)));
+    let _http = http.map(|bound| AbortOnDrop(tokio::spawn(http::serve(bound, view.clone()))));
     let mut agent = Agent {
         registry,
         opener,
@@ -171,6 +197,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         let mut audit = interval(AUDIT);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.view.lock().vitals.beat(std::time::Instant::now());
             let is_due = tokio::select! {
                 biased;
                 Some(reason) = self.has_ended.recv() => self.lose_device(&reason),
@@ -221,6 +248,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                 let mut view = self.view.lock();
                 view.snapshot = Some(snapshot);
                 view.stale = None;
+                view.vitals.hear(std::time::Instant::now());
                 true
             }
         }
@@ -276,6 +304,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
             view.plan.clone_from(&plan);
             view.underlay = self.node.underlay().cloned();
             view.work = self.node.work();
+            view.vitals.pass(plan.as_ref().map(|plan| plan.gateway), &problems);
             view.problems = problems;
         }
         if let Some(plan) = plan {
@@ -290,10 +319,11 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
             key: plan.key,
             endpoint: None,
             held: plan.publishes.clone(),
-            discovered_endpoints: BTreeMap::new(),
+            discovered_endpoints: self.node.discoveries(),
         };
         if let Err(error) = self.registry.publish(&publication).await {
             tracing::warn!(%error, "what this node holds is not published");
+            self.view.lock().vitals.publish_errors += 1;
         }
         if let Some(ready) = self.ready.take() {
             tracing::info!(node = %plan.node, gateway = plan.gateway, home = %plan.home, "in the mesh");

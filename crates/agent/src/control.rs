@@ -11,11 +11,13 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use wireloom_model::InterfaceName;
 
+use crate::showconf::Ask;
+
 /// Where the sockets of running agents stand, one per interface.
 pub const RUN_DIRECTORY: &str = "/run/wireloom";
 
 /// What can be asked of a running agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
 pub enum Request {
     /// Leave the mesh, clean up and end. Answered before it happens.
@@ -25,6 +27,8 @@ pub enum Request {
         /// The form of the text.
         format: GraphFormat,
     },
+    /// A configuration for a device elsewhere. Its answer may hold a preshared key.
+    Showconf(Ask),
     /// What the node does and sees.
     Status,
 }
@@ -37,6 +41,8 @@ pub enum GraphFormat {
     Dot,
     /// Its data.
     Json,
+    /// Graphviz's language, by Kilo's algorithm and laid out as `kgctl graph` does.
+    Kgctl,
     /// Mermaid's language.
     Mermaid,
     /// A picture.

@@ -2,7 +2,8 @@
 //!
 //! Owns [`run`], which keeps one node in the mesh: a snapshot comes from the registry, the topology makes a plan of
 //! it, and the [`device`] and the kernel are changed as far as they [differ](configure). People and programs ask
-//! it over a [control socket](control). The last mesh is kept on disk by a [`Remembering`](remember::Remembering) registry. What a dead agent left goes by [`cleanup`], and the
+//! it over a [control socket](control), or for [health and metrics](http) over HTTP. The last mesh is kept on disk by a
+//! [`Remembering`](remember::Remembering) registry. What a dead agent left goes by [`cleanup`], and the
 //! [`doctor`] looks for what stands in its way.
 //!
 //! Floor 3: the data plane is behind [`device::TunnelDevice`], so it may run in this process, in another, or be
@@ -16,14 +17,20 @@ pub mod device;
 pub mod doctor;
 mod echo;
 pub mod graph;
+pub mod http;
+pub mod metrics;
 mod network;
 mod paths;
+mod planner;
 mod prober;
 mod reconcile;
 pub mod remember;
 mod resolve;
+pub mod showconf;
 pub mod status;
 pub mod view;
+mod vitals;
 mod wrapping;
 
 pub use agent::{AgentError, Config, Identity, run};
+pub use planner::Planner;

@@ -11,6 +11,7 @@ use wireloom_model::{
     Cidr, Family, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot,
     Subject,
 };
+use wireloom_topology::kilo::{Seen, discoveries};
 use wireloom_topology::{Plan, PlanError, Underlay};
 use wireloom_tunnel::uapi::DeviceStatus;
 
@@ -19,6 +20,7 @@ use crate::configure::{self, DesiredDevice, DesiredPeer};
 use crate::device::{DeviceError, TunnelDevice};
 use crate::network::Network;
 use crate::paths::{Paths, far_ends, overhead};
+use crate::planner::Planner;
 use crate::prober::{Prober, Turn};
 use crate::resolve::Resolver;
 use crate::status::Work;
@@ -45,6 +47,10 @@ pub(crate) struct Reconciler {
     kernel: Cached,
     network: Network,
     prober: Prober,
+    planner: Planner,
+    snapshot: Option<Arc<Snapshot>>,
+    /// What counts by Kilo's algorithm beside the snapshot.
+    seen: Seen,
     wrapping: Wrapping,
     resolver: Resolver,
     /// The endpoints that were written last; the device may have learnt others since.
@@ -74,6 +80,7 @@ impl Reconciler {
         private_key: PrivateKey,
         interface: InterfaceName,
         mark: u32,
+        planner: Planner,
         host: Host,
     ) -> Result<Self, HostError> {
         Ok(Self {
@@ -85,6 +92,9 @@ impl Reconciler {
             wrapping: Wrapping::new(interface.clone()),
             interface,
             mark,
+            planner,
+            snapshot: None,
+            seen: Seen::default(),
             resolver: Resolver::default(),
             dialled: BTreeMap::new(),
             endpoints: BTreeMap::new(),
@@ -159,9 +169,23 @@ impl Reconciler {
     }
 
     /// Takes a snapshot and plans by it. Without a place in the mesh there is no plan, and the problems say why.
-    pub(crate) async fn adopt(&mut self, snapshot: &Snapshot) {
+    pub(crate) async fn adopt(&mut self, snapshot: &Arc<Snapshot>) {
+        self.snapshot = Some(Arc::clone(snapshot));
+        if self.planner.kilo(snapshot).is_some() {
+            // Who leads depends on what the names of endpoints resolve to.
+            self.refresh_names().await;
+            self.seen.names = self.resolver.names();
+        }
+        self.plan_by(snapshot);
+        self.refresh_names().await;
+        self.mesh_mtu = snapshot.mesh.mtu.map(|mtu| mtu.get().into());
+        self.ranges = snapshot.mesh.overlay.ranges().collect();
+    }
+
+    fn plan_by(&mut self, snapshot: &Snapshot) {
         self.plan_problems.clone_from(&snapshot.problems);
-        match place_in(snapshot, &self.identity, self.private_key.public_key()) {
+        let key = self.private_key.public_key();
+        match place_by(&self.planner, &self.seen, snapshot, &self.identity, key) {
             Ok((plan, own)) => {
                 self.plan_problems.clone_from(&plan.problems);
                 self.listen_port = Some(own.listen_port(snapshot.mesh.port));
@@ -174,16 +198,40 @@ impl Reconciler {
                 self.plan = None;
             }
         }
-        self.refresh_names().await;
-        self.mesh_mtu = snapshot.mesh.mtu.map(|mtu| mtu.get().into());
-        self.ranges = snapshot.mesh.overlay.ranges().collect();
+    }
+
+    /// The mesh, if Kilo's algorithm is in force.
+    fn kilos_mesh(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.clone().filter(|snapshot| self.planner.kilo(snapshot).is_some())
+    }
+
+    /// Plans anew if the device hears somebody elsewhere or a name resolves to something else, which counts by Kilo's
+    /// algorithm.
+    fn look(&mut self, device: &dyn TunnelDevice) {
+        let Some((snapshot, status)) = self.kilos_mesh().zip(device.status().ok()) else { return };
+        let heard = status.peers.iter().filter(|peer| peer.last_handshake.is_some());
+        let heard = heard.filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
+        let seen = Seen { names: self.resolver.names(), heard: Some(heard) };
+        if seen != self.seen {
+            self.seen = seen;
+            self.plan_by(&snapshot);
+        }
+    }
+
+    /// Where the device hears those whose endpoints move, for Kilo's agents and those that plan as they do.
+    pub(crate) fn discoveries(&self) -> BTreeMap<PublicKey, SocketAddr> {
+        let heard = self.seen.heard.clone().unwrap_or_default();
+        self.kilos_mesh().map_or_else(BTreeMap::new, |snapshot| discoveries(&snapshot, heard))
     }
 
     /// Resolves the endpoints that are names. Returns whether an answer changed.
     pub(crate) async fn refresh_names(&mut self) -> bool {
-        let plan = self.plan.clone();
+        let (plan, mesh) = (self.plan.clone(), self.kilos_mesh());
         let peers = plan.iter().flat_map(|plan| &plan.tunnel_peers);
-        self.resolver.refresh(peers.filter_map(|peer| peer.endpoint.as_ref())).await
+        let nodes = mesh.iter().flat_map(|mesh| &mesh.nodes);
+        let endpoints = peers.filter_map(|peer| peer.endpoint.as_ref());
+        let endpoints = endpoints.chain(nodes.filter_map(|node| node.endpoint.as_ref()));
+        self.resolver.refresh(endpoints).await
     }
 
     /// Looks at the host's network as far as the plan depends on it, and derives what follows from it.
@@ -218,6 +266,7 @@ impl Reconciler {
     /// Changes the device and the kernel as far as they differ from the plan. Returns everything that is wrong.
     pub(crate) async fn reconcile(&mut self, device: &dyn TunnelDevice) -> Vec<Problem> {
         self.work.reconciles += 1;
+        self.look(device);
         let mut problems = self.plan_problems.clone();
         problems.extend(self.resolver.failures().iter().map(|(name, reason)| {
             let message = format!("the endpoint's name {name} can't be resolved: {reason}");
@@ -353,6 +402,15 @@ impl Reconciler {
     }
 }
 
+/// The plan of the machine with this identity and key by our algorithm; see [`place_by`].
+pub(crate) fn place_in<'a>(
+    snapshot: &'a Snapshot,
+    identity: &Identity,
+    key: PublicKey,
+) -> Result<(Plan, &'a Node), Problem> {
+    place_by(&Planner::default(), &Seen::default(), snapshot, identity, key)
+}
+
 fn device_problem(error: &DeviceError) -> Problem {
     Problem::error(Subject::Mesh, ProblemKind::Device, error.to_string())
 }
@@ -364,7 +422,9 @@ fn endpoints(device: &DeviceStatus) -> BTreeMap<PublicKey, SocketAddr> {
 
 /// The plan of the machine with this identity and key, and its node. The problem says why it has none, and how to get
 /// one.
-pub(crate) fn place_in<'a>(
+fn place_by<'a>(
+    planner: &Planner,
+    seen: &Seen,
     snapshot: &'a Snapshot,
     identity: &Identity,
     key: PublicKey,
@@ -392,7 +452,7 @@ pub(crate) fn place_in<'a>(
             format!("the mesh has the public key {} for it, this machine's key is {key}", own.key),
         );
     }
-    match wireloom_topology::plan(snapshot, &own.name) {
+    match planner.plan(snapshot, seen, &own.name) {
         Ok(plan) => Ok((plan, own)),
         Err(error @ (PlanError::KeptOut { .. } | PlanError::Unknown { .. })) => {
             problem(Subject::Node(own.name.clone()), error.to_string())

@@ -76,6 +76,15 @@ impl Resolver {
         }
     }
 
+    /// An address of each name, of IPv4 if there is one.
+    pub(crate) fn names(&self) -> BTreeMap<DnsName, IpAddr> {
+        let first = |(name, addresses): (&DnsName, &Vec<IpAddr>)| {
+            let v4 = addresses.iter().find(|address| address.is_ipv4());
+            Some((name.clone(), *v4.or_else(|| addresses.first())?))
+        };
+        self.answers.iter().filter_map(first).collect()
+    }
+
     /// The names that could not be resolved the last time, and why.
     pub(crate) const fn failures(&self) -> &BTreeMap<DnsName, String> {
         &self.failures

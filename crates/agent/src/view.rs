@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use wireloom_model::{InterfaceName, Location, Problem, PublicKey, Snapshot};
 use wireloom_topology::{Plan, TunnelPeerName, Underlay};
@@ -11,7 +11,11 @@ use wireloom_tunnel::uapi::DeviceStatus;
 use crate::control::{self, Request};
 use crate::device::TunnelDevice;
 use crate::graph;
+use crate::metrics::Sample;
+use crate::planner::Planner;
+use crate::showconf;
 use crate::status::{NodeReport, PeerReport, PeerState, ProblemReport, Status, Work};
+use crate::vitals::{Health, Vitals};
 
 /// What the agent knows at the moment.
 #[derive(Clone)]
@@ -25,6 +29,8 @@ pub(crate) struct View {
     pub(crate) stale: Option<String>,
     pub(crate) problems: Vec<Problem>,
     pub(crate) work: Work,
+    pub(crate) vitals: Vitals,
+    pub(crate) planner: Planner,
 }
 
 /// The view, written by the loop and read by connections.
@@ -32,7 +38,7 @@ pub(crate) struct View {
 pub(crate) struct SharedView(Arc<Mutex<View>>);
 
 impl SharedView {
-    pub(crate) fn new(interface: InterfaceName, public_key: PublicKey) -> Self {
+    pub(crate) fn new(interface: InterfaceName, public_key: PublicKey, planner: Planner) -> Self {
         Self(Arc::new(Mutex::new(View {
             interface,
             public_key,
@@ -43,6 +49,8 @@ impl SharedView {
             stale: None,
             problems: Vec::new(),
             work: Work::default(),
+            vitals: Vitals::default(),
+            planner,
         })))
     }
 
@@ -57,7 +65,16 @@ impl SharedView {
         let text = match request {
             Request::Down => serde_json::to_string(&true),
             Request::Graph { format } => match &view.snapshot {
-                Some(snapshot) => serde_json::to_string(&graph::text(snapshot, format)),
+                Some(snapshot) => {
+                    serde_json::to_string(&graph::text(snapshot, &view.planner, format))
+                }
+                None => Ok(control::error("the mesh is not known yet")),
+            },
+            Request::Showconf(ask) => match &view.snapshot {
+                Some(snapshot) => match showconf::show(snapshot, &view.planner, &ask) {
+                    Ok(shown) => serde_json::to_string(&shown),
+                    Err(error) => Ok(control::error(error)),
+                },
                 None => Ok(control::error("the mesh is not known yet")),
             },
             Request::Status => serde_json::to_string(&view.status()),
@@ -67,6 +84,28 @@ impl SharedView {
 }
 
 impl View {
+    /// Whether the agent works. Asks the device.
+    pub(crate) fn health(&self) -> Health {
+        let device = match &self.device {
+            Some(device) => device.status().map(drop).map_err(|error| error.to_string()),
+            None => Err("there is none; it is tried again".to_owned()),
+        };
+        self.vitals.health(Instant::now(), device, self.stale.as_deref())
+    }
+
+    /// What the metrics are read from. Asks the device.
+    pub(crate) fn sample(&self) -> Sample {
+        Sample {
+            status: self.status(),
+            outside_peers: self.snapshot.as_ref().map_or(0, |snapshot| snapshot.peers.len()),
+            age: self.vitals.age(Instant::now()),
+            is_applied: self.vitals.is_applied(),
+            gateway_changes: self.vitals.gateway_changes,
+            apply_errors: self.vitals.apply_errors,
+            publish_errors: self.vitals.publish_errors,
+        }
+    }
+
     fn status(&self) -> Status {
         let plan = self.plan.as_deref();
         let underlay = self.underlay.as_ref();

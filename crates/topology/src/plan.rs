@@ -237,7 +237,7 @@ impl Topology<'_> {
     }
 
     /// A gateway as somebody's WireGuard peer, without allowed IPs yet.
-    fn gateway_peer(&self, at: usize, keepalive: Option<NonZeroU16>) -> TunnelPeer {
+    pub(crate) fn gateway_peer(&self, at: usize, keepalive: Option<NonZeroU16>) -> TunnelPeer {
         let member = &self.members[at];
         TunnelPeer {
             key: member.node.key,

@@ -104,6 +104,19 @@ impl<'a> Topology<'a> {
         }
     }
 
+    /// The node's segment as a peer of a device elsewhere: all that its nodes hold, without networks behind them. `None`
+    /// for a node that is no gateway. Errors if there is no such node, or an older one keeps it out.
+    pub fn segment_as_peer(&self, node: &NodeName) -> Result<Option<TunnelPeer>, PlanError> {
+        let found = self.members.binary_search_by(|member| member.node.name.cmp(node));
+        let at = found.map_err(|_| self.refusal(Subject::Node(node.clone())))?;
+        let area = &self.areas[self.members[at].segment];
+        let peer = || TunnelPeer {
+            allowed_ips: area.members.iter().flat_map(|&at| self.prefixes(at)).collect(),
+            ..self.gateway_peer(at, None)
+        };
+        Ok(self.is_gateway(at).then(peer))
+    }
+
     fn refusal(&self, subject: Subject) -> PlanError {
         match self.refused.iter().find(|(refused, _)| *refused == subject) {
             Some((_, holder)) => PlanError::KeptOut { subject, holder: holder.clone() },

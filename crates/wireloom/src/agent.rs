@@ -59,6 +59,8 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
             mark: settings.mark,
             control: control::socket_path(&settings.run_dir, &settings.interface),
             interface: settings.interface,
+            planner: settings.planner,
+            listen: settings.listen,
         };
         wireloom_agent::run(config, registry, opener, || {}, stop).await?;
         Ok(ExitCode::SUCCESS)

@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::agent;
 use crate::logging::LogFormat;
 use crate::{
-    check, cleanup, completion, demo, doctor, down, graph, keys, logging, status, tunnel, up,
+    check, cleanup, completion, demo, doctor, down, graph, keys, logging, showconf, status, tunnel,
+    up,
 };
 
 /// One network out of machines in any cloud or cupboard: a userspace WireGuard mesh.
@@ -58,6 +59,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Draw the mesh.
     Graph(graph::GraphArgs),
+    /// Show a WireGuard configuration for a device that no agent drives: a peer's, or another mesh's.
+    Showconf(showconf::ShowconfArgs),
     /// Check a mesh file and say everything that is wrong with it.
     Check(check::CheckArgs),
     /// Look for what stands in the way of the mesh on this machine, and say what to do about it.
@@ -85,6 +88,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Pubkey => keys::pubkey(),
         Command::Status(args) => status::run(&args),
         Command::Graph(args) => graph::run(&args),
+        Command::Showconf(args) => showconf::run(args),
         Command::Check(args) => check::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use wireloom_agent::{Config, Identity, control};
+use wireloom_agent::http::Listen;
+use wireloom_agent::{Config, Identity, Planner, control};
 use wireloom_file::{FileRegistry, key};
 use wireloom_model::{InterfaceName, NodeName};
 
@@ -23,6 +24,10 @@ pub(crate) struct UpArgs {
     /// Return once the node is in the mesh, and stay there in the background.
     #[arg(short, long)]
     detach: bool,
+    /// Where to answer over HTTP: /metrics, /healthz, /readyz and /graph. An address and a port, or `:1107` for all
+    /// addresses. Without it, nowhere.
+    #[arg(long, env = "WIRELOOM_LISTEN", value_name = "ADDRESS:PORT")]
+    listen: Option<Listen>,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -77,7 +82,7 @@ pub(crate) fn mark(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
-    let UpArgs { node: args, detach, device } = args;
+    let UpArgs { node: args, detach, listen, device } = args;
     // What is wrong with the file is said here, before anything is made or changed.
     let snapshot = wireloom_file::load(&args.config)?;
     let random = keys::random_bytes()?;
@@ -97,6 +102,8 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         mark: args.fwmark,
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),
+        listen,
+        planner: Planner::default(),
     };
     let opener = device.opener(args.interface);
     let runtime = tokio::runtime::Builder::new_multi_thread()

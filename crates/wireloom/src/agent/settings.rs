@@ -10,13 +10,15 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::{Deserialize, Deserializer};
-use wireloom_agent::control;
+use wireloom_agent::http::Listen;
+use wireloom_agent::{Planner, control};
 use wireloom_kube::{AddressRules, Connection};
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{
     Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Filter, GatewayCount, InterfaceName, Mesh,
     NodeName, Overlay,
 };
+use wireloom_topology::kilo::{self, Plugin};
 
 use crate::up::{DEFAULT_INTERFACE, mark};
 
@@ -93,6 +95,22 @@ struct Settings {
     #[arg(long, env = "WIRELOOM_FWMARK", value_name = "MARK")]
     #[serde(deserialize_with = "word")]
     fwmark: Option<Mark>,
+    /// Kilo's agents may be in the mesh: kilo, or flannel or cilium if that carries packets inside locations. Until all
+    /// agents are ours, the mesh is planned as Kilo does. Default: none are.
+    #[arg(long, env = "WIRELOOM_COMPATIBILITY", value_name = "WITH")]
+    #[serde(deserialize_with = "word")]
+    compatibility: Option<Compatibility>,
+    /// Beside Kilo's agents: whether pods' packets that leave the mesh do so with this machine's address. Default: true.
+    #[arg(long, env = "WIRELOOM_CNI", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    cni: Option<bool>,
+    /// Beside Kilo's agents: whether pods of the own location are routed to. Default: true.
+    #[arg(long, env = "WIRELOOM_LOCAL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    local: Option<bool>,
+    /// Where to answer over HTTP: /metrics, /healthz, /readyz and /graph. An address and a port, or `:1107` for all
+    /// addresses. Default: nowhere.
+    #[arg(long, env = "WIRELOOM_LISTEN", value_name = "ADDRESS:PORT")]
+    #[serde(deserialize_with = "word")]
+    listen: Option<Listen>,
     /// The tunnel device. Default: wl0.
     #[arg(long, env = "WIRELOOM_INTERFACE", value_name = "NAME")]
     interface: Option<InterfaceName>,
@@ -146,6 +164,25 @@ impl FromStr for Mark {
     }
 }
 
+/// Whose agents and plugins a mesh is shared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Compatibility(Option<Plugin>);
+
+impl FromStr for Compatibility {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "kilo" => Ok(Self(None)),
+            "cilium" => Ok(Self(Some(Plugin::Cilium))),
+            "flannel" => Ok(Self(Some(Plugin::Flannel))),
+            _ => Err(format!(
+                "{text:?} is nobody to be compatible with: write kilo, flannel or cilium"
+            )),
+        }
+    }
+}
+
 /// What the agent goes by.
 #[derive(Debug, Clone)]
 pub(crate) struct Resolved {
@@ -157,6 +194,8 @@ pub(crate) struct Resolved {
     pub(crate) addresses: AddressRules,
     pub(crate) namespace: String,
     pub(crate) mark: u32,
+    pub(crate) planner: Planner,
+    pub(crate) listen: Option<Listen>,
     pub(crate) interface: InterfaceName,
     pub(crate) key: PathBuf,
     pub(crate) state: PathBuf,
@@ -233,7 +272,7 @@ impl Settings {
         first_said!(self, other;
             hostname, kubeconfig, master, topology_label, mesh_granularity, gateways, subnet, service_cidr,
             internal_cidr, prioritise_private_addresses, encapsulate, encapsulation, carry_internal_addresses,
-            masquerade, mtu, port, fwmark, interface, key, state_dir, run_dir, namespace,
+            masquerade, mtu, port, fwmark, compatibility, cni, local, listen, interface, key, state_dir, run_dir, namespace,
         )
     }
 
@@ -295,6 +334,14 @@ impl Settings {
                 Some(Mark(mark)) => mark,
                 None => 0x20,
             },
+            planner: Planner {
+                compatibility: self.compatibility.map(|Compatibility(beside)| kilo::Settings {
+                    cni: self.cni.unwrap_or(true),
+                    beside,
+                    local: self.local.unwrap_or(true),
+                }),
+            },
+            listen: self.listen,
             interface: match self.interface {
                 Some(interface) => interface,
                 None => DEFAULT_INTERFACE.parse()?,

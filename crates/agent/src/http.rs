@@ -1,0 +1,181 @@
+//! What an agent says over HTTP: health, metrics, and a picture of the mesh.
+//!
+//! Whoever reaches it may read names, addresses and public keys of the whole mesh, and nothing can be changed by it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+
+use crate::control::GraphFormat;
+use crate::view::SharedView;
+use crate::{graph, metrics};
+
+/// Where to listen for HTTP. Text: an address and a port, or a colon and a port for all addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// All addresses of both families.
+    All(u16),
+    /// One address.
+    At(SocketAddr),
+}
+
+/// A text that is no [`Listen`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{value:?} is no place to listen: write 127.0.0.1:1107, [::1]:1107, or :1107 for all addresses"
+)]
+pub struct ListenError {
+    /// The text that was given.
+    pub value: String,
+}
+
+impl FromStr for Listen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        let all = text.strip_prefix(':').and_then(|port| port.parse().ok()).map(Self::All);
+        let at = || text.parse().ok().map(Self::At);
+        all.or_else(at).ok_or_else(|| ListenError { value: text.to_owned() })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All(port) => write!(f, ":{port}"),
+            Self::At(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Listen {
+    /// Begins to listen.
+    pub async fn bind(self) -> std::io::Result<TcpListener> {
+        match self {
+            Self::At(address) => TcpListener::bind(address).await,
+            // A socket of IPv6 takes both families. A host may know one alone.
+            Self::All(port) => {
+                let (v6, v4) = (IpAddr::V6(Ipv6Addr::UNSPECIFIED), Ipv4Addr::UNSPECIFIED.into());
+                let addresses = [v6, v4].map(|address| SocketAddr::new(address, port));
+                TcpListener::bind(&addresses[..]).await
+            }
+        }
+    }
+}
+
+/// Answers for as long as the agent runs.
+pub(crate) async fn serve(listener: TcpListener, view: SharedView) {
+    let router = Router::new()
+        .route("/", get(index))
+        .route("/graph", get(picture))
+        // Kilo's name for it.
+        .route("/health", get(alive))
+        .route("/healthz", get(alive))
+        .route("/metrics", get(numbers))
+        .route("/readyz", get(ready))
+        .with_state(view);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "nothing is answered over HTTP any more");
+    }
+}
+
+async fn index() -> &'static str {
+    "/graph?format=svg|dot|json|mermaid\n/healthz\n/metrics\n/readyz\n"
+}
+
+async fn alive(State(view): State<SharedView>) -> Response {
+    let health = { view.lock().vitals.health(Instant::now(), Ok(()), None) };
+    match health.is_alive {
+        true => "ok\n".into_response(),
+        false => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the agent's loop stands still\n").into_response()
+        }
+    }
+}
+
+async fn ready(State(view): State<SharedView>) -> Response {
+    let view = view.lock().clone();
+    // Asking a device in another process waits for it.
+    let health = tokio::task::spawn_blocking(move || view.health()).await;
+    match health {
+        Ok(health) if health.is_ready() => health.text().into_response(),
+        Ok(health) => (StatusCode::SERVICE_UNAVAILABLE, health.text()).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn numbers(State(view): State<SharedView>) -> Response {
+    let view = view.lock().clone();
+    let text = tokio::task::spawn_blocking(move || metrics::text(&view.sample())).await;
+    match text {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Ok(Err(error)) => failed(&error),
+        Err(error) => failed(&error),
+    }
+}
+
+#[derive(Deserialize)]
+struct Picture {
+    format: Option<String>,
+}
+
+async fn picture(State(view): State<SharedView>, Query(asked): Query<Picture>) -> Response {
+    let format = asked.format.as_deref().unwrap_or("svg");
+    let (format, kind) = match format {
+        "dot" | "gv" => (GraphFormat::Dot, "text/vnd.graphviz"),
+        "json" => (GraphFormat::Json, "application/json"),
+        "mermaid" => (GraphFormat::Mermaid, "text/plain; charset=utf-8"),
+        "svg" => (GraphFormat::Svg, "image/svg+xml"),
+        _ => {
+            let said =
+                format!("{format:?} is no form of a graph: write svg, dot, json or mermaid\n");
+            return (StatusCode::BAD_REQUEST, said).into_response();
+        }
+    };
+    let view = view.lock().clone();
+    let Some(snapshot) = view.snapshot else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the mesh is not known yet\n").into_response();
+    };
+    let text =
+        tokio::task::spawn_blocking(move || graph::text(&snapshot, &view.planner, format)).await;
+    match text {
+        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_to_listen_are_read_as_kilo_writes_them() {
+        assert_eq!(":1107".parse(), Ok(Listen::All(1107)));
+        for text in ["127.0.0.1:1107", "[::1]:1107", ":1107"] {
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+        }
+        for bad in ["", ":", "1107", "localhost:1107", ":70000", "::1:1107x"] {
+            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_both_families_where_the_host_has_both() {
+        let listener = Listen::All(0).bind().await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    }
+}

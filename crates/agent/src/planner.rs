@@ -1,0 +1,41 @@
+//! By which algorithm a mesh is planned here, and what follows from it.
+
+use wireloom_model::{Algorithm, NodeName, Snapshot};
+use wireloom_topology::kilo::{Seen, Settings, View};
+use wireloom_topology::{Graph, Plan, PlanError, Topology, algorithm_in_force};
+
+/// Plans by our algorithm, or by Kilo's until all nodes can ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Planner {
+    /// What Kilo's agents beside us are told. `None` where there are none and never were.
+    pub compatibility: Option<Settings>,
+}
+
+impl Planner {
+    /// What Kilo's algorithm goes by, if it is in force for this mesh.
+    pub(crate) fn kilo(&self, snapshot: &Snapshot) -> Option<&Settings> {
+        let settings = self.compatibility.as_ref();
+        settings.filter(|_| algorithm_in_force(snapshot) == Algorithm::Kilo)
+    }
+
+    /// The plan of a node. `seen` counts by Kilo's algorithm alone.
+    pub(crate) fn plan(
+        &self,
+        snapshot: &Snapshot,
+        seen: &Seen,
+        me: &NodeName,
+    ) -> Result<Plan, PlanError> {
+        match self.kilo(snapshot) {
+            Some(settings) => View::of(snapshot, settings.clone(), seen, Some(me)).plan(me),
+            None => wireloom_topology::plan(snapshot, me),
+        }
+    }
+
+    /// The picture of the mesh.
+    pub fn graph(&self, snapshot: &Snapshot) -> Graph {
+        match self.kilo(snapshot) {
+            Some(settings) => View::of(snapshot, settings.clone(), &Seen::default(), None).graph(),
+            None => Graph::of(&Topology::of(snapshot)),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Where commands that show a mesh have it from: a running agent, or a file.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use wireloom_agent::Planner;
+use wireloom_agent::control::{self, Request};
+use wireloom_agent::showconf::{self, Ask, Shown};
+use wireloom_model::{Algorithm, InterfaceName, Snapshot};
+use wireloom_topology::kilo::Settings;
+
+use crate::up::DEFAULT_INTERFACE;
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SourceArgs {
+    /// Take the mesh of this file instead of that of a running agent.
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Plan the mesh of the file as beside agents of this kind.
+    #[arg(long, global = true, value_enum, requires = "config", value_name = "AGENTS")]
+    pub(crate) compatibility: Option<Compatibility>,
+    /// The interface of the running agent.
+    #[arg(short, long, global = true, default_value = DEFAULT_INTERFACE, value_name = "NAME")]
+    pub(crate) interface: InterfaceName,
+    /// Where agents have their sockets.
+    #[arg(long, global = true, env = "WIRELOOM_RUN_DIR", default_value = control::RUN_DIRECTORY, value_name = "DIR")]
+    pub(crate) run_dir: PathBuf,
+}
+
+/// Agents that a mesh is shared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compatibility {
+    /// Kilo's.
+    Kilo,
+}
+
+/// What knows a mesh.
+pub(crate) trait Source {
+    /// The configuration that is asked for.
+    fn showconf(&self, ask: Ask) -> anyhow::Result<Shown>;
+}
+
+/// An agent, which plans by itself.
+struct Agent(PathBuf);
+
+/// A mesh that is planned here.
+struct Mesh {
+    snapshot: Snapshot,
+    planner: Planner,
+}
+
+impl SourceArgs {
+    /// What they name.
+    pub(crate) fn open(&self) -> anyhow::Result<Box<dyn Source>> {
+        let Some(file) = &self.config else {
+            let socket = control::socket_path(&self.run_dir, &self.interface);
+            return Ok(Box::new(Agent(socket)));
+        };
+        let (snapshot, planner) =
+            Compatibility::apply(self.compatibility, wireloom_file::load(file)?);
+        Ok(Box::new(Mesh { snapshot, planner }))
+    }
+}
+
+impl Compatibility {
+    /// The mesh as one that is shared with these agents, and how to plan it.
+    pub(crate) fn apply(with: Option<Self>, mut snapshot: Snapshot) -> (Snapshot, Planner) {
+        let compatibility = with.map(|Self::Kilo| Settings::default());
+        if compatibility.is_some() {
+            // A file says nothing of what agents can, and Kilo's are meant.
+            for node in &mut snapshot.nodes {
+                node.algorithm = Algorithm::Kilo;
+            }
+        }
+        (snapshot, Planner { compatibility })
+    }
+}
+
+impl Source for Agent {
+    fn showconf(&self, ask: Ask) -> anyhow::Result<Shown> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(control::ask(&self.0, Request::Showconf(ask)))?)
+    }
+}
+
+impl Source for Mesh {
+    fn showconf(&self, ask: Ask) -> anyhow::Result<Shown> {
+        Ok(showconf::show(&self.snapshot, &self.planner, &ask)?)
+    }
+}
