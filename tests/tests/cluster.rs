@@ -109,9 +109,6 @@ fn the_agents_make_a_mesh(cluster: &Cluster) {
     kubectl(cluster, &["annotate", "node", "ire-1", "kilo.squat.ai/persistent-keepalive=5"]);
     kubectl(cluster, &["apply", "-k", BASE]);
     let agents = ["daemonset/wireloom", "--namespace=kube-system"];
-    // What they ask for is tried where it is served: here an agent is ready when it runs.
-    let patch = ["--type=json", "--patch", WITHOUT_PROBES];
-    kubectl(cluster, &[&["patch"], &agents[..], &patch].concat());
     kubectl(cluster, &[&["rollout", "status"], &agents[..], &[LONG]].concat());
     for to in NODES {
         let mut status = Value::Null;
@@ -135,11 +132,6 @@ fn the_agents_make_a_mesh(cluster: &Cluster) {
 }
 
 const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/base");
-
-const WITHOUT_PROBES: &str = r#"[
-    { "op": "remove", "path": "/spec/template/spec/containers/0/readinessProbe" },
-    { "op": "remove", "path": "/spec/template/spec/containers/0/livenessProbe" }
-]"#;
 
 /// A time limit for kubectl that holds on a machine with much to do.
 const LONG: &str = "--timeout=180s";
