@@ -91,7 +91,11 @@ impl Work for Turn {
         self.far.receivers[0].receive(&mut self.received, stop).unwrap();
         self.received.with(|received| pair.server.open(NOW, received, arena, answers));
         merger.merge(arena, ALL_OFFLOADS);
-        assert_eq!(merger.runs().len(), 1, "what left as one flow arrives as one");
+        let runs = merger.runs().len();
+        assert!(
+            (1..=2).contains(&runs),
+            "what left as one flow arrives as one, or in two parts: {runs}"
+        );
         for run in merger.runs() {
             tun.write(&run.header, run.parts, arena.bytes()).unwrap();
         }
