@@ -121,6 +121,8 @@ fn a_node_on_the_kernels_own_wireguard_is_a_node_like_any_other() {
     vm.write("/etc/wireloom/mesh.toml", fs::read(mesh.path()).unwrap());
     vm.write("/var/lib/wireloom/key", &mesh.keys[0].private);
     vm.ok("chmod 600 /var/lib/wireloom/key");
+    // The kernel notices a carrier in its own time.
+    vm.ok("until ip link show dev eth0 | grep -q 'state UP'; do sleep 0.1; done");
     let links = vm.ok("ip -o link");
 
     vm.ok("wireloom up --detach --device kernel > /log 2>&1 || { cat /log >&2; false; }");
