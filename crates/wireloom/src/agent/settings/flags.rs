@@ -1,0 +1,128 @@
+//! Every setting: a flag, a variable of the environment and a key of the file, of one name.
+
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+use wireloom_agent::http::Listen;
+use wireloom_model::annotations::Granularity;
+use wireloom_model::{Cidr, EncapsulateBy, EncapsulateWhen, GatewayCount, InterfaceName, NodeName};
+
+use super::values::{Compatibility, Mark, Mtu, word};
+
+/// Every setting, as far as somebody says it.
+#[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[group(skip)]
+pub(super) struct Settings {
+    /// This machine's Node. Default: the host's name.
+    #[arg(long, env = "WIRELOOM_HOSTNAME", value_name = "NAME")]
+    pub(super) hostname: Option<NodeName>,
+    /// A kubeconfig file. Without it, the service account of a pod.
+    #[arg(long, env = "WIRELOOM_KUBECONFIG", value_name = "FILE")]
+    pub(super) kubeconfig: Option<PathBuf>,
+    /// The URL of the cluster's API, whatever the kubeconfig or the cluster says: one that is reached without the mesh.
+    #[arg(long, env = "WIRELOOM_MASTER", value_name = "URL")]
+    pub(super) master: Option<String>,
+    /// The label of Nodes that says their location. Default: topology.kubernetes.io/region.
+    #[arg(long, env = "WIRELOOM_TOPOLOGY_LABEL", value_name = "LABEL")]
+    pub(super) topology_label: Option<String>,
+    /// What makes a segment of the mesh, location or full: every node a gateway. Default: location.
+    #[arg(long, env = "WIRELOOM_MESH_GRANULARITY", value_name = "GRANULARITY")]
+    #[serde(deserialize_with = "word")]
+    pub(super) mesh_granularity: Option<Granularity>,
+    /// How many gateways a location has, or all. Default: 1, and all with --mesh-granularity full.
+    #[arg(long, env = "WIRELOOM_GATEWAYS", value_name = "COUNT")]
+    #[serde(deserialize_with = "word")]
+    pub(super) gateways: Option<GatewayCount>,
+    /// The ranges of overlay addresses, at most one of each family. Default: 10.4.0.0/16.
+    #[arg(long, env = "WIRELOOM_SUBNET", value_delimiter = ',', value_name = "CIDR")]
+    pub(super) subnet: Option<Vec<Cidr>>,
+    /// The prefixes of the cluster's services, to which no source address is changed.
+    #[arg(long, env = "WIRELOOM_SERVICE_CIDR", value_delimiter = ',', value_name = "CIDR")]
+    pub(super) service_cidr: Option<Vec<Cidr>>,
+    /// Where this machine's internal address lies, if it has several private ones.
+    #[arg(long, env = "WIRELOOM_INTERNAL_CIDR", value_delimiter = ',', value_name = "CIDR")]
+    pub(super) internal_cidr: Option<Vec<Cidr>>,
+    /// Have others dial this machine's internal address even if it has a public one. Default: false.
+    #[arg(long, env = "WIRELOOM_PRIORITISE_PRIVATE_ADDRESSES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(super) prioritise_private_addresses: Option<bool>,
+    /// Between which nodes of a location packets are wrapped: never, crosssubnet or always. Default: always.
+    #[arg(long, env = "WIRELOOM_ENCAPSULATE", value_name = "WHEN")]
+    pub(super) encapsulate: Option<EncapsulateWhen>,
+    /// What they are wrapped in: vxlan or ipip. Default: vxlan.
+    #[arg(long, env = "WIRELOOM_ENCAPSULATION", value_name = "BY")]
+    pub(super) encapsulation: Option<EncapsulateBy>,
+    /// Whether nodes reach each other's internal addresses across locations. Default: true.
+    #[arg(long, env = "WIRELOOM_CARRY_INTERNAL_ADDRESSES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(super) carry_internal_addresses: Option<bool>,
+    /// Whether packets of pods and peers that leave the mesh do so with this machine's address. Default: false.
+    #[arg(long, env = "WIRELOOM_MASQUERADE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(super) masquerade: Option<bool>,
+    /// The MTU of the tunnel device, or auto. Default: auto.
+    #[arg(long, env = "WIRELOOM_MTU", value_name = "BYTES")]
+    #[serde(deserialize_with = "word")]
+    pub(super) mtu: Option<Mtu>,
+    /// The UDP port of this machine's endpoint, unless an annotation says another. Default: 51820.
+    #[arg(long, env = "WIRELOOM_PORT", value_name = "PORT")]
+    pub(super) port: Option<NonZeroU16>,
+    /// The bits that mark packets of the tunnel itself, so that they never take it; 0 is none. Default: 0x20.
+    #[arg(long, env = "WIRELOOM_FWMARK", value_name = "MARK")]
+    #[serde(deserialize_with = "word")]
+    pub(super) fwmark: Option<Mark>,
+    /// Kilo's agents may be in the mesh: kilo, or flannel or cilium if that carries packets inside locations. Until all
+    /// agents are ours, the mesh is planned as Kilo does. Default: none are.
+    #[arg(long, env = "WIRELOOM_COMPATIBILITY", value_name = "WITH")]
+    #[serde(deserialize_with = "word")]
+    pub(super) compatibility: Option<Compatibility>,
+    /// Beside Kilo's agents: whether pods' packets that leave the mesh do so with this machine's address. Default: true.
+    #[arg(long, env = "WIRELOOM_CNI", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(super) cni: Option<bool>,
+    /// Beside Kilo's agents: whether pods of the own location are routed to. Default: true.
+    #[arg(long, env = "WIRELOOM_LOCAL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(super) local: Option<bool>,
+    /// Where to answer over HTTP: /metrics, /healthz, /readyz and /graph. An address and a port, or `:1107` for all
+    /// addresses. Default: nowhere.
+    #[arg(long, env = "WIRELOOM_LISTEN", value_name = "ADDRESS:PORT")]
+    #[serde(deserialize_with = "word")]
+    pub(super) listen: Option<Listen>,
+    /// The tunnel device. Default: wl0.
+    #[arg(long, env = "WIRELOOM_INTERFACE", value_name = "NAME")]
+    pub(super) interface: Option<InterfaceName>,
+    /// The file with this machine's private key, made if it is missing: of Kilo's key in /var/lib/kilo/key if there is
+    /// one. Default: /var/lib/wireloom/key.
+    #[arg(long, env = "WIRELOOM_KEY", value_name = "FILE")]
+    pub(super) key: Option<PathBuf>,
+    /// Where the last mesh is kept, for when the API is away at the next start. Default: /var/lib/wireloom.
+    #[arg(long, env = "WIRELOOM_STATE_DIR", value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// Where agents have their sockets. Default: /run/wireloom.
+    #[arg(long, env = "WIRELOOM_RUN_DIR", value_name = "DIR")]
+    pub(super) run_dir: Option<PathBuf>,
+    /// The namespace of heartbeats, which are Leases. Default: wireloom.
+    #[arg(long, env = "WIRELOOM_NAMESPACE", value_name = "NAME")]
+    pub(super) namespace: Option<String>,
+}
+/// Takes each setting of the first where it is said, else of the second.
+macro_rules! first_said {
+    ($first:expr, $second:expr; $($field:ident),+ $(,)?) => {
+        Settings { $($field: $first.$field.or($second.$field)),+ }
+    };
+}
+impl Settings {
+    /// These, and the others where these say nothing.
+    pub(super) fn or(self, other: Self) -> Self {
+        first_said!(self, other;
+            hostname, kubeconfig, master, topology_label, mesh_granularity, gateways, subnet, service_cidr,
+            internal_cidr, prioritise_private_addresses, encapsulate, encapsulation, carry_internal_addresses,
+            masquerade, mtu, port, fwmark, compatibility, cni, local, listen, interface, key, state_dir, run_dir, namespace,
+        )
+    }
+
+    /// The names of all settings, which are those of the flags.
+    pub(super) fn names() -> Vec<String> {
+        let command = Self::augment_args(clap::Command::new("agent"));
+        command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
+    }
+}

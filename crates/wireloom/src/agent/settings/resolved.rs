@@ -1,0 +1,122 @@
+//! Settings with every default.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use wireloom_agent::http::Listen;
+use wireloom_agent::{Planner, control};
+use wireloom_kube::{AddressRules, Connection};
+use wireloom_model::annotations::Granularity;
+use wireloom_model::{
+    EncapsulateWhen, Encapsulation, Filter, GatewayCount, InterfaceName, Mesh, NodeName, Overlay,
+};
+use wireloom_topology::kilo;
+
+use super::flags::Settings;
+use super::values::{Compatibility, Mark, Mtu};
+use crate::up::DEFAULT_INTERFACE;
+
+/// What the agent goes by.
+#[derive(Debug, Clone)]
+pub(crate) struct Resolved {
+    pub(crate) node: NodeName,
+    pub(crate) connection: Connection,
+    pub(crate) mesh: Mesh,
+    pub(crate) topology_label: String,
+    pub(crate) granularity: Granularity,
+    pub(crate) addresses: AddressRules,
+    pub(crate) namespace: String,
+    pub(crate) mark: u32,
+    pub(crate) planner: Planner,
+    pub(crate) listen: Option<Listen>,
+    pub(crate) interface: InterfaceName,
+    pub(crate) key: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) run_dir: PathBuf,
+}
+impl Settings {
+    /// What is said, and the defaults for the rest.
+    pub(super) fn resolve(self) -> anyhow::Result<Resolved> {
+        let node = match self.hostname {
+            Some(name) => name,
+            None => own_name()?,
+        };
+        let granularity = self.mesh_granularity.unwrap_or(Granularity::Location);
+        let gateways = self.gateways.unwrap_or(match granularity {
+            Granularity::Full => GatewayCount::All,
+            Granularity::Location => GatewayCount::AtMost(NonZeroU32::MIN),
+        });
+        let subnet = match self.subnet {
+            Some(ranges) => ranges,
+            None => vec!["10.4.0.0/16".parse()?],
+        };
+        let overlay = Overlay::new(subnet).context("--subnet")?;
+        let port = match self.port {
+            Some(port) => port,
+            None => "51820".parse()?,
+        };
+        let mesh = Mesh {
+            overlay,
+            gateways,
+            port,
+            mtu: match self.mtu {
+                None | Some(Mtu::Auto) => None,
+                Some(Mtu::Bytes(bytes)) => Some(bytes),
+            },
+            carry_internal_addresses: self.carry_internal_addresses.unwrap_or(true),
+            encapsulation: Encapsulation {
+                when: self.encapsulate.unwrap_or(EncapsulateWhen::Always),
+                by: self.encapsulation.unwrap_or_default(),
+            },
+            filter: Filter {
+                masquerade: self.masquerade.unwrap_or(false),
+                services: self.service_cidr.unwrap_or_default(),
+                ..Filter::default()
+            },
+        };
+        let or = |path: Option<PathBuf>, usual: &str| path.unwrap_or_else(|| usual.into());
+        Ok(Resolved {
+            node,
+            connection: Connection { kubeconfig: self.kubeconfig, master: self.master },
+            mesh,
+            topology_label: self
+                .topology_label
+                .unwrap_or_else(|| "topology.kubernetes.io/region".to_owned()),
+            granularity,
+            addresses: AddressRules {
+                internal: self.internal_cidr.unwrap_or_default(),
+                prefer_internal: self.prioritise_private_addresses.unwrap_or(false),
+                port,
+                overlay,
+            },
+            namespace: self.namespace.unwrap_or_else(|| "wireloom".to_owned()),
+            mark: match self.fwmark {
+                Some(Mark(mark)) => mark,
+                None => 0x20,
+            },
+            planner: Planner {
+                compatibility: self.compatibility.map(|Compatibility(beside)| kilo::Settings {
+                    cni: self.cni.unwrap_or(true),
+                    beside,
+                    local: self.local.unwrap_or(true),
+                }),
+            },
+            listen: self.listen,
+            interface: match self.interface {
+                Some(interface) => interface,
+                None => DEFAULT_INTERFACE.parse()?,
+            },
+            key: or(self.key, "/var/lib/wireloom/key"),
+            state: or(self.state_dir, "/var/lib/wireloom"),
+            run_dir: or(self.run_dir, control::RUN_DIRECTORY),
+        })
+    }
+}
+
+/// The host's name, as the kubelet makes a Node's name of it.
+fn own_name() -> anyhow::Result<NodeName> {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy().trim().to_lowercase();
+    name.parse().context("the host's name is no name of a Node; say it with --hostname")
+}

@@ -1,0 +1,87 @@
+use clap::Parser;
+
+use wireloom_model::annotations::Granularity;
+use wireloom_model::{EncapsulateWhen, GatewayCount};
+
+use super::*;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    args: SettingsArgs,
+}
+
+fn flags(line: &str) -> Settings {
+    let words = std::iter::once("agent").chain(line.split_whitespace());
+    Line::try_parse_from(words).unwrap().args.settings
+}
+
+#[test]
+fn kilos_defaults_are_ours() {
+    let resolved = flags("--hostname n1").resolve().unwrap();
+    assert_eq!(resolved.node.as_str(), "n1");
+    assert_eq!(resolved.topology_label, "topology.kubernetes.io/region");
+    assert_eq!(resolved.granularity, Granularity::Location);
+    assert_eq!(resolved.mesh.gateways, GatewayCount::AtMost(std::num::NonZeroU32::MIN));
+    assert_eq!(resolved.mesh.port.get(), 51820);
+    assert_eq!(resolved.mesh.encapsulation.when, EncapsulateWhen::Always);
+    let ranges: Vec<String> = resolved.mesh.overlay.ranges().map(|r| r.to_string()).collect();
+    assert_eq!((ranges, resolved.mesh.mtu), (vec!["10.4.0.0/16".to_owned()], None));
+}
+
+#[test]
+fn flags_beat_the_file_and_the_file_beats_defaults() {
+    let file = parse(
+        "hostname = \"of-file\"\nport = 4500\nmtu = 1400\ngateways = 3\n\
+         subnet = [\"10.9.0.0/16\", \"fd09::/64\"]\nprioritise-private-addresses = true\n\
+         mesh-granularity = \"full\"\nencapsulate = \"crosssubnet\"\n",
+    )
+    .unwrap();
+    let line = "--port 1 --encapsulate never --prioritise-private-addresses=false";
+    let resolved = flags(line).or(file).resolve().unwrap();
+    assert_eq!(resolved.node.as_str(), "of-file");
+    assert_eq!((resolved.mesh.port.get(), resolved.addresses.port.get()), (1, 1));
+    assert_eq!(resolved.mesh.mtu.unwrap().get(), 1400);
+    assert_eq!(resolved.mesh.gateways.to_string(), "3");
+    assert_eq!(resolved.mesh.overlay.ranges().count(), 2);
+    assert_eq!(resolved.mesh.encapsulation.when, EncapsulateWhen::Never);
+    assert!(!resolved.addresses.prefer_internal);
+    assert_eq!(resolved.granularity, Granularity::Full);
+}
+
+#[test]
+fn a_full_mesh_is_one_of_gateways() {
+    let mesh = |line| flags(line).resolve().unwrap().mesh;
+    assert_eq!(mesh("--hostname a --mesh-granularity full").gateways, GatewayCount::All);
+    assert_eq!(mesh("--hostname a --mesh-granularity full --gateways 2").gateways.to_string(), "2");
+}
+
+#[test]
+fn lists_are_repeated_or_have_commas() {
+    let repeated = flags("--internal-cidr 10.0.0.0/8 --internal-cidr fd00::/8");
+    assert_eq!(repeated, flags("--internal-cidr 10.0.0.0/8,fd00::/8"));
+}
+
+#[test]
+fn every_setting_is_a_flag_a_variable_and_a_key_of_the_file() {
+    let command = Settings::augment_args(clap::Command::new("agent"));
+    for argument in command.get_arguments() {
+        let name = argument.get_long().unwrap();
+        let variable = format!("WIRELOOM_{}", name.to_uppercase().replace('-', "_"));
+        assert_eq!(argument.get_env().unwrap().to_str(), Some(variable.as_str()));
+        // A value of the wrong kind is refused as such; an unknown key would not be read at all.
+        let error = parse(&format!("{name} = {{}}")).unwrap_err();
+        assert!(!format!("{error:#}").contains("no setting"), "{name}");
+    }
+}
+
+#[test]
+fn unknown_keys_are_errors_with_a_suggestion() {
+    let error = parse("topology-labels = \"x\"").unwrap_err().to_string();
+    assert!(
+        error.contains("\"topology-labels\"") && error.contains("\"topology-label\""),
+        "{error}"
+    );
+    assert!(format!("{:#}", parse("port = 0").unwrap_err()).contains("port"));
+    assert!(parse("mtu = 100").is_err());
+}

@@ -1,0 +1,79 @@
+//! Values of settings that nothing else reads.
+
+use std::num::NonZeroU16;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+use wireloom_topology::kilo::Plugin;
+
+use crate::up::mark;
+
+/// The MTU of the tunnel device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mtu {
+    /// What the paths to others leave.
+    Auto,
+    /// As many bytes.
+    Bytes(NonZeroU16),
+}
+
+impl FromStr for Mtu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let bytes = text.parse().ok().filter(|bytes: &NonZeroU16| bytes.get() >= 1280);
+        bytes
+            .map(Self::Bytes)
+            .ok_or_else(|| format!("{text:?} is no MTU: write auto, or bytes from 1280 to 65535"))
+    }
+}
+
+/// The bits that mark packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark(pub(super) u32);
+
+impl FromStr for Mark {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        mark(text).map(Self)
+    }
+}
+
+/// Whose agents and plugins a mesh is shared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Compatibility(pub(super) Option<Plugin>);
+
+impl FromStr for Compatibility {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "kilo" => Ok(Self(None)),
+            "cilium" => Ok(Self(Some(Plugin::Cilium))),
+            "flannel" => Ok(Self(Some(Plugin::Flannel))),
+            _ => Err(format!(
+                "{text:?} is nobody to be compatible with: write kilo, flannel or cilium"
+            )),
+        }
+    }
+}
+/// A value that reads as a word, written as one or as a number.
+pub(super) fn word<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(i64),
+        Text(String),
+    }
+    let text = match Written::deserialize(deserializer)? {
+        Written::Number(number) => number.to_string(),
+        Written::Text(text) => text,
+    };
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
