@@ -113,10 +113,14 @@ fn an_agent_writes_its_own_node_and_of_that_its_annotations_alone() {
     agent.may(agent.run(&["get", "nodes"]));
     agent.may(agent.run(&["get", "peers.kilo.squat.ai"]));
     agent.may(agent.apply(&lease("own", "wireloom")));
+    agent.may(agent.run(&["delete", "lease", "own", "--namespace=wireloom"]));
+    agent.may(agent.run(&["get", "daemonset", "wireloom", "--namespace=kube-system"]));
+    api.apply(&lease("other", "wireloom")).unwrap();
 
     let mine = "an agent writes the Node and the Lease of its own node alone";
     agent.may_not(agent.annotate("other", "wireloom.dev/endpoint", "192.0.2.1:51820"), mine);
     agent.may_not(agent.apply(&lease("other", "wireloom")), mine);
+    agent.may_not(agent.run(&["delete", "lease", "other", "--namespace=wireloom"]), mine);
     let annotations = "no annotations but those of kilo.squat.ai and wireloom.dev";
     agent.may_not(agent.annotate("own", "example.org/colour", "blue"), annotations);
     agent.may_not(agent.annotate("own", "example.org/size", "large"), annotations);
@@ -129,6 +133,7 @@ fn an_agent_writes_its_own_node_and_of_that_its_annotations_alone() {
     // What no rule allows.
     agent.may_not(agent.run(&["delete", "node", "own"]), "forbidden");
     agent.may_not(agent.run(&["get", "secrets", "--namespace=kube-system"]), "forbidden");
+    agent.may_not(agent.run(&["get", "daemonsets", "--namespace=kube-system"]), "forbidden");
     agent.may_not(agent.apply(&lease("own", "kube-system")), "forbidden");
 
     // A token that names no node is nobody's.

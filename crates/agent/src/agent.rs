@@ -4,15 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use wireloom_kernel::{Event, Host, HostError};
 use wireloom_model::{InterfaceName, NodeName, PrivateKey, Problem};
-use wireloom_registry::{Publication, Registry, Update};
+use wireloom_registry::{Next, Publication, Registry, Update};
 use wireloom_topology::Plan;
 
 use crate::control::{ControlError, ControlSocket, Request};
 use crate::device::{DeviceError, OpenDevice, TunnelDevice};
+use crate::forwarder::Forwarder;
+use crate::handover::Legacy;
 use crate::http::{self, Listen};
 use crate::planner::Planner;
 use crate::prober;
@@ -38,7 +42,7 @@ const GATHER_OVERRUN: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a node is told at its start.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Config {
     /// Which node of the mesh this machine is.
     pub identity: Identity,
@@ -54,6 +58,8 @@ pub struct Config {
     pub control: PathBuf,
     /// Where it answers over HTTP, if anywhere.
     pub listen: Option<Listen>,
+    /// What an agent before it handed over.
+    pub legacy: Option<Legacy>,
 }
 
 /// How a machine finds itself in the mesh.
@@ -92,7 +98,8 @@ pub enum AgentError {
 }
 
 /// Keeps this node in the mesh until `stop` completes or somebody asks it to leave, then takes everything of it out of
-/// the host again. `ready` is called once, when the first plan is in force.
+/// the host again, or leaves it to another agent that stands by or that the registry knows will come. `ready` is called
+/// once, when the first plan is in force.
 ///
 /// # Errors
 ///
@@ -112,9 +119,16 @@ pub async fn run(
         config.interface.clone(),
         config.mark,
         config.planner.clone(),
+        Forwarder::recall(config.control.with_extension("forwarding")),
         host,
     );
-    let node = node.await?;
+    let mut node = node.await?;
+    if let Some(Legacy { device, heard }) = config.legacy {
+        node.inherit(heard);
+        if let Some(link) = device {
+            opener.inherit(link);
+        }
+    }
     let control = ControlSocket::bind(&config.control).await?;
     let http = match config.listen {
         Some(listen) => {
@@ -132,8 +146,12 @@ pub async fn run(
     );
     view.lock().device = Some(Arc::clone(&device));
     let (ask_down, mut down) = mpsc::unbounded_channel();
-    let _server = AbortOnDrop(tokio::spawn(serve(control, view.clone(), ask_down)));
-    let _http = http.map(|bound| AbortOnDrop(tokio::spawn(http::serve(bound, view.clone()))));
+    let (ask_succeed, heirs) = mpsc::unbounded_channel();
+    let mut servers = Servers::default();
+    servers.start(serve(control, view.clone(), ask_down, ask_succeed));
+    if let Some(bound) = http {
+        servers.start(http::serve(bound, view.clone()));
+    }
     let mut agent = Agent {
         registry,
         opener,
@@ -146,18 +164,39 @@ pub async fn run(
         due: None,
         known: Vec::new(),
     };
-    let outcome = tokio::select! {
+    let end = tokio::select! {
         biased;
-        () = stop => Ok(()),
-        _ = down.recv() => Ok(()),
-        error = agent.follow() => Err(error),
+        () = stop => End::Stopped,
+        _ = down.recv() => End::Down,
+        error = agent.follow() => End::Failed(error),
     };
-    agent.leave().await;
-    outcome
+    match end {
+        End::Stopped => agent.stop(servers, heirs).await,
+        End::Down => agent.leave().await,
+        End::Failed(error) => {
+            agent.leave().await;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Why an agent ends.
+enum End {
+    /// Somebody asks it to take its node out of the mesh.
+    Down,
+    Failed(AgentError),
+    /// Whoever started it wants it stopped, for whatever comes then.
+    Stopped,
 }
 
 /// Answers over the control socket for as long as the agent runs.
-async fn serve(control: ControlSocket, view: SharedView, ask_down: mpsc::UnboundedSender<()>) {
+async fn serve(
+    control: ControlSocket,
+    view: SharedView,
+    ask_down: mpsc::UnboundedSender<()>,
+    heirs: mpsc::UnboundedSender<UnixStream>,
+) {
     let answer = move |request| {
         if request == Request::Down {
             // Fails only if the agent has ended, which is what is asked for.
@@ -165,7 +204,7 @@ async fn serve(control: ControlSocket, view: SharedView, ask_down: mpsc::Unbound
         }
         view.answer(request)
     };
-    control.serve(answer).await;
+    control.serve(answer, heirs).await;
 }
 
 struct Agent<R, O, F> {
@@ -331,6 +370,39 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         }
     }
 
+    /// Ends so that whoever goes on finds what it needs.
+    async fn stop(mut self, servers: Servers, mut heirs: mpsc::UnboundedReceiver<UnixStream>) {
+        let mut standing_by = Vec::new();
+        while let Ok(heir) = heirs.try_recv() {
+            standing_by.push(heir);
+        }
+        if standing_by.is_empty() {
+            match self.registry.leave().await {
+                Next::Agent if self.device.as_ref().is_some_and(|device| device.outlives_agent()) => {
+                    tracing::info!("device and routes stay for the next agent");
+                }
+                _ => self.leave().await,
+            }
+            return;
+        }
+        let device = self.device.take();
+        let heard = device.as_deref().map(Reconciler::heard).unwrap_or_default();
+        // Ports and sockets are free before the other one asks for them.
+        servers.stop().await;
+        let legacy = Legacy { device: device.as_deref().and_then(|device| device.hand_over()), heard };
+        let is_taken = tokio::task::spawn_blocking(move || {
+            standing_by.into_iter().rev().any(|heir| {
+                let sent = heir.into_std().and_then(|heir| legacy.send(&heir));
+                sent.inspect_err(|error| tracing::debug!(%error, "who stood by is gone")).is_ok()
+            })
+        });
+        if is_taken.await.unwrap_or(false) {
+            tracing::info!("handed over to another agent");
+        } else {
+            self.leave().await;
+        }
+    }
+
     /// Takes everything of this node out of the host.
     async fn leave(mut self) {
         for problem in self.node.leave(self.device.as_deref()).await {
@@ -358,11 +430,17 @@ fn report(before: &[Problem], now: &[Problem]) {
     }
 }
 
-/// Ends a task when its owner goes.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+/// The tasks that answer others. They end when this goes.
+#[derive(Default)]
+struct Servers(JoinSet<()>);
 
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
+impl Servers {
+    fn start(&mut self, server: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(server);
+    }
+
+    /// Ends them, and returns once their sockets are closed.
+    async fn stop(mut self) {
+        self.0.shutdown().await;
     }
 }

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use wireloom_kernel::{Cached, Event, Forwarding, Host, HostError};
+use wireloom_kernel::{Cached, Event, Host, HostError};
 use wireloom_model::kernel::{KernelState, Link, LinkKind};
 use wireloom_model::{
-    Cidr, Family, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot,
+    Cidr, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot,
     Subject,
 };
 use wireloom_topology::kilo::{Seen, discoveries};
@@ -18,10 +18,11 @@ use wireloom_tunnel::uapi::DeviceStatus;
 use crate::agent::Identity;
 use crate::configure::{self, DesiredDevice, DesiredPeer};
 use crate::device::{DeviceError, TunnelDevice};
+use crate::forwarder::Forwarder;
 use crate::network::Network;
 use crate::paths::{Paths, far_ends, overhead};
 use crate::planner::Planner;
-use crate::prober::{Prober, Turn};
+use crate::prober::{self, Prober, Turn};
 use crate::resolve::Resolver;
 use crate::status::Work;
 use crate::view::wall_now;
@@ -67,8 +68,9 @@ pub(crate) struct Reconciler {
     underlay: Option<Underlay>,
     /// Whether the plan has this node pass on packets of others: as a gateway, or to prefixes behind it.
     forwards: bool,
-    /// How forwarding was before it was needed.
-    forwarding: Option<Forwarding>,
+    forwarder: Forwarder,
+    /// Where an earlier agent's device heard peers, until they are told to ours.
+    inherited: BTreeMap<PublicKey, SocketAddr>,
     /// What is wrong with the mesh and the plan, until the next ones.
     plan_problems: Vec<Problem>,
     work: Work,
@@ -81,6 +83,7 @@ impl Reconciler {
         interface: InterfaceName,
         mark: u32,
         planner: Planner,
+        forwarder: Forwarder,
         host: Host,
     ) -> Result<Self, HostError> {
         Ok(Self {
@@ -104,7 +107,8 @@ impl Reconciler {
             ranges: BTreeSet::new(),
             underlay: None,
             forwards: false,
-            forwarding: None,
+            forwarder,
+            inherited: BTreeMap::new(),
             plan_problems: Vec::new(),
             work: Work::default(),
         })
@@ -154,6 +158,18 @@ impl Reconciler {
         {
             self.prober.look(&status);
         }
+    }
+
+    /// An earlier agent's device heard these peers there. Ours looks for them in the same places first.
+    pub(crate) fn inherit(&mut self, heard: BTreeMap<PublicKey, SocketAddr>) {
+        self.inherited = heard;
+    }
+
+    /// Where the device hears peers by sessions that are in use.
+    pub(crate) fn heard(device: &dyn TunnelDevice) -> BTreeMap<PublicKey, SocketAddr> {
+        let status = device.status().unwrap_or_default();
+        let live: BTreeSet<PublicKey> = prober::live(&status, wall_now()).collect();
+        endpoints(&status).into_iter().filter(|(key, _)| live.contains(key)).collect()
     }
 
     /// Has everything on the host looked at anew the next time.
@@ -273,7 +289,9 @@ impl Reconciler {
             Problem::warning(Subject::Mesh, ProblemKind::Unresolved, message)
         }));
         let mut device_problem = self.reconcile_device(device);
+        let greeted = self.take_up(device);
         problems.extend(self.look_around().await);
+        self.prober.restart(greeted);
         if self.network.has_moved() {
             problems.extend(self.move_device(device));
         }
@@ -300,16 +318,7 @@ impl Reconciler {
     }
 
     fn reconcile_forwarding(&mut self) -> Option<Problem> {
-        let outcome = match (self.forwards, self.forwarding.take()) {
-            (true, None) => {
-                Forwarding::enable(&Family::BOTH).map(|before| self.forwarding = Some(before))
-            }
-            (false, Some(before)) => before.restore(),
-            (_, unchanged) => {
-                self.forwarding = unchanged;
-                Ok(())
-            }
-        };
+        let outcome = self.forwarder.bring(self.forwards);
         outcome
             .err()
             .map(|error| Problem::error(Subject::Mesh, ProblemKind::Kernel, error.to_string()))
@@ -337,16 +346,30 @@ impl Reconciler {
         outcome.err().map(|error| device_problem(&error))
     }
 
+    /// Tells the device where an earlier one heard peers, and says who they are. They know nothing of ours until they hear
+    /// from it.
+    fn take_up(&mut self, device: &dyn TunnelDevice) -> BTreeSet<PublicKey> {
+        let mut heard = std::mem::take(&mut self.inherited);
+        heard.retain(|key, _| self.plan.iter().flat_map(|plan| &plan.tunnel_peers).any(|peer| peer.key == *key));
+        if let Some(request) = configure::pointing(&heard) {
+            if let Err(error) = device.set(&request) {
+                tracing::warn!(%error, "peers are looked for anew");
+            }
+            self.endpoints.extend(&heard);
+        }
+        heard.into_keys().collect()
+    }
+
     /// Packets leave by another link or from another address: the device forgets the old one, and peers hear of the new
     /// one at once.
     fn move_device(&mut self, device: &dyn TunnelDevice) -> Option<Problem> {
         tracing::info!("the way to peers has changed");
         let outcome = device.status().and_then(|observed| {
-            if let Some(request) = configure::renewal(&observed) {
+            if let Some(request) = configure::pointing(&endpoints(&observed)) {
                 device.set(&request)?;
                 self.work.device_writes += 1;
             }
-            self.prober.restart(&observed, wall_now());
+            self.prober.restart(prober::live(&observed, wall_now()));
             Ok(())
         });
         outcome.err().map(|error| device_problem(&error))

@@ -10,6 +10,7 @@
 pub mod addresses;
 mod cluster;
 mod connect;
+mod daemon_set;
 mod events;
 mod follow;
 pub mod heartbeat;
@@ -23,6 +24,7 @@ mod write;
 pub use addresses::{AddressRules, HostAddress};
 pub use cluster::Cluster;
 pub use connect::{ConnectError, Connection};
+pub use daemon_set::{DaemonSetName, DaemonSetNameError};
 pub use own::Facts;
 pub use registry::{KubeConfig, KubeRegistry};
 

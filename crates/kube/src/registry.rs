@@ -1,5 +1,6 @@
 //! The registry of a cluster, as an agent uses it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{Mesh, NodeName, Snapshot};
-use wireloom_registry::{Publication, PublishError, Registry, Update};
+use wireloom_registry::{Next, Publication, PublishError, Registry, Update};
 
 use crate::addresses::AddressRules;
+use crate::daemon_set::DaemonSetName;
 use crate::follow::Follower;
 use crate::own::Facts;
+use crate::write::{WriteError, Writer};
 
 /// How long a watch lasts before it is begun anew, in seconds: the price of noticing one that hangs.
 pub(crate) const WATCH: u32 = 120;
@@ -34,6 +37,8 @@ pub struct KubeConfig {
     pub namespace: String,
     /// How often this node gives a sign of life. One that gives none for three times as long is not healthy.
     pub heartbeat: Duration,
+    /// The DaemonSet whose pod the agent is, if it is one.
+    pub daemon_set: Option<DaemonSetName>,
 }
 
 impl KubeConfig {
@@ -46,11 +51,12 @@ impl KubeConfig {
 ///
 /// What is published is written when it differs from what the Node says; [`publish`](Registry::publish) never waits
 /// for the API, and what the API refuses is a problem of the next snapshot.
-#[derive(Debug)]
 pub struct KubeRegistry {
     known: watch::Receiver<Known>,
     told: Known,
     publication: watch::Sender<Option<Publication>>,
+    client: Client,
+    config: KubeConfig,
     task: JoinHandle<()>,
 }
 
@@ -67,8 +73,10 @@ impl KubeRegistry {
     pub fn start(client: Client, config: KubeConfig, facts: watch::Receiver<Facts>) -> Self {
         let (known_by_task, known) = watch::channel(Known::default());
         let (publication, published) = watch::channel(None);
-        let follower = Follower::new(client, config, facts, published, known_by_task);
-        Self { known, told: Known::default(), publication, task: tokio::spawn(follower.run()) }
+        let follower =
+            Follower::new(client.clone(), config.clone(), facts, published, known_by_task);
+        let task = tokio::spawn(follower.run());
+        Self { known, told: Known::default(), publication, client, config, task }
     }
 }
 
@@ -92,6 +100,35 @@ impl Registry for KubeRegistry {
             is_news
         });
         Ok(())
+    }
+
+    /// An agent of a DaemonSet that is gone, is being deleted or chooses other nodes leaves for good.
+    async fn leave(&mut self) -> Next {
+        let Some(daemon_set) = &self.config.daemon_set else { return Next::Nobody };
+        let span = self.config.heartbeat;
+        let writer =
+            Writer::new(&self.client, self.config.node.clone(), &self.config.namespace, span);
+        let node = writer.node().await;
+        if daemon_set.is_for(&self.client, node.as_ref().ok()).await {
+            return Next::Agent;
+        }
+        tracing::info!(%daemon_set, "this node leaves the mesh for good");
+        // Nothing is to be written after it is taken back.
+        self.task.abort();
+        let _ = (&mut self.task).await;
+        match writer.withdraw(node).await {
+            Ok(()) => tracing::info!("what this node said of itself is taken back"),
+            Err(WriteError::Refused(reason) | WriteError::Unreachable(reason)) => {
+                tracing::warn!(%reason, "what this node said of itself is not taken back");
+            }
+        }
+        Next::Nobody
+    }
+}
+
+impl fmt::Debug for KubeRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubeRegistry").field("config", &self.config).finish_non_exhaustive()
     }
 }
 

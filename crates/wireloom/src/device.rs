@@ -1,8 +1,9 @@
 //! The data plane in this process, as the agent and the tunnel command use it.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Context as _;
@@ -41,9 +42,9 @@ impl UdpBind for NamingBinder {
 
 /// A device that runs in this process, with its UAPI socket. Dropping it stops it and removes both.
 pub(crate) struct LocalDevice {
-    /// Before the data plane, so that nobody asks a device that has stopped.
-    _socket: UapiSocket,
+    socket: Mutex<Option<UapiSocket>>,
     dataplane: Arc<Dataplane>,
+    tun: Arc<Tun>,
 }
 
 /// Where a device's parts come from.
@@ -51,8 +52,6 @@ pub(crate) struct LocalDevice {
 pub(crate) struct Parts {
     pub(crate) interface: InterfaceName,
     pub(crate) uapi_directory: PathBuf,
-    /// A descriptor of a TUN device that somebody else made.
-    pub(crate) tun: Option<i32>,
     /// A descriptor of a socket that somebody else listens with.
     pub(crate) uapi: Option<i32>,
     pub(crate) engine: EngineKind,
@@ -77,13 +76,11 @@ fn engines() -> impl TypedValueParser<Value = EngineKind> {
 }
 
 impl LocalDevice {
-    /// Makes the device in the network namespace of the calling thread, or takes over what was handed down.
-    pub(crate) fn open(parts: &Parts) -> anyhow::Result<Self> {
-        let tun = match parts.tun {
-            Some(number) => Tun::adopt(
-                inherited::descriptor(number)
-                    .with_context(|| format!("TUN descriptor {number}"))?,
-            )?,
+    /// Makes the device in the network namespace of the calling thread, on a TUN device that somebody else made if there
+    /// is one.
+    pub(crate) fn open(parts: &Parts, tun: Option<OwnedFd>) -> anyhow::Result<Self> {
+        let tun = match tun {
+            Some(tun) => Tun::adopt(tun)?,
             None => {
                 Tun::create(&TunConfig { name: parts.interface.to_string(), mtu: DEFAULT_MTU })?
             }
@@ -96,7 +93,8 @@ impl LocalDevice {
             engine: parts.engine,
         };
         let network = NamingBinder(UdpBinder::new());
-        let dataplane = Arc::new(Dataplane::start(Arc::new(tun), network, config)?);
+        let tun = Arc::new(tun);
+        let dataplane = Arc::new(Dataplane::start(Arc::clone(&tun) as _, network, config)?);
         let socket = match parts.uapi {
             Some(number) => {
                 let descriptor = inherited::descriptor(number)
@@ -109,18 +107,24 @@ impl LocalDevice {
                 UapiSocket::bind(directory, interface, Arc::clone(&dataplane))?
             }
         };
-        Ok(Self { _socket: socket, dataplane })
+        Ok(Self { socket: Mutex::new(Some(socket)), dataplane, tun })
     }
 
     /// The data plane itself.
     pub(crate) fn dataplane(&self) -> Arc<Dataplane> {
         Arc::clone(&self.dataplane)
     }
+
+    fn stop(&self) {
+        // Before the data plane, so that nobody asks a device that has stopped.
+        drop(self.socket.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.dataplane.stop();
+    }
 }
 
 impl Drop for LocalDevice {
     fn drop(&mut self) {
-        self.dataplane.stop();
+        self.stop();
     }
 }
 
@@ -133,13 +137,23 @@ impl TunnelDevice for LocalDevice {
         Ok(self.dataplane.status())
     }
 
+    fn hand_over(&self) -> Option<OwnedFd> {
+        self.stop();
+        let link = self.tun.as_fd().try_clone_to_owned();
+        link.inspect_err(|error| tracing::warn!(%error, "the device can't be handed over")).ok()
+    }
+
     fn path(&self) -> PathReport {
         self.dataplane.path().into()
     }
 }
 
 /// Makes [`LocalDevice`]s for the agent.
-pub(crate) struct DataplaneOpener(Parts);
+pub(crate) struct DataplaneOpener {
+    parts: Parts,
+    /// What the next one stands on.
+    link: Option<OwnedFd>,
+}
 
 impl DataplaneOpener {
     pub(crate) const fn new(
@@ -147,17 +161,21 @@ impl DataplaneOpener {
         uapi_directory: PathBuf,
         engine: EngineKind,
     ) -> Self {
-        Self(Parts { interface, uapi_directory, tun: None, uapi: None, engine })
+        Self { parts: Parts { interface, uapi_directory, uapi: None, engine }, link: None }
     }
 }
 
 impl OpenDevice for DataplaneOpener {
+    fn inherit(&mut self, link: OwnedFd) {
+        self.link = Some(link);
+    }
+
     fn open(
         &mut self,
         ended: mpsc::UnboundedSender<String>,
     ) -> Result<Arc<dyn TunnelDevice>, DeviceError> {
         let failed = |error: anyhow::Error| DeviceError::Open(format!("{error:#}"));
-        let device = LocalDevice::open(&self.0).map_err(failed)?;
+        let device = LocalDevice::open(&self.parts, self.link.take()).map_err(failed)?;
         let dataplane = device.dataplane();
         let watch = move || {
             let reason = dataplane.wait();

@@ -102,6 +102,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         mark: args.fwmark,
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),
+        legacy: None,
         listen,
         planner: Planner::default(),
     };
