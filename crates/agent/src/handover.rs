@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn a_descriptor_and_more_words_than_one_message_holds_arrive() {
         let (heir, stream) = UnixStream::pair().unwrap();
-        let (read, mut write) = std::io::pipe().unwrap();
+        let (read, mut write) = io::pipe().unwrap();
         let key = |n: u16| {
             let mut bytes = [0; 32];
             bytes[..2].copy_from_slice(&n.to_be_bytes());
