@@ -102,7 +102,13 @@ fn a_node_joins(mesh: &mut Mesh) -> Duration {
     }
     let joined = known + start.elapsed();
     // Promised for a machine that has time.
-    let load: f64 = std::fs::read_to_string("/proc/loadavg").unwrap().split(' ').next().unwrap().parse().unwrap();
+    let load: f64 = std::fs::read_to_string("/proc/loadavg")
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     let cores = std::thread::available_parallelism().unwrap().get() as f64;
     let promised = Duration::from_secs(10).mul_f64((2.0 * load / cores).max(1.0));
     assert!(joined < promised, "{joined:?} at a load of {load}");
@@ -135,8 +141,16 @@ fn agents_are_killed_and_replaced_unnoticed(mesh: &Mesh) -> Duration {
             container.unwrap_or_default().trim_start_matches("containerd://").to_owned()
         };
         let killed = container(&mesh.agent_of(node));
-        let kill = ["--address=/run/containerd/containerd.sock", "--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", &killed];
-        let output = mesh.cluster.nodes()[node].exec(mesh.host(node), "ctr", &kill, PATIENCE).unwrap();
+        let kill = [
+            "--address=/run/containerd/containerd.sock",
+            "--namespace=k8s.io",
+            "tasks",
+            "kill",
+            "--signal=SIGKILL",
+            &killed,
+        ];
+        let output =
+            mesh.cluster.nodes()[node].exec(mesh.host(node), "ctr", &kill, PATIENCE).unwrap();
         assert!(output.status.success(), "{}", output.stderr);
         within(PATIENCE, "another agent runs", || container(&mesh.agent_of(node)) != killed);
     }
@@ -172,9 +186,14 @@ impl Mesh {
         let of = |node: &&str| {
             let object = self.read(&["get", "node", node, "--output=json"]);
             let annotations = object["metadata"]["annotations"].as_object().unwrap();
-            let ours = |key: &str| ["kilo.squat.ai/", "wireloom.dev/"].iter().any(|prefix| key.starts_with(prefix));
+            let ours = |key: &str| {
+                ["kilo.squat.ai/", "wireloom.dev/"].iter().any(|prefix| key.starts_with(prefix))
+            };
             let ours = annotations.iter().filter(|(key, _)| ours(key));
-            (ours.map(|(key, value)| (key.clone(), value.clone())).collect(), NetworkState::of(self.host(node)))
+            (
+                ours.map(|(key, value)| (key.clone(), value.clone())).collect(),
+                NetworkState::of(self.host(node)),
+            )
         };
         NODES.iter().map(of).collect()
     }
@@ -193,7 +212,14 @@ impl Mesh {
         self.kubectl(&["delete", "-k", directory, LONG]);
         for app in ["wireloom", "wireloom-tunnel"] {
             let selector = format!("--selector=app.kubernetes.io/name={app}");
-            self.kubectl(&["wait", "--for=delete", LONG, "pod", &selector, "--namespace=kube-system"]);
+            self.kubectl(&[
+                "wait",
+                "--for=delete",
+                LONG,
+                "pod",
+                &selector,
+                "--namespace=kube-system",
+            ]);
         }
         let has = |node: &str| ok(self.host(node), "ip -o link").contains("wl0");
         eventually("the agents are gone", || !self.nodes.iter().any(|node| has(node)));

@@ -79,7 +79,8 @@ fn kustomize_and_helm_install_the_same_and_the_api_server_takes_it() {
         let agent = &kustomized["\"DaemonSet\"/\"wireloom\""]["spec"]["template"]["spec"];
         for variable in agent["containers"][0]["env"].as_array().unwrap() {
             let name = variable["name"].as_str().unwrap();
-            let is_known = !name.starts_with("WIRELOOM_") || known.contains(&format!("[env: {name}="));
+            let is_known =
+                !name.starts_with("WIRELOOM_") || known.contains(&format!("[env: {name}="));
             assert!(is_known, "{overlay}: the agent does not know {name}");
         }
     }

@@ -15,10 +15,10 @@ use wireloom_topology::Plan;
 
 use crate::control::{ControlError, ControlSocket, Request};
 use crate::device::{DeviceError, OpenDevice, TunnelDevice};
-use crate::forwarder::Forwarder;
 use crate::handover::Legacy;
 use crate::http::{self, Listen};
 use crate::planner::Planner;
+use crate::pods::PodNetwork;
 use crate::prober;
 use crate::reconcile::{Occurrence, Reconciler};
 use crate::resolve;
@@ -60,6 +60,8 @@ pub struct Config {
     pub listen: Option<Listen>,
     /// What an agent before it handed over.
     pub legacy: Option<Legacy>,
+    /// How it gives this machine's pods their network, if it does.
+    pub pods: Option<PodNetwork>,
 }
 
 /// How a machine finds itself in the mesh.
@@ -113,16 +115,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let host = Host::new()?;
-    let node = Reconciler::new(
-        config.identity,
-        config.private_key.clone(),
-        config.interface.clone(),
-        config.mark,
-        config.planner.clone(),
-        Forwarder::recall(config.control.with_extension("forwarding")),
-        host,
-    );
-    let mut node = node.await?;
+    let mut node = Reconciler::new(&config, host).await?;
     if let Some(Legacy { device, heard }) = config.legacy {
         node.inherit(heard);
         if let Some(link) = device {
@@ -172,9 +165,9 @@ pub async fn run(
     };
     match end {
         End::Stopped => agent.stop(servers, heirs).await,
-        End::Down => agent.leave().await,
+        End::Down => agent.leave(Next::Nobody).await,
         End::Failed(error) => {
-            agent.leave().await;
+            agent.leave(Next::Nobody).await;
             return Err(error);
         }
     }
@@ -378,10 +371,12 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         }
         if standing_by.is_empty() {
             match self.registry.leave().await {
-                Next::Agent if self.device.as_ref().is_some_and(|device| device.outlives_agent()) => {
+                Next::Agent
+                    if self.device.as_ref().is_some_and(|device| device.outlives_agent()) =>
+                {
                     tracing::info!("device and routes stay for the next agent");
                 }
-                _ => self.leave().await,
+                next => self.leave(next).await,
             }
             return;
         }
@@ -389,7 +384,8 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         let heard = device.as_deref().map(Reconciler::heard).unwrap_or_default();
         // Ports and sockets are free before the other one asks for them.
         servers.stop().await;
-        let legacy = Legacy { device: device.as_deref().and_then(|device| device.hand_over()), heard };
+        let legacy =
+            Legacy { device: device.as_deref().and_then(|device| device.hand_over()), heard };
         let is_taken = tokio::task::spawn_blocking(move || {
             standing_by.into_iter().rev().any(|heir| {
                 let sent = heir.into_std().and_then(|heir| legacy.send(&heir));
@@ -399,13 +395,13 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         if is_taken.await.unwrap_or(false) {
             tracing::info!("handed over to another agent");
         } else {
-            self.leave().await;
+            self.leave(Next::Agent).await;
         }
     }
 
     /// Takes everything of this node out of the host.
-    async fn leave(mut self) {
-        for problem in self.node.leave(self.device.as_deref()).await {
+    async fn leave(mut self, next: Next) {
+        for problem in self.node.leave(self.device.as_deref(), next).await {
             tracing::warn!(%problem, "could not be cleaned up");
         }
         self.view.lock().device = None;

@@ -56,7 +56,8 @@ impl Legacy {
             Err(ControlError::NotRunning { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let line = serde_json::to_string(&Request::Succeed).map_err(|error| failed(error.into()))?;
+        let line =
+            serde_json::to_string(&Request::Succeed).map_err(|error| failed(error.into()))?;
         stream.write_all(format!("{line}\n").as_bytes()).await.map_err(failed)?;
         tracing::info!(socket = %socket.display(), "another agent runs; this one stands by until it stops");
         // Awaited here, where it can be given up, and read there, where it is whole in a moment.

@@ -8,20 +8,21 @@ use std::sync::Arc;
 use wireloom_kernel::{Cached, Event, Host, HostError};
 use wireloom_model::kernel::{KernelState, Link, LinkKind};
 use wireloom_model::{
-    Cidr, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot,
-    Subject,
+    Cidr, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
 };
+use wireloom_registry::Next;
 use wireloom_topology::kilo::{Seen, discoveries};
 use wireloom_topology::{Plan, PlanError, Underlay};
 use wireloom_tunnel::uapi::DeviceStatus;
 
-use crate::agent::Identity;
+use crate::agent::{Config, Identity};
 use crate::configure::{self, DesiredDevice, DesiredPeer};
 use crate::device::{DeviceError, TunnelDevice};
 use crate::forwarder::Forwarder;
 use crate::network::Network;
 use crate::paths::{Paths, far_ends, overhead};
 use crate::planner::Planner;
+use crate::pods::Pods;
 use crate::prober::{self, Prober, Turn};
 use crate::resolve::Resolver;
 use crate::status::Work;
@@ -49,6 +50,7 @@ pub(crate) struct Reconciler {
     network: Network,
     prober: Prober,
     planner: Planner,
+    pods: Option<Pods>,
     snapshot: Option<Arc<Snapshot>>,
     /// What counts by Kilo's algorithm beside the snapshot.
     seen: Seen,
@@ -77,25 +79,20 @@ pub(crate) struct Reconciler {
 }
 
 impl Reconciler {
-    pub(crate) async fn new(
-        identity: Identity,
-        private_key: PrivateKey,
-        interface: InterfaceName,
-        mark: u32,
-        planner: Planner,
-        forwarder: Forwarder,
-        host: Host,
-    ) -> Result<Self, HostError> {
+    pub(crate) async fn new(config: &Config, host: Host) -> Result<Self, HostError> {
+        let interface = config.interface.clone();
+        let pods = config.pods.clone();
         Ok(Self {
-            identity,
-            private_key,
+            identity: config.identity.clone(),
+            private_key: config.private_key.clone(),
             kernel: Cached::new(&host, vec![interface.clone()]).await?,
-            network: Network::new(host, interface.clone(), mark),
-            prober: Prober::new(interface.clone(), mark),
+            pods: pods.map(|network| Pods::new(network, host.clone())),
+            network: Network::new(host, interface.clone(), config.mark),
+            prober: Prober::new(interface.clone(), config.mark),
             wrapping: Wrapping::new(interface.clone()),
             interface,
-            mark,
-            planner,
+            mark: config.mark,
+            planner: config.planner.clone(),
             snapshot: None,
             seen: Seen::default(),
             resolver: Resolver::default(),
@@ -107,7 +104,7 @@ impl Reconciler {
             ranges: BTreeSet::new(),
             underlay: None,
             forwards: false,
-            forwarder,
+            forwarder: Forwarder::recall(config.control.with_extension("forwarding")),
             inherited: BTreeMap::new(),
             plan_problems: Vec::new(),
             work: Work::default(),
@@ -314,6 +311,11 @@ impl Reconciler {
             self.wrapping.follow(plan);
         }
         problems.extend(self.wrapping.problems());
+        if let (Some(pods), Some(plan), Some(underlay)) =
+            (&mut self.pods, &self.plan, &self.underlay)
+        {
+            problems.extend(pods.follow(plan, underlay));
+        }
         problems
     }
 
@@ -350,7 +352,9 @@ impl Reconciler {
     /// from it.
     fn take_up(&mut self, device: &dyn TunnelDevice) -> BTreeSet<PublicKey> {
         let mut heard = std::mem::take(&mut self.inherited);
-        heard.retain(|key, _| self.plan.iter().flat_map(|plan| &plan.tunnel_peers).any(|peer| peer.key == *key));
+        heard.retain(|key, _| {
+            self.plan.iter().flat_map(|plan| &plan.tunnel_peers).any(|peer| peer.key == *key)
+        });
         if let Some(request) = configure::pointing(&heard) {
             if let Err(error) = device.set(&request) {
                 tracing::warn!(%error, "peers are looked for anew");
@@ -408,8 +412,12 @@ impl Reconciler {
     }
 
     /// Takes everything of this node out of the kernel and the device again, the link aside where it goes with its
-    /// device.
-    pub(crate) async fn leave(&mut self, device: Option<&dyn TunnelDevice>) -> Vec<Problem> {
+    /// device. Pods keep their network for another agent.
+    pub(crate) async fn leave(
+        &mut self,
+        device: Option<&dyn TunnelDevice>,
+        next: Next,
+    ) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut desired = KernelState::default();
         if let Some(device) = device.filter(|device| device.outlives_agent()) {
@@ -419,6 +427,9 @@ impl Reconciler {
             desired.links.extend(down.map(|link| (self.interface.clone(), link)));
         }
         problems.extend(self.reconcile_kernel(&desired).await);
+        if let Some(pods) = self.pods.as_ref().filter(|_| next == Next::Nobody) {
+            problems.extend(pods.leave().await);
+        }
         self.forwards = false;
         problems.extend(self.reconcile_forwarding());
         problems

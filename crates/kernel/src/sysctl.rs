@@ -54,7 +54,8 @@ impl Forwarding {
 
     /// The same with what it was before that: of a setting that both know, the earlier value counts.
     pub fn since(self, mut earlier: Self) -> Self {
-        let unknown = |(path, _): &(PathBuf, String)| earlier.before.iter().all(|(known, _)| known != path);
+        let unknown =
+            |(path, _): &(PathBuf, String)| earlier.before.iter().all(|(known, _)| known != path);
         let later: Vec<_> = self.before.into_iter().filter(unknown).collect();
         earlier.before.extend(later);
         earlier

@@ -25,7 +25,9 @@ pub struct DaemonSetName {
 
 /// A text that names no DaemonSet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{value:?} names no DaemonSet: write its namespace and its name, such as kube-system/wireloom")]
+#[error(
+    "{value:?} names no DaemonSet: write its namespace and its name, such as kube-system/wireloom"
+)]
 pub struct DaemonSetNameError {
     /// The text that was given.
     pub value: String,
@@ -36,7 +38,9 @@ impl FromStr for DaemonSetName {
 
     fn from_str(text: &str) -> Result<Self, DaemonSetNameError> {
         match text.split_once('/') {
-            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
                 Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
             }
             _ => Err(DaemonSetNameError { value: text.to_owned() }),
@@ -80,7 +84,9 @@ fn allows(pod: &PodSpec, name: &str, labels: &BTreeMap<String, String>) -> bool 
         .and_then(|affinity| affinity.node_affinity.as_ref())
         .and_then(|nodes| nodes.required_during_scheduling_ignored_during_execution.as_ref());
     wanted.all(|(key, value)| labels.get(key) == Some(value))
-        && terms.is_none_or(|any| any.node_selector_terms.iter().any(|term| term_allows(term, name, labels)))
+        && terms.is_none_or(|any| {
+            any.node_selector_terms.iter().any(|term| term_allows(term, name, labels))
+        })
 }
 
 fn term_allows(term: &NodeSelectorTerm, name: &str, labels: &BTreeMap<String, String>) -> bool {
@@ -145,7 +151,9 @@ mod tests {
             }}}))
         };
         let expression = |key: &str, operator: &str, values: &[&str]| {
-            required(json!([{ "matchExpressions": [{ "key": key, "operator": operator, "values": values }] }]))
+            required(
+                json!([{ "matchExpressions": [{ "key": key, "operator": operator, "values": values }] }]),
+            )
         };
         for (key, operator, values, is_met) in [
             ("os", "In", &["linux", "windows"][..], true),
@@ -163,9 +171,7 @@ mod tests {
         ] {
             assert_eq!(expression(key, operator, values), is_met, "{key} {operator} {values:?}");
         }
-        let by_name = |name: &str| {
-            json!({ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [name] }] })
-        };
+        let by_name = |name: &str| json!({ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [name] }] });
         assert!(required(json!([by_name("n1")])));
         assert!(!required(json!([by_name("n2")])));
         assert!(required(json!([by_name("n2"), by_name("n1")])));

@@ -378,8 +378,7 @@ async fn a_node_that_leaves_for_good_takes_back_what_it_said_and_nothing_else() 
         eventually("its heartbeat is there", lease).await;
         rig.kubectl(change);
         assert_eq!(registry.leave().await, next, "{change}");
-        let own: Value =
-            serde_json::from_str(&rig.kubectl("get node own --output=json")).unwrap();
+        let own: Value = serde_json::from_str(&rig.kubectl("get node own --output=json")).unwrap();
         let says = own["metadata"]["annotations"].as_object().unwrap();
         let asked = "kilo.squat.ai/persistent-keepalive";
         assert!(says.contains_key(asked), "{says:?}");

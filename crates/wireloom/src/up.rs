@@ -104,6 +104,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         interface: args.interface.clone(),
         legacy: None,
         listen,
+        pods: None,
         planner: Planner::default(),
     };
     let opener = device.opener(args.interface);
