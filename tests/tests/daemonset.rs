@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use wireloom_cluster::Cluster;
 use wireloom_image::recipe;
-use wireloom_lab::{Child, Host, Lab, Layout, Region};
+use wireloom_lab::{Host, Lab, Layout, Region};
 use wireloom_testkit::{need, wireloom_binary};
+use wireloom_tests::flow::Flow;
 use wireloom_tests::{NetworkState, eventually, ok, run, within};
 
 /// The machine of the control plane, two in other regions, and one at home behind NAT.
@@ -167,6 +168,20 @@ struct Mesh {
     cluster: Cluster,
 }
 
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let selector = "--selector=app.kubernetes.io/name=wireloom";
+            let logs = ["logs", "-n", "kube-system", selector, "--prefix", "--tail=40"];
+            let logs = self.cluster.api().kubectl(logs);
+            eprintln!(
+                "the agents' last words:\n{}",
+                logs.unwrap_or_else(|error| error.to_string())
+            );
+        }
+    }
+}
+
 impl Mesh {
     fn host(&self, node: &str) -> &Host {
         self.cluster.lab().host(node).unwrap()
@@ -271,38 +286,4 @@ fn ping_patiently(from: &Host, to: &str) {
     let end = Instant::now() + PATIENCE;
     let answer = wireloom_lab::measure::ping(from, to.parse().unwrap(), end).unwrap();
     assert!(answer.is_some(), "{} gets no echo from {to}", from.name());
-}
-
-/// A TCP stream from one host to another, little enough for a machine that has other things to do.
-struct Flow {
-    server: Child,
-    client: Child,
-}
-
-impl Flow {
-    fn start(from: &Host, to: &Host, address: &str) -> Self {
-        let server = to.spawn("iperf3", ["-s", "-1", "-J", "-i", "0.1", "-B", address]).unwrap();
-        eventually("the server listens", || ok(to, "ss -ltn").contains(":5201"));
-        let stream = ["-c", address, "-t", "3600", "-b", "20M", "-l", "8K"];
-        let client = from.spawn("iperf3", stream).unwrap();
-        Self { server, client }
-    }
-
-    /// Ends it and returns the longest time for which nothing arrived. Panics if the connection did not last.
-    fn stop(self) -> Duration {
-        let client = self.client.stop(PATIENCE).unwrap();
-        let report = self.server.wait(PATIENCE).unwrap().stdout;
-        let report: Value = serde_json::from_str(&report).unwrap();
-        assert_eq!(report["error"], "the client has terminated", "{}", client.stderr);
-        let mut stood = 0.0_f64;
-        let mut longest = stood;
-        for interval in report["intervals"].as_array().unwrap() {
-            let sum = &interval["sum"];
-            let is_still = sum["bytes"].as_u64().unwrap() == 0;
-            stood = if is_still { stood + sum["seconds"].as_f64().unwrap() } else { 0.0 };
-            longest = longest.max(stood);
-        }
-        assert!(report["intervals"].as_array().unwrap().len() > 10);
-        Duration::from_secs_f64(longest)
-    }
 }

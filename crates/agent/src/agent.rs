@@ -15,7 +15,7 @@ use wireloom_topology::Plan;
 
 use crate::control::{ControlError, ControlSocket, Request};
 use crate::device::{DeviceError, OpenDevice, TunnelDevice};
-use crate::handover::Legacy;
+use crate::handover::{Legacy, Words};
 use crate::http::{self, Listen};
 use crate::planner::Planner;
 use crate::pods::PodNetwork;
@@ -116,8 +116,8 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     let host = Host::new()?;
     let mut node = Reconciler::new(&config, host).await?;
-    if let Some(Legacy { device, heard }) = config.legacy {
-        node.inherit(heard);
+    if let Some(Legacy { device, words }) = config.legacy {
+        node.inherit(words.heard);
         if let Some(link) = device {
             opener.inherit(link);
         }
@@ -381,11 +381,12 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
             return;
         }
         let device = self.device.take();
+        let mesh = self.view.lock().snapshot.as_deref().cloned();
         let heard = device.as_deref().map(Reconciler::heard).unwrap_or_default();
         // Ports and sockets are free before the other one asks for them.
         servers.stop().await;
-        let legacy =
-            Legacy { device: device.as_deref().and_then(|device| device.hand_over()), heard };
+        let device = device.as_deref().and_then(|device| device.hand_over());
+        let legacy = Legacy { device, words: Words { mesh, heard } };
         let is_taken = tokio::task::spawn_blocking(move || {
             standing_by.into_iter().rev().any(|heir| {
                 let sent = heir.into_std().and_then(|heir| legacy.send(&heir));

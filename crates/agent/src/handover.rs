@@ -20,7 +20,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt as _;
-use wireloom_model::PublicKey;
+use wireloom_model::{PublicKey, Snapshot};
 
 use crate::control::{ControlError, Request, connect};
 
@@ -32,14 +32,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Legacy {
     /// The open TUN device, if it was the agent's own.
     pub(crate) device: Option<OwnedFd>,
-    pub(crate) heard: BTreeMap<PublicKey, SocketAddr>,
+    pub(crate) words: Words,
 }
 
 /// The part of it that is text.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Words {
+pub(crate) struct Words {
+    /// The mesh that is in force.
+    pub(crate) mesh: Option<Snapshot>,
     /// Where the device heard those peers whose sessions were in use.
-    heard: BTreeMap<PublicKey, SocketAddr>,
+    pub(crate) heard: BTreeMap<PublicKey, SocketAddr>,
 }
 
 impl Legacy {
@@ -70,6 +72,11 @@ impl Legacy {
         }
     }
 
+    /// The mesh that was in force.
+    pub const fn mesh(&self) -> Option<&Snapshot> {
+        self.words.mesh.as_ref()
+    }
+
     /// Gives it to who stands by.
     ///
     /// # Errors
@@ -78,7 +85,7 @@ impl Legacy {
     pub(crate) fn send(&self, heir: &UnixStream) -> io::Result<()> {
         heir.set_nonblocking(false)?;
         heir.set_write_timeout(Some(PATIENCE))?;
-        let words = serde_json::to_vec(&Words { heard: self.heard.clone() })?;
+        let words = serde_json::to_vec(&self.words)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let device = self.device.as_ref().map(|device| [device.as_fd()]);
@@ -108,8 +115,7 @@ impl Legacy {
         if words.is_empty() {
             return Ok(None);
         }
-        let words: Words = serde_json::from_slice(&words)?;
-        Ok(Some(Self { device, heard: words.heard }))
+        Ok(Some(Self { device, words: serde_json::from_slice(&words)? }))
     }
 }
 
@@ -130,12 +136,13 @@ mod tests {
         };
         let endpoint = |n: u16| SocketAddr::from(([192, 0, 2, 1], n));
         let heard: BTreeMap<_, _> = (1..3000).map(|n| (key(n), endpoint(n))).collect();
-        let legacy = Legacy { device: Some(read.into()), heard: heard.clone() };
+        let words = Words { mesh: None, heard: heard.clone() };
+        let legacy = Legacy { device: Some(read.into()), words };
         let received = std::thread::scope(|scope| {
             scope.spawn(|| legacy.send(&stream).unwrap());
             Legacy::receive(&heir).unwrap().unwrap()
         });
-        assert_eq!(received.heard, heard);
+        assert_eq!(received.words.heard, heard);
         write.write_all(b"x").unwrap();
         let mut byte = [0];
         File::from(received.device.unwrap()).read_exact(&mut byte).unwrap();

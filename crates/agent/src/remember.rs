@@ -49,12 +49,12 @@ impl<R: Registry> Remembering<R> {
         }
     }
 
-    /// Tells the mesh in the file at once: it was in force a moment ago.
+    /// Tells this mesh first, which is in force already.
     #[must_use]
-    pub fn going_on(mut self) -> Self {
-        if let Ok(snapshot) = load(&self.path) {
+    pub fn going_on(mut self, mesh: Option<&Snapshot>) -> Self {
+        if let Some(mesh) = mesh {
             self.patience = None;
-            self.next = Some(Update::Mesh(Arc::new(snapshot)));
+            self.next = Some(Update::Mesh(Arc::new(mesh.clone())));
         }
         self
     }

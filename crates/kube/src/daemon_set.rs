@@ -60,15 +60,19 @@ impl DaemonSetName {
     pub(crate) async fn is_for(&self, client: &Client, node: Option<&NodeObject>) -> bool {
         let api: Api<DaemonSet> = Api::namespaced(client.clone(), &self.namespace);
         match tokio::time::timeout(REQUEST, api.get(&self.name)).await {
-            Ok(Ok(found)) => found.metadata.deletion_timestamp.is_none() && selects(&found, node),
+            Ok(Ok(found)) => has_pod_on(&found, node),
             Ok(Err(Error::Api(status))) => !matches!(status.code, 401 | 403 | 404),
             Ok(Err(_)) | Err(_) => true,
         }
     }
 }
 
-/// Whether a DaemonSet's pods may run on a Node by its labels (Kubernetes documentation, "Assigning Pods to Nodes").
-fn selects(daemon_set: &DaemonSet, node: Option<&NodeObject>) -> bool {
+/// Whether a DaemonSet stays and has its pods run on a Node with these labels (Kubernetes documentation, "Assigning Pods to
+/// Nodes").
+pub(crate) fn has_pod_on(daemon_set: &DaemonSet, node: Option<&NodeObject>) -> bool {
+    if daemon_set.metadata.deletion_timestamp.is_some() {
+        return false;
+    }
     let pod = daemon_set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     let Some((pod, node)) = pod.zip(node) else { return true };
     let labels = node.metadata.labels.clone().unwrap_or_default();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
@@ -23,6 +24,7 @@ use wireloom_registry::Publication;
 
 use crate::addresses;
 use crate::cluster::{Cluster, KnownNode};
+use crate::daemon_set;
 use crate::events::Events;
 use crate::node::NodeObject;
 use crate::outage::{Outage, Use};
@@ -53,6 +55,12 @@ pub(crate) struct Follower {
     nodes: Watch<NodeObject>,
     peers: Watch<DynamicObject>,
     leases: Watch<PartialObjectMeta<Lease>>,
+    /// The DaemonSet that the agent is of.
+    daemon_set: Option<Watch<DaemonSet>>,
+    /// What that is, once it was seen.
+    own_set: Option<DaemonSet>,
+    /// Whether that has no place for this node any longer, so that nothing is to be said of it.
+    is_dismissed: watch::Sender<bool>,
     writer: Writer,
     events: Events,
     facts: watch::Receiver<Facts>,
@@ -76,8 +84,13 @@ impl Follower {
         facts: watch::Receiver<Facts>,
         publication: watch::Receiver<Option<Publication>>,
         known: watch::Sender<Known>,
+        is_dismissed: watch::Sender<bool>,
     ) -> Self {
         let now = Instant::now();
+        let daemon_set = config
+            .daemon_set
+            .as_ref()
+            .map(|of| Watch::of_one(Api::namespaced(client.clone(), &of.namespace), &of.name));
         let span = config.heartbeat * MISSES;
         let label = config.topology_label.clone();
         Self {
@@ -86,6 +99,9 @@ impl Follower {
             nodes: Watch::new(Api::all(client.clone())),
             peers: Watch::new(Api::all_with(client.clone(), &ApiResource::erase::<Peer>(&()))),
             leases: Watch::new(Api::namespaced(client.clone(), &config.namespace)),
+            daemon_set,
+            own_set: None,
+            is_dismissed,
             writer: Writer::new(&client, config.node.clone(), &config.namespace, span),
             events: Events::new(&client, &config.node, now),
             config,
@@ -109,6 +125,7 @@ impl Follower {
                 change = self.nodes.next() => self.hear_nodes(change),
                 change = self.peers.next() => self.hear_peers(change),
                 change = self.leases.next() => self.hear_leases(change),
+                change = next_of(&mut self.daemon_set) => self.hear_daemon_set(change).await,
                 Ok(()) = self.facts.changed() => self.write_soon(),
                 Ok(()) = self.publication.changed() => self.write_soon(),
                 () = at(self.due) => self.tell(),
@@ -186,6 +203,51 @@ impl Follower {
         self.work(Use::Leases) || is_news
     }
 
+    /// The DaemonSet goes a moment before the rights that go with it: what this node says is taken back at once.
+    async fn hear_daemon_set(&mut self, change: Change<DaemonSet>) -> bool {
+        match change {
+            Change::All(mut all) => match all.pop() {
+                Some(found) => self.own_set = Some(found),
+                // One that never was there is a mistake in a name, and no reason to go.
+                None => self.dismiss(self.own_set.is_some()).await,
+            },
+            Change::Put(found) => self.own_set = Some(found),
+            Change::Gone(_) => self.dismiss(true).await,
+            Change::Failed(error) => {
+                tracing::debug!(%error, "the agent's DaemonSet is not watched")
+            }
+        }
+        if let Some(found) = &self.own_set {
+            let node = self.cluster.own().map(|own| &own.object);
+            self.dismiss(!daemon_set::has_pod_on(found, node)).await;
+        }
+        false
+    }
+
+    async fn dismiss(&mut self, is_dismissed: bool) {
+        let changed = self
+            .is_dismissed
+            .send_if_modified(|was| std::mem::replace(was, is_dismissed) != is_dismissed);
+        if !changed {
+            return;
+        }
+        if !is_dismissed {
+            self.write_soon();
+            self.beat_due = Instant::now();
+            return;
+        }
+        self.own_set = None;
+        tracing::info!(
+            "the agent's DaemonSet has no place for this node; what it said is taken back"
+        );
+        let uid = self.cluster.own().and_then(|own| own.object.metadata.uid.clone());
+        if let Some(uid) = uid
+            && let Err(error) = self.writer.withdraw(&uid).await
+        {
+            tracing::warn!(?error, "what this node said of itself is not taken back yet");
+        }
+    }
+
     /// Returns whether there is something to tell.
     fn fail(&mut self, what: Use, error: &watcher::Error) -> bool {
         // A list that is too old is made anew, and that is all there is to it.
@@ -240,6 +302,9 @@ impl Follower {
     /// Has the Node say what it shall, unless it does.
     async fn write(&mut self) -> bool {
         self.write_due = None;
+        if *self.is_dismissed.borrow() {
+            return false;
+        }
         let Some(own) = self.cluster.own().cloned() else { return false };
         self.events.tell(&own.object, &own.read.problems, Instant::now()).await;
         let shall = self.shall_say(&own);
@@ -296,7 +361,7 @@ impl Follower {
         self.beat_due = now + self.config.heartbeat;
         let uid = self.cluster.own().and_then(|own| own.object.metadata.uid.clone());
         // Without a Node there is nobody to be alive.
-        let Some(uid) = uid else { return false };
+        let Some(uid) = uid.filter(|_| !*self.is_dismissed.borrow()) else { return false };
         let before = self.outage.reason().is_some();
         let is_news = match self.writer.beat(&uid).await {
             Ok(()) => {
@@ -372,6 +437,17 @@ struct Watch<K> {
     is_listed: bool,
 }
 
+/// Waits for the next change of what may not be watched at all.
+async fn next_of<K>(watch: &mut Option<Watch<K>>) -> Change<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What a watch tells.
 enum Change<K> {
     All(Vec<K>),
@@ -385,7 +461,15 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     fn new(api: Api<K>) -> Self {
-        let config = watcher::Config::default().timeout(WATCH);
+        Self::with(api, watcher::Config::default())
+    }
+
+    fn of_one(api: Api<K>, name: &str) -> Self {
+        Self::with(api, watcher::Config::default().fields(&format!("metadata.name={name}")))
+    }
+
+    fn with(api: Api<K>, config: watcher::Config) -> Self {
+        let config = config.timeout(WATCH);
         let stream = watcher(api, config).backoff(Patience::default()).boxed();
         Self { stream, list: Vec::new(), is_listed: false }
     }

@@ -15,7 +15,7 @@ use crate::addresses::AddressRules;
 use crate::daemon_set::DaemonSetName;
 use crate::follow::Follower;
 use crate::own::Facts;
-use crate::write::{WriteError, Writer};
+use crate::write::Writer;
 
 /// How long a watch lasts before it is begun anew, in seconds: the price of noticing one that hangs.
 pub(crate) const WATCH: u32 = 120;
@@ -57,6 +57,7 @@ pub struct KubeRegistry {
     publication: watch::Sender<Option<Publication>>,
     client: Client,
     config: KubeConfig,
+    is_dismissed: watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
 
@@ -73,10 +74,12 @@ impl KubeRegistry {
     pub fn start(client: Client, config: KubeConfig, facts: watch::Receiver<Facts>) -> Self {
         let (known_by_task, known) = watch::channel(Known::default());
         let (publication, published) = watch::channel(None);
-        let follower =
-            Follower::new(client.clone(), config.clone(), facts, published, known_by_task);
+        let (dismissed, is_dismissed) = watch::channel(false);
+        let (to_follow, of) = (client.clone(), config.clone());
+        let follower = Follower::new(to_follow, of, facts, published, known_by_task, dismissed);
         let task = tokio::spawn(follower.run());
-        Self { known, told: Known::default(), publication, client, config, task }
+        let told = Known::default();
+        Self { known, told, publication, client, config, is_dismissed, task }
     }
 }
 
@@ -109,18 +112,21 @@ impl Registry for KubeRegistry {
         let writer =
             Writer::new(&self.client, self.config.node.clone(), &self.config.namespace, span);
         let node = writer.node().await;
-        if daemon_set.is_for(&self.client, node.as_ref().ok()).await {
+        let is_dismissed = *self.is_dismissed.borrow();
+        if !is_dismissed && daemon_set.is_for(&self.client, node.as_ref().ok()).await {
             return Next::Agent;
         }
         tracing::info!(%daemon_set, "this node leaves the mesh for good");
         // Nothing is to be written after it is taken back.
         self.task.abort();
         let _ = (&mut self.task).await;
-        match writer.withdraw(node).await {
-            Ok(()) => tracing::info!("what this node said of itself is taken back"),
-            Err(WriteError::Refused(reason) | WriteError::Unreachable(reason)) => {
-                tracing::warn!(%reason, "what this node said of itself is not taken back");
-            }
+        let withdrawn = match node {
+            Ok(node) => writer.withdraw(&node.metadata.uid.unwrap_or_default()).await,
+            Err(error) => Err(error),
+        };
+        // By now the right to do so may be gone, and that it was done before.
+        if let (Err(error), false) = (withdrawn, is_dismissed) {
+            tracing::warn!(?error, "what this node said of itself is not taken back");
         }
         Next::Nobody
     }

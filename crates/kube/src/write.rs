@@ -83,13 +83,12 @@ impl Writer {
     }
 
     /// Takes back all that was written of this Node: what we have its annotations say, and its signs of life.
-    pub(crate) async fn withdraw(
-        &self,
-        node: Result<NodeObject, WriteError>,
-    ) -> Result<(), WriteError> {
-        let uid = node?.metadata.uid.unwrap_or_default();
-        self.annotate(&uid, &BTreeMap::new()).await?;
-        bounded(self.leases.delete(self.node.as_str(), &DeleteParams::default())).await.map(|_| ())
+    pub(crate) async fn withdraw(&self, uid: &str) -> Result<(), WriteError> {
+        self.annotate(uid, &BTreeMap::new()).await?;
+        match bounded(self.leases.delete(self.node.as_str(), &DeleteParams::default())).await {
+            Ok(_) | Err(WriteError::Refused(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -272,7 +272,7 @@ fn rights() -> String {
         rule("", "nodes", &["get", "list", "watch", "patch"]),
         rule("kilo.squat.ai", "peers", &["list", "watch"]),
         rule("coordination.k8s.io", "leases", &["create", "delete", "patch", "list", "watch"]),
-        rule("apps", "daemonsets", &["get"]),
+        rule("apps", "daemonsets", &["get", "list", "watch"]),
         rule("events.k8s.io", "events", &["create", "patch"]),
     ];
     let role = json!({

@@ -60,7 +60,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         let facts = facts::follow(public_key, settings.interface.clone(), settings.mark)?;
         let registry = KubeRegistry::start(client, settings.registry(), facts);
         let registry = Remembering::new(registry, &settings.state.join("mesh.json"));
-        let registry = if legacy.is_some() { registry.going_on() } else { registry };
+        let registry = registry.going_on(legacy.as_ref().and_then(Legacy::mesh));
         let config = Config {
             identity: Identity::Name(settings.node.clone()),
             private_key,
