@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 #[cfg(feature = "kubernetes")]
 use crate::agent;
-use crate::logging::LogFormat;
+use crate::logging::{LogFormat, LogLevel};
 use crate::{
     check, cleanup, completion, demo, doctor, down, graph, keys, logging, showconf, status, tunnel,
     up,
@@ -26,15 +26,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// What is logged to standard error: error, warn, info, debug, or a filter such as `wireloom_agent=debug`.
-    #[arg(
-        long,
-        global = true,
-        env = "WIRELOOM_LOG",
-        default_value = "info",
-        value_name = "FILTER"
-    )]
-    pub(crate) log: String,
+    /// What is logged to standard error: error, warn, info, debug, or a filter such as `wireloom_agent=debug`. Default:
+    /// info.
+    #[arg(long, global = true, env = "WIRELOOM_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
     /// How log lines look.
     #[arg(long, global = true, env = "WIRELOOM_LOG_FORMAT", value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,
@@ -77,12 +72,12 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let quick = std::env::var_os("WG_QUICK_USERSPACE_IMPLEMENTATION");
     let cli = Cli::parse_from(as_tunnel(arguments, quick.as_deref()));
-    logging::start(&cli.global)?;
+    logging::start(&cli.global, cli.command.log_level()?)?;
     match cli.command {
         Command::Tunnel(args) => tunnel::run(args),
         Command::Up(args) => up::run(args),
         #[cfg(feature = "kubernetes")]
-        Command::Agent(args) => agent::run(*args),
+        Command::Agent(args) => agent::run(&args),
         Command::Down(args) => down::run(&args),
         Command::Keygen => keys::keygen(),
         Command::Pubkey => keys::pubkey(),
@@ -94,6 +89,17 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Completion(args) => completion::run(&args),
+    }
+}
+
+impl Command {
+    /// What is logged at most, where a command has a flag of its own for it.
+    fn log_level(&self) -> anyhow::Result<Option<LogLevel>> {
+        match self {
+            #[cfg(feature = "kubernetes")]
+            Self::Agent(args) => args.log_level(),
+            _ => Ok(None),
+        }
     }
 }
 

@@ -4,10 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+#[cfg(feature = "kubernetes")]
+use serde::Deserialize;
 use tokio::sync::mpsc;
 use wireloom_agent::device::{DeviceError, KernelOpener, OpenDevice, TunnelDevice, UapiClient};
 use wireloom_dataplane::uapi_socket;
 use wireloom_model::InterfaceName;
+use wireloom_tunnel::EngineKind;
 
 use crate::device::{DataplaneOpener, EngineArg};
 
@@ -21,8 +24,10 @@ pub(crate) struct DeviceArgs {
     engine: EngineArg,
 }
 
+/// Who runs a WireGuard device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum DeviceKind {
+#[cfg_attr(feature = "kubernetes", derive(Deserialize), serde(rename_all = "kebab-case"))]
+pub(crate) enum DeviceKind {
     /// The kernel, which needs its WireGuard module.
     Kernel,
     /// This process: the device goes when the agent goes.
@@ -35,13 +40,18 @@ enum DeviceKind {
 
 impl DeviceArgs {
     pub(crate) fn opener(self, interface: InterfaceName) -> Opener {
+        self.device.opener(interface, self.engine.engine)
+    }
+}
+
+impl DeviceKind {
+    /// What finds or makes such a device of this name; one of our own with this engine.
+    pub(crate) fn opener(self, interface: InterfaceName, engine: EngineKind) -> Opener {
         let directory = Path::new(uapi_socket::DIRECTORY);
-        match self.device {
-            DeviceKind::Kernel => Opener::Kernel(KernelOpener { interface }),
-            DeviceKind::Own => {
-                Opener::Own(DataplaneOpener::new(interface, directory.into(), self.engine.engine))
-            }
-            DeviceKind::Uapi => {
+        match self {
+            Self::Kernel => Opener::Kernel(KernelOpener { interface }),
+            Self::Own => Opener::Own(DataplaneOpener::new(interface, directory.into(), engine)),
+            Self::Uapi => {
                 Opener::Uapi(UapiClient::new(&uapi_socket::path(directory, interface.as_str())))
             }
         }

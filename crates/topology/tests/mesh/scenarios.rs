@@ -280,3 +280,27 @@ fn a_port_of_its_own_is_where_neighbours_dial_a_node() {
     let plan = plan_of(&snapshot, "waw-2");
     assert_eq!(plan.tunnel_peers[0].endpoint, Some("10.20.0.1:7777".parse().unwrap()));
 }
+
+#[test]
+fn who_has_no_public_endpoint_keeps_its_tunnels_open_without_being_told() {
+    let mut snapshot = demo();
+    for node in &mut snapshot.nodes {
+        node.persistent_keepalive = None;
+    }
+    let keepalives = |snapshot: &Snapshot| -> BTreeSet<Option<u16>> {
+        let peers = plan_of(snapshot, "lon-1").tunnel_peers.into_iter();
+        peers.map(|peer| peer.persistent_keepalive.map(std::num::NonZeroU16::get)).collect()
+    };
+    for (endpoint, keepalive) in [
+        (Some("203.0.113.9:51820"), None),
+        (Some("gw.example.com:51820"), None),
+        (Some("[fd12::9]:51820"), Some(25)),
+        (None, Some(25)),
+    ] {
+        node(&mut snapshot, "lon-1").endpoint = endpoint.map(|text| text.parse().unwrap());
+        let all = keepalives(&snapshot);
+        assert!(all.contains(&keepalive), "{endpoint:?}: {all:?}");
+    }
+    node(&mut snapshot, "lon-1").persistent_keepalive = std::num::NonZeroU16::new(7);
+    assert!(keepalives(&snapshot).contains(&Some(7)));
+}
