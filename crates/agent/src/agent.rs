@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use wireloom_kernel::{Event, Host, HostError};
-use wireloom_model::{InterfaceName, NodeName, PrivateKey, Problem};
+use wireloom_model::{Cidr, InterfaceName, NodeName, PeerName, PrivateKey, Problem};
 use wireloom_registry::{Publication, Registry, Update};
 use wireloom_topology::Plan;
 
@@ -62,13 +62,20 @@ impl Config {
     pub const RESYNC: Duration = Duration::from_secs(60);
 }
 
-/// How a machine finds itself in the mesh.
+/// How a machine finds itself in or at the mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
     /// It is the node with its public key.
     Key,
     /// It is the node of this name.
     Name(NodeName),
+    /// It is no node, and joins the mesh from outside as this peer.
+    Peer {
+        /// Its name.
+        name: PeerName,
+        /// More that it reaches through the mesh, by the first of its tunnels in the order of names.
+        more: Vec<Cidr>,
+    },
 }
 
 /// Why a node could not start, or had to stop.

@@ -1,7 +1,7 @@
 //! `wireloom agent`: a node of the mesh that a Kubernetes cluster makes.
 
 mod facts;
-mod settings;
+pub(crate) mod settings;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -5,7 +5,7 @@
 
 mod flags;
 mod resolved;
-mod values;
+pub(crate) mod values;
 
 use std::path::{Path, PathBuf};
 

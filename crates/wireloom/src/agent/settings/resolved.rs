@@ -69,10 +69,7 @@ impl Settings {
             overlay,
             gateways,
             port,
-            mtu: match self.mtu {
-                None | Some(Mtu::Auto) => None,
-                Some(Mtu::Bytes(bytes)) => Some(bytes),
-            },
+            mtu: self.mtu.and_then(Mtu::bytes),
             carry_internal_addresses: self.carry_internal_addresses.unwrap_or(true),
             encapsulation: Encapsulation {
                 when: self.encapsulate.unwrap_or(EncapsulateWhen::Always),

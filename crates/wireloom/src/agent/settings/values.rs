@@ -10,12 +10,23 @@ use wireloom_topology::kilo::Plugin;
 use crate::up::mark;
 
 /// The MTU of the tunnel device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mtu {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Mtu {
     /// What the paths to others leave.
+    #[default]
     Auto,
     /// As many bytes.
     Bytes(NonZeroU16),
+}
+
+impl Mtu {
+    /// The bytes, if they are said.
+    pub(crate) const fn bytes(self) -> Option<NonZeroU16> {
+        match self {
+            Self::Auto => None,
+            Self::Bytes(bytes) => Some(bytes),
+        }
+    }
 }
 
 impl FromStr for Mtu {
@@ -46,7 +57,7 @@ impl FromStr for Mark {
 
 /// Where the mesh is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Backend;
+pub(crate) struct Backend;
 
 impl FromStr for Backend {
     type Err = String;
@@ -63,7 +74,7 @@ impl FromStr for Backend {
 
 /// The time between two looks, of at least a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Period(pub(super) Duration);
+pub(crate) struct Period(pub(crate) Duration);
 
 impl FromStr for Period {
     type Err = String;
