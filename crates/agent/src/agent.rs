@@ -15,6 +15,7 @@ use crate::control::{ControlError, ControlSocket, Request};
 use crate::device::{DeviceError, OpenDevice, TunnelDevice};
 use crate::http::{self, Listen};
 use crate::planner::Planner;
+use crate::pods::{PodNetwork, Pods};
 use crate::prober;
 use crate::reconcile::{Occurrence, Reconciler};
 use crate::resolve;
@@ -55,6 +56,8 @@ pub struct Config {
     pub resync: Duration,
     /// Whether it takes what it made out of the host when it ends.
     pub clean_up: bool,
+    /// How it gives this machine's pods their network, if it does.
+    pub pods: Option<PodNetwork>,
 }
 
 impl Config {
@@ -125,6 +128,7 @@ pub async fn run(
         config.interface.clone(),
         config.mark,
         config.planner.clone(),
+        config.pods.map(|network| Pods::new(network, host.clone())),
         host,
     );
     let node = node.await?;

@@ -23,6 +23,7 @@ mod network;
 mod paths;
 mod place;
 mod planner;
+pub mod pods;
 mod prober;
 mod reconcile;
 pub mod remember;

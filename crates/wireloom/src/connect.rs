@@ -117,6 +117,7 @@ pub(crate) fn run(args: ConnectArgs) -> anyhow::Result<ExitCode> {
         listen: None,
         resync: args.resync_period.0,
         clean_up: args.clean_up,
+        pods: None,
     };
     let opener = args.device.opener(args.interface);
     let runtime = tokio::runtime::Builder::new_multi_thread()

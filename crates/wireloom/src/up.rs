@@ -105,6 +105,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         listen,
         resync: Config::RESYNC,
         clean_up: true,
+        pods: None,
         planner: Planner::default(),
     };
     let opener = device.opener(args.interface);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use wireloom_agent::http::Listen;
+use wireloom_agent::pods::PodNetwork;
 use wireloom_agent::{Planner, control};
 use wireloom_kube::{AddressRules, Connection};
 use wireloom_model::annotations::Granularity;
@@ -41,12 +42,15 @@ pub(crate) struct Resolved {
     pub(crate) run_dir: PathBuf,
     /// What was said without effect, and why.
     pub(crate) warnings: Vec<String>,
+    pub(crate) pods: Option<PodNetwork>,
 }
+
 impl Settings {
     /// What is said, and the defaults for the rest.
     pub(super) fn resolve(self) -> anyhow::Result<Resolved> {
         let device = self.device()?;
         let warnings = self.without_effect(device);
+        let or = |path: Option<PathBuf>, usual: &str| path.unwrap_or_else(|| usual.into());
         let node = match self.hostname {
             Some(name) => name,
             None => own_name()?,
@@ -65,6 +69,9 @@ impl Settings {
             Some(port) => port,
             None => "51820".parse()?,
         };
+        let run_dir = or(self.run_dir, control::RUN_DIRECTORY);
+        let beside = self.compatibility.and_then(|Compatibility(beside)| beside);
+        let cni = self.cni.unwrap_or(beside.is_none());
         let mesh = Mesh {
             overlay,
             gateways,
@@ -76,12 +83,11 @@ impl Settings {
                 by: self.encapsulation.unwrap_or_default(),
             },
             filter: Filter {
-                masquerade: self.masquerade.unwrap_or(false),
+                masquerade: self.masquerade.unwrap_or(cni),
                 services: self.service_cidr.unwrap_or_default(),
                 ..Filter::default()
             },
         };
-        let or = |path: Option<PathBuf>, usual: &str| path.unwrap_or_else(|| usual.into());
         Ok(Resolved {
             node,
             connection: Connection { kubeconfig: self.kubeconfig, master: self.master },
@@ -103,7 +109,7 @@ impl Settings {
             },
             planner: Planner {
                 compatibility: self.compatibility.map(|Compatibility(beside)| kilo::Settings {
-                    cni: self.cni.unwrap_or(true),
+                    cni,
                     beside,
                     local: self.local.unwrap_or(true),
                 }),
@@ -121,8 +127,13 @@ impl Settings {
             },
             key: or(self.key, "/var/lib/wireloom/key"),
             state: or(self.state_dir, "/var/lib/wireloom"),
-            run_dir: or(self.run_dir, control::RUN_DIRECTORY),
             warnings,
+            pods: cni.then(|| PodNetwork {
+                file: or(self.cni_path, "/etc/cni/net.d/10-wireloom.conflist"),
+                programs: or(self.cni_bin, "/opt/cni/bin"),
+                leases: run_dir.join("leases"),
+            }),
+            run_dir,
         })
     }
 
