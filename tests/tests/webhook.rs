@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use wireloom_cluster::ApiServer;
-use wireloom_testkit::{need, wireloom_binary};
+use wireloom_testkit::{cluster_program, need, wireloom_binary};
 use wireloom_tests::eventually;
 
 const GOOD: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
@@ -214,4 +214,52 @@ fn a_missing_certificate_is_said() {
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("/nonexistent/cert.pem"), "{said}");
+}
+
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+
+fn printed(command: &mut Command) -> String {
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+#[test]
+fn kustomize_and_helm_install_the_same_webhook_and_the_api_server_takes_it() {
+    need!(root);
+    need!(cluster);
+    let api = ApiServer::start().unwrap();
+    let component = format!("{DEPLOY}/components/webhook");
+    let mut kustomize = Command::new(cluster_program("kubectl"));
+    let kustomized = printed(kustomize.args(["kustomize", &component]));
+    let mut helm = Command::new(cluster_program("helm"));
+    helm.args(["template", "wireloom", &format!("{DEPLOY}/helm"), "--kube-version=1.34.4"]);
+    let rendered = printed(helm.args(["--set=webhook=true", "--show-only=templates/webhook.yaml"]));
+
+    let dry_run = |manifests: &str| -> Vec<Value> {
+        api.host().write("/run/webhook.yaml", manifests).unwrap();
+        let apply = ["apply", "--dry-run=server", "--output=json", "-f", "/run/webhook.yaml"];
+        let list: Value = serde_json::from_str(&api.kubectl(apply).unwrap()).unwrap();
+        let spec = |object: &Value| {
+            let mut object = object.clone();
+            if object["kind"] == "Service" {
+                // Addresses are given out anew each time.
+                object["spec"] = json!([object["spec"]["ports"], object["spec"]["selector"]]);
+            }
+            object["metadata"] = object["metadata"]["name"].clone();
+            object
+        };
+        let mut objects: Vec<Value> = list["items"].as_array().unwrap().iter().map(spec).collect();
+        objects.sort_by_key(|object| object["kind"].to_string());
+        objects
+    };
+    let (kustomized, mut rendered) = (dry_run(&kustomized), dry_run(&rendered));
+    let secret = rendered.iter().position(|object| object["kind"] == "Secret").unwrap();
+    let secret = rendered.remove(secret);
+    let is_configuration = |object: &&mut Value| object["kind"] == "ValidatingWebhookConfiguration";
+    let configuration = rendered.iter_mut().find(is_configuration).unwrap();
+    let client = configuration["webhooks"][0]["clientConfig"].as_object_mut().unwrap();
+    assert_eq!(client.remove("caBundle"), Some(secret["data"]["tls.crt"].clone()));
+    assert_eq!(kustomized, rendered);
+    assert_eq!(kustomized.len(), 3);
 }

@@ -237,3 +237,6 @@ impl Drop for Visitor {
         self.task.abort();
     }
 }
+
+#[cfg(test)]
+mod tests;
