@@ -8,11 +8,8 @@ use serde_json::{Value, json};
 use wireloom_lab::demo::{Voice, tenths};
 
 use crate::pods::{self, Fetched, Pod};
-use crate::stage::{self, BEHIND_NAT, Kubernetes, LIMIT, MACHINES, Stage, text};
+use crate::stage::{self, BEHIND_NAT, Kubernetes, LIMIT, MACHINES, REGION, Stage, text};
 use crate::{Keep, Settings};
-
-/// The label by which pods are placed.
-const REGION: &str = "topology.kubernetes.io/region";
 
 /// The pods of which no two may share a region, and those that are spread over the regions.
 const APART: &str = "apart";
@@ -143,6 +140,7 @@ pub fn tell(settings: &Settings, voice: &Voice, keep: Option<Keep<'_, Told>>) ->
     let things = [&format!("deployment/{APART}"), &format!("deployment/{SPREAD}"), "service/story"];
     stage.show(&[&["delete"], &things[..], &[LIMIT]].concat(), voice)?;
     stage.kubectl(&["wait", "--for=delete", "pod", "--selector=part-of=story", LIMIT])?;
+    stage.await_empty()?;
     told.left_behind = stage.remove(voice)?;
     told.seconds = tenths(begin.elapsed());
     voice.say(&format!("Done in {:.1} s.", told.seconds))?;

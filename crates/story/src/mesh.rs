@@ -13,7 +13,7 @@ use wireloom_lab::demo::throughput::{self, End};
 use wireloom_lab::demo::{Layer, Pair, Report, Trial, Voice, reach, tenths};
 use wireloom_model::Family;
 
-use crate::stage::{self, BEHIND_NAT, InMesh, Kubernetes, MACHINES, OFFICE, Stage};
+use crate::stage::{self, BEHIND_NAT, InMesh, Kubernetes, MACHINES, OFFICE, REGION, Stage};
 use crate::{Keep, Settings};
 
 /// The office's address in the mesh, its device and port, and where it keeps its key and what it is told of the mesh.
@@ -77,7 +77,7 @@ pub fn show(
     voice.head(&format!("The mesh, {:.1} s after the beginning", begin.elapsed().as_secs_f64()))?;
     let nodes = stage.introduce(voice)?;
     stage.show(&["get", "daemonset", "wireloom", "--namespace=kube-system"], voice)?;
-    stage.show(&["get", "nodes", "--label-columns=topology.kubernetes.io/region"], voice)?;
+    stage.show(&["get", "nodes", &format!("--label-columns={REGION}")], voice)?;
     let kubernetes = stage.describe(join_seconds)?;
 
     voice.head("A machine elsewhere joins as a Peer, by WireGuard alone")?;

@@ -16,6 +16,9 @@ use wireloom_lab::demo::{Voice, tenths};
 use wireloom_lab::measure::ping;
 use wireloom_lab::{Child, Host, Lab, Latency, Layout, NetworkState, Output, Region};
 
+/// The label by which nodes and pods are placed.
+pub(crate) const REGION: &str = "topology.kubernetes.io/region";
+
 /// A machine that becomes a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Machine {
@@ -142,7 +145,7 @@ impl Stage {
         let mut joined = table(&["NODE", "REGION", "PROVIDER", "PODS", "KNOWN AFTER"]);
         for (machine, span) in machines.iter().zip(&spans) {
             let node = self.read(&["get", "node", machine.name])?;
-            let label = text(&node["metadata"]["labels"]["topology.kubernetes.io/region"])?;
+            let label = text(&node["metadata"]["labels"][REGION])?;
             joined.add_row([
                 machine.name.to_owned(),
                 label.to_owned(),
@@ -153,7 +156,7 @@ impl Stage {
             self.found.push((machine.name, NetworkState::of(self.host(machine.name)?)?));
         }
         voice.say(&format!(
-            " $ kubelet --bootstrap-kubeconfig=TOKEN --node-labels=topology.kubernetes.io/region=REGION ... # on {}",
+            " $ kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap.kubeconfig --node-labels={REGION}=... # on {}",
             names.join(", ")
         ))?;
         voice.table(&joined)?;
@@ -165,6 +168,25 @@ impl Stage {
         let (command, directory) = (["apply", "-k"], deploy());
         self.aloud(&command, DEPLOY, &directory, voice)?;
         self.kubectl(&["rollout", "status", "daemonset/wireloom", AGENTS[0], LIMIT])?;
+        Ok(())
+    }
+
+    /// Waits until no pod hangs on any node's bridge: one is gone from the API before it is from its node.
+    pub(crate) fn await_empty(&self) -> Result<()> {
+        for machine in &MACHINES {
+            let deadline = Instant::now() + STEP;
+            let host = self.host(machine.name)?;
+            let links = || {
+                let links = host.spawn("ip", ["-o", "link", "show", "type", "veth"])?;
+                Ok::<_, anyhow::Error>(links.success(STEP)?.stdout)
+            };
+            while links()?.contains(" master ") {
+                if Instant::now() > deadline {
+                    bail!("pods do not leave {}: {}", machine.name, links()?);
+                }
+                thread::sleep(Duration::from_millis(200));
+            }
+        }
         Ok(())
     }
 
@@ -316,7 +338,10 @@ impl Stage {
         let events = ["get", "events", "--all-namespaces", "--field-selector=type=Warning"];
         let events = self.cluster.api().kubectl(events).unwrap_or_default();
         let lines: Vec<&str> = events.lines().collect();
-        format!("the cluster's last warnings:\n{}", lines[lines.len().saturating_sub(12)..].join("\n"))
+        format!(
+            "the cluster's last warnings:\n{}",
+            lines[lines.len().saturating_sub(12)..].join("\n")
+        )
     }
 
     /// Asks kubectl for JSON.
