@@ -14,7 +14,7 @@ use wireloom_file::key;
 use wireloom_kube::{KubeConfig, KubeRegistry};
 use wireloom_model::PrivateKey;
 
-use crate::device::EngineArg;
+use crate::device::CarrierArgs;
 use crate::logging::LogLevel;
 use crate::{keys, signals};
 
@@ -28,7 +28,7 @@ pub(crate) struct AgentArgs {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
-    engine: EngineArg,
+    carrier: CarrierArgs,
 }
 
 impl AgentArgs {
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let private_key = private_key(&settings.key, Path::new(KILOS_KEY))?;
-    let opener = settings.device.opener(settings.interface.clone(), args.engine.engine);
+    let opener = settings.device.opener(settings.interface.clone(), args.carrier);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")

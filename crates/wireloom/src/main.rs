@@ -23,6 +23,7 @@ mod keys;
 mod logging;
 mod opener;
 mod output;
+mod queues;
 mod showconf;
 mod signals;
 mod source;

@@ -10,9 +10,8 @@ use tokio::sync::mpsc;
 use wireloom_agent::device::{DeviceError, KernelOpener, OpenDevice, TunnelDevice, UapiClient};
 use wireloom_dataplane::uapi_socket;
 use wireloom_model::InterfaceName;
-use wireloom_tunnel::EngineKind;
 
-use crate::device::{DataplaneOpener, EngineArg};
+use crate::device::{CarrierArgs, DataplaneOpener};
 
 /// Which device an agent uses, and how.
 #[derive(Debug, Clone, Copy, Args)]
@@ -21,7 +20,7 @@ pub(crate) struct DeviceArgs {
     #[arg(long, env = "WIRELOOM_DEVICE", value_enum, default_value_t, value_name = "DEVICE")]
     device: DeviceKind,
     #[command(flatten)]
-    engine: EngineArg,
+    carrier: CarrierArgs,
 }
 
 /// Who runs a WireGuard device.
@@ -40,17 +39,17 @@ pub(crate) enum DeviceKind {
 
 impl DeviceArgs {
     pub(crate) fn opener(self, interface: InterfaceName) -> Opener {
-        self.device.opener(interface, self.engine.engine)
+        self.device.opener(interface, self.carrier)
     }
 }
 
 impl DeviceKind {
-    /// What finds or makes such a device of this name; one of our own with this engine.
-    pub(crate) fn opener(self, interface: InterfaceName, engine: EngineKind) -> Opener {
+    /// What finds or makes such a device of this name; one of our own as these say.
+    pub(crate) fn opener(self, interface: InterfaceName, carrier: CarrierArgs) -> Opener {
         let directory = Path::new(uapi_socket::DIRECTORY);
         match self {
             Self::Kernel => Opener::Kernel(KernelOpener { interface }),
-            Self::Own => Opener::Own(DataplaneOpener::new(interface, directory.into(), engine)),
+            Self::Own => Opener::Own(DataplaneOpener::new(interface, directory.into(), carrier)),
             Self::Uapi => {
                 Opener::Uapi(UapiClient::new(&uapi_socket::path(directory, interface.as_str())))
             }

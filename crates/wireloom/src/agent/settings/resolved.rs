@@ -71,7 +71,7 @@ impl Settings {
         };
         let run_dir = or(self.run_dir, control::RUN_DIRECTORY);
         let beside = self.compatibility.and_then(|Compatibility(beside)| beside);
-        let cni = self.cni.unwrap_or(beside.is_none());
+        let cni = self.cni.unwrap_or_else(|| beside.is_none());
         let mesh = Mesh {
             overlay,
             gateways,
