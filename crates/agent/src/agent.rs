@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use wireloom_kernel::{Event, Host, HostError};
-use wireloom_model::{InterfaceName, NodeName, PrivateKey, Problem};
+use wireloom_model::{Cidr, InterfaceName, NodeName, PeerName, PrivateKey, Problem};
 use wireloom_registry::{Next, Publication, Registry, Update};
 use wireloom_topology::Plan;
 
@@ -26,10 +26,7 @@ use crate::view::SharedView;
 
 /// How often the device is looked at without a reason: a peer that is out of reach is dialled again at its configured
 /// endpoint.
-const RESYNC: Duration = Duration::from_secs(10);
-
-/// How often the host is looked at without a reason: not every change is told.
-const AUDIT: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(10);
 
 /// How long changes of the kernel are gathered before they are looked at together.
 const GATHER: Duration = Duration::from_millis(100);
@@ -60,17 +57,33 @@ pub struct Config {
     pub listen: Option<Listen>,
     /// What an agent before it handed over.
     pub legacy: Option<Legacy>,
+    /// How often the host is looked at without a reason: not every change is told.
+    pub resync: Duration,
+    /// Whether it takes what it made out of the host when it ends.
+    pub clean_up: bool,
     /// How it gives this machine's pods their network, if it does.
     pub pods: Option<PodNetwork>,
 }
 
-/// How a machine finds itself in the mesh.
+impl Config {
+    /// The usual time between two looks at the host.
+    pub const RESYNC: Duration = Duration::from_secs(60);
+}
+
+/// How a machine finds itself in or at the mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
     /// It is the node with its public key.
     Key,
     /// It is the node of this name.
     Name(NodeName),
+    /// It is no node, and joins the mesh from outside as this peer.
+    Peer {
+        /// Its name.
+        name: PeerName,
+        /// More that it reaches through the mesh, by the first of its tunnels in the order of names.
+        more: Vec<Cidr>,
+    },
 }
 
 /// Why a node could not start, or had to stop.
@@ -100,8 +113,8 @@ pub enum AgentError {
 }
 
 /// Keeps this node in the mesh until `stop` completes or somebody asks it to leave, then takes everything of it out of
-/// the host again, or leaves it to another agent that stands by or that the registry knows will come. `ready` is called
-/// once, when the first plan is in force.
+/// the host again, or leaves it to another agent that stands by or that the registry knows will come, or to nobody if it is
+/// told to. `ready` is called once, when the first plan is in force.
 ///
 /// # Errors
 ///
@@ -116,11 +129,9 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     let host = Host::new()?;
     let mut node = Reconciler::new(&config, host).await?;
-    if let Some(Legacy { device, words }) = config.legacy {
+    if let Some(Legacy { queues, words }) = config.legacy {
         node.inherit(words.heard);
-        if let Some(link) = device {
-            opener.inherit(link);
-        }
+        opener.inherit(queues);
     }
     let control = ControlSocket::bind(&config.control).await?;
     let http = match config.listen {
@@ -146,6 +157,8 @@ pub async fn run(
         servers.start(http::serve(bound, view.clone()));
     }
     let mut agent = Agent {
+        resync: config.resync,
+        clean_up: config.clean_up,
         registry,
         opener,
         ended,
@@ -201,6 +214,10 @@ async fn serve(
 }
 
 struct Agent<R, O, F> {
+    /// How often the host is looked at without a reason.
+    resync: Duration,
+    /// Whether it takes what it made out of the host.
+    clean_up: bool,
     registry: R,
     opener: O,
     ended: mpsc::UnboundedSender<String>,
@@ -220,13 +237,13 @@ struct Agent<R, O, F> {
 impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
     /// Follows the registry, the kernel and the device, each change by a pass over everything. Returns why it ends.
     async fn follow(&mut self) -> AgentError {
-        let mut resync = interval(RESYNC);
-        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut names = interval(resolve::PERIOD);
         names.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut probe = interval(prober::TICK);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut audit = interval(AUDIT);
+        let mut audit = interval(self.resync);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.view.lock().vitals.beat(std::time::Instant::now());
@@ -250,7 +267,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                     }
                     false
                 }
-                _ = resync.tick() => true,
+                _ = look.tick() => true,
             };
             if is_due {
                 self.due = None;
@@ -385,8 +402,8 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         let heard = device.as_deref().map(Reconciler::heard).unwrap_or_default();
         // Ports and sockets are free before the other one asks for them.
         servers.stop().await;
-        let device = device.as_deref().and_then(|device| device.hand_over());
-        let legacy = Legacy { device, words: Words { mesh, heard } };
+        let queues = device.as_deref().map(|device| device.hand_over()).unwrap_or_default();
+        let legacy = Legacy { queues, words: Words { mesh, heard } };
         let is_taken = tokio::task::spawn_blocking(move || {
             standing_by.into_iter().rev().any(|heir| {
                 let sent = heir.into_std().and_then(|heir| legacy.send(&heir));
@@ -402,6 +419,9 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
 
     /// Takes everything of this node out of the host.
     async fn leave(mut self, next: Next) {
+        if !self.clean_up {
+            return;
+        }
         for problem in self.node.leave(self.device.as_deref(), next).await {
             tracing::warn!(%problem, "could not be cleaned up");
         }

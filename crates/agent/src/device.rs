@@ -34,10 +34,10 @@ pub trait TunnelDevice: Send + Sync {
         false
     }
 
-    /// Stops the device and gives away its link, for another process to go on with. `None` if that is not how it works:
-    /// then it goes on by itself, or goes with its link.
-    fn hand_over(&self) -> Option<OwnedFd> {
-        None
+    /// Stops the device and gives away the open queues of its link, for another process to go on with. None if that is not
+    /// how it works: then it goes on by itself, or goes with its link.
+    fn hand_over(&self) -> Vec<OwnedFd> {
+        Vec::new()
     }
 
     /// How the device moves packets, as far as it says.
@@ -65,8 +65,8 @@ impl From<PathStatus> for PathReport {
 
 /// Makes the device, at start and again when it was deleted under the agent.
 pub trait OpenDevice: Send {
-    /// Has the next device stand on this link, which another process [handed over](TunnelDevice::hand_over).
-    fn inherit(&mut self, _link: OwnedFd) {}
+    /// Has the next device stand on these queues, which another process [handed over](TunnelDevice::hand_over).
+    fn inherit(&mut self, _queues: Vec<OwnedFd>) {}
 
     /// Makes the device. A device that ends by itself later says why through `ended`.
     fn open(

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -27,11 +27,15 @@ use crate::control::{ControlError, Request, connect};
 /// How long the old agent waits for the new one to take what it hands over.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How many queues a device may have to be handed over: as many descriptors as go in one message (`SCM_MAX_FD`,
+/// net/scm.h).
+const QUEUES: usize = 253;
+
 /// What is handed over.
 #[derive(Debug, Default)]
 pub struct Legacy {
-    /// The open TUN device, if it was the agent's own.
-    pub(crate) device: Option<OwnedFd>,
+    /// The open queues of the TUN device, if it was the agent's own.
+    pub(crate) queues: Vec<OwnedFd>,
     pub(crate) words: Words,
 }
 
@@ -86,11 +90,14 @@ impl Legacy {
         heir.set_nonblocking(false)?;
         heir.set_write_timeout(Some(PATIENCE))?;
         let words = serde_json::to_vec(&self.words)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(QUEUES))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let device = self.device.as_ref().map(|device| [device.as_fd()]);
-        if let Some(device) = &device {
-            ancillary.push(SendAncillaryMessage::ScmRights(device));
+        let queues: Vec<BorrowedFd<'_>> = self.queues.iter().map(OwnedFd::as_fd).collect();
+        if !queues.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&queues)) {
+            return Err(io::Error::other(format!(
+                "{} queues are more than can be handed over",
+                queues.len()
+            )));
         }
         let sent = sendmsg(heir, &[IoSlice::new(&words)], &mut ancillary, SendFlags::NOSIGNAL)?;
         let mut stream = heir;
@@ -102,20 +109,22 @@ impl Legacy {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut words = vec![0; 4096];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(QUEUES))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let parts = &mut [IoSliceMut::new(&mut words)];
         let length = recvmsg(stream, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
-        let device = ancillary.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
-        });
+        let mut queues = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                queues.extend(descriptors);
+            }
+        }
         words.truncate(length);
         stream.read_to_end(&mut words)?;
         if words.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Self { device, words: serde_json::from_slice(&words)? }))
+        Ok(Some(Self { queues, words: serde_json::from_slice(&words)? }))
     }
 }
 
@@ -137,15 +146,15 @@ mod tests {
         let endpoint = |n: u16| SocketAddr::from(([192, 0, 2, 1], n));
         let heard: BTreeMap<_, _> = (1..3000).map(|n| (key(n), endpoint(n))).collect();
         let words = Words { mesh: None, heard: heard.clone() };
-        let legacy = Legacy { device: Some(read.into()), words };
-        let received = std::thread::scope(|scope| {
+        let legacy = Legacy { queues: vec![read.into()], words };
+        let mut received = std::thread::scope(|scope| {
             scope.spawn(|| legacy.send(&stream).unwrap());
             Legacy::receive(&heir).unwrap().unwrap()
         });
         assert_eq!(received.words.heard, heard);
         write.write_all(b"x").unwrap();
         let mut byte = [0];
-        File::from(received.device.unwrap()).read_exact(&mut byte).unwrap();
+        File::from(received.queues.pop().unwrap()).read_exact(&mut byte).unwrap();
         assert_eq!(byte, *b"x");
     }
 

@@ -1,6 +1,7 @@
 //! The data plane in this process, as the agent and the tunnel command use it.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,13 +21,14 @@ use wireloom_tunnel::EngineKind;
 use wireloom_tunnel::uapi::{DeviceStatus, SetDevice};
 
 use crate::keys;
+use crate::queues::Queues;
 
 /// The kernel's sockets, with a port's holder named when it is taken.
 struct NamingBinder(UdpBinder);
 
 impl UdpBind for NamingBinder {
-    fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError> {
-        self.0.bind(port, mark).map_err(|mut error| {
+    fn bind(&self, port: u16, mark: u32, queues: NonZeroUsize) -> Result<Binding, BindError> {
+        self.0.bind(port, mark, queues).map_err(|mut error| {
             if let BindError::PortInUse { port, family, holder } = &mut error {
                 let family = if *family == "IPv4" { Family::V4 } else { Family::V6 };
                 *holder = port_owner(*port, family).map(|owner| owner.to_string());
@@ -54,11 +56,12 @@ pub(crate) struct Parts {
     pub(crate) uapi_directory: PathBuf,
     /// A descriptor of a socket that somebody else listens with.
     pub(crate) uapi: Option<i32>,
-    pub(crate) engine: EngineKind,
+    pub(crate) carrier: CarrierArgs,
 }
 
+/// How a device of ours carries packets.
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct EngineArg {
+pub(crate) struct CarrierArgs {
     /// What makes handshakes and holds sessions; the other end can't tell.
     #[arg(
         long,
@@ -68,6 +71,9 @@ pub(crate) struct EngineArg {
         value_name = "ENGINE"
     )]
     pub(crate) engine: EngineKind,
+    /// How many queues carry packets, each with threads of its own; auto goes by the cores.
+    #[arg(long, env = "WIRELOOM_QUEUES", default_value_t, value_name = "N|auto")]
+    pub(crate) queues: Queues,
 }
 
 fn engines() -> impl TypedValueParser<Value = EngineKind> {
@@ -77,20 +83,23 @@ fn engines() -> impl TypedValueParser<Value = EngineKind> {
 
 impl LocalDevice {
     /// Makes the device in the network namespace of the calling thread, on a TUN device that somebody else made if there
-    /// is one.
-    pub(crate) fn open(parts: &Parts, tun: Option<OwnedFd>) -> anyhow::Result<Self> {
-        let tun = match tun {
-            Some(tun) => Tun::adopt(tun)?,
-            None => {
-                Tun::create(&TunConfig { name: parts.interface.to_string(), mtu: DEFAULT_MTU })?
-            }
+    /// are queues of one.
+    pub(crate) fn open(parts: &Parts, queues: Vec<OwnedFd>) -> anyhow::Result<Self> {
+        let tun = if queues.is_empty() {
+            Tun::create(&TunConfig {
+                name: parts.interface.to_string(),
+                mtu: DEFAULT_MTU,
+                queues: parts.carrier.queues.count(),
+            })?
+        } else {
+            Tun::adopt(queues)?
         };
         let config = Config {
             seed: keys::random_bytes()?,
             listen_port: 0,
             fwmark: 0,
             offloads: Offloads::ALL,
-            engine: parts.engine,
+            engine: parts.carrier.engine,
         };
         let network = NamingBinder(UdpBinder::new());
         let tun = Arc::new(tun);
@@ -137,10 +146,12 @@ impl TunnelDevice for LocalDevice {
         Ok(self.dataplane.status())
     }
 
-    fn hand_over(&self) -> Option<OwnedFd> {
+    fn hand_over(&self) -> Vec<OwnedFd> {
         self.stop();
-        let link = self.tun.as_fd().try_clone_to_owned();
-        link.inspect_err(|error| tracing::warn!(%error, "the device can't be handed over")).ok()
+        let queues = self.tun.hand_over();
+        queues
+            .inspect_err(|error| tracing::warn!(%error, "the device can't be handed over"))
+            .unwrap_or_default()
     }
 
     fn path(&self) -> PathReport {
@@ -151,23 +162,23 @@ impl TunnelDevice for LocalDevice {
 /// Makes [`LocalDevice`]s for the agent.
 pub(crate) struct DataplaneOpener {
     parts: Parts,
-    /// What the next one stands on.
-    link: Option<OwnedFd>,
+    /// The queues of the TUN device that the next one stands on.
+    queues: Vec<OwnedFd>,
 }
 
 impl DataplaneOpener {
     pub(crate) const fn new(
         interface: InterfaceName,
         uapi_directory: PathBuf,
-        engine: EngineKind,
+        carrier: CarrierArgs,
     ) -> Self {
-        Self { parts: Parts { interface, uapi_directory, uapi: None, engine }, link: None }
+        Self { parts: Parts { interface, uapi_directory, uapi: None, carrier }, queues: Vec::new() }
     }
 }
 
 impl OpenDevice for DataplaneOpener {
-    fn inherit(&mut self, link: OwnedFd) {
-        self.link = Some(link);
+    fn inherit(&mut self, queues: Vec<OwnedFd>) {
+        self.queues = queues;
     }
 
     fn open(
@@ -175,7 +186,8 @@ impl OpenDevice for DataplaneOpener {
         ended: mpsc::UnboundedSender<String>,
     ) -> Result<Arc<dyn TunnelDevice>, DeviceError> {
         let failed = |error: anyhow::Error| DeviceError::Open(format!("{error:#}"));
-        let device = LocalDevice::open(&self.parts, self.link.take()).map_err(failed)?;
+        let device =
+            LocalDevice::open(&self.parts, std::mem::take(&mut self.queues)).map_err(failed)?;
         let dataplane = device.dataplane();
         let watch = move || {
             let reason = dataplane.wait();

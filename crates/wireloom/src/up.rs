@@ -104,6 +104,8 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         interface: args.interface.clone(),
         legacy: None,
         listen,
+        resync: Config::RESYNC,
+        clean_up: true,
         pods: None,
         planner: Planner::default(),
     };
