@@ -57,10 +57,9 @@ pub(crate) struct Follower {
     leases: Watch<PartialObjectMeta<Lease>>,
     /// The DaemonSet that the agent is of.
     daemon_set: Option<Watch<DaemonSet>>,
-    /// What that is, once it was seen.
-    own_set: Option<DaemonSet>,
-    /// Whether that has no place for this node any longer, so that nothing is to be said of it.
-    is_dismissed: watch::Sender<bool>,
+    employer: Employer,
+    /// Whether that has no place for this node any longer, once all that follows from it is done.
+    dismissed: watch::Sender<bool>,
     writer: Writer,
     events: Events,
     facts: watch::Receiver<Facts>,
@@ -77,6 +76,14 @@ pub(crate) struct Follower {
     written: Option<BTreeMap<String, String>>,
 }
 
+/// What is known of the agent's DaemonSet.
+enum Employer {
+    Gone,
+    Is(Box<DaemonSet>),
+    /// It was never seen.
+    Unknown,
+}
+
 impl Follower {
     pub(crate) fn new(
         client: Client,
@@ -84,7 +91,7 @@ impl Follower {
         facts: watch::Receiver<Facts>,
         publication: watch::Receiver<Option<Publication>>,
         known: watch::Sender<Known>,
-        is_dismissed: watch::Sender<bool>,
+        dismissed: watch::Sender<bool>,
     ) -> Self {
         let now = Instant::now();
         let daemon_set = config
@@ -100,8 +107,8 @@ impl Follower {
             peers: Watch::new(Api::all_with(client.clone(), &ApiResource::erase::<Peer>(&()))),
             leases: Watch::new(Api::namespaced(client.clone(), &config.namespace)),
             daemon_set,
-            own_set: None,
-            is_dismissed,
+            employer: Employer::Unknown,
+            dismissed,
             writer: Writer::new(&client, config.node.clone(), &config.namespace, span),
             events: Events::new(&client, &config.node, now),
             config,
@@ -206,46 +213,46 @@ impl Follower {
     /// The DaemonSet goes a moment before the rights that go with it: what this node says is taken back at once.
     async fn hear_daemon_set(&mut self, change: Change<DaemonSet>) -> bool {
         match change {
-            Change::All(mut all) => match all.pop() {
-                Some(found) => self.own_set = Some(found),
+            Change::All(mut all) => match (all.pop(), &self.employer) {
                 // One that never was there is a mistake in a name, and no reason to go.
-                None => self.dismiss(self.own_set.is_some()).await,
+                (None, Employer::Unknown) => {}
+                (None, _) => self.employer = Employer::Gone,
+                (Some(found), _) => self.employer = Employer::Is(Box::new(found)),
             },
-            Change::Put(found) => self.own_set = Some(found),
-            Change::Gone(_) => self.dismiss(true).await,
+            Change::Put(found) => self.employer = Employer::Is(Box::new(found)),
+            Change::Gone(_) => self.employer = Employer::Gone,
             Change::Failed(error) => {
-                tracing::debug!(%error, "the agent's DaemonSet is not watched")
+                tracing::debug!(%error, "the agent's DaemonSet is not watched");
             }
         }
-        if let Some(found) = &self.own_set {
-            let node = self.cluster.own().map(|own| &own.object);
-            self.dismiss(!daemon_set::has_pod_on(found, node)).await;
-        }
-        false
+        self.is_dismissed().await;
+        self.write_soon()
     }
 
-    async fn dismiss(&mut self, is_dismissed: bool) {
-        let changed = self
-            .is_dismissed
-            .send_if_modified(|was| std::mem::replace(was, is_dismissed) != is_dismissed);
-        if !changed {
-            return;
+    /// Whether the DaemonSet has no place for this node, so that nothing is to be said of it. What was said is taken back
+    /// first, unless Kilo's agents go by it.
+    async fn is_dismissed(&mut self) -> bool {
+        let own = self.cluster.own();
+        let is_dismissed = match &self.employer {
+            Employer::Gone => true,
+            Employer::Is(found) => !daemon_set::has_pod_on(found, own.map(|own| &own.object)),
+            Employer::Unknown => false,
+        };
+        let uid = own.and_then(|own| own.object.metadata.uid.clone());
+        let was_dismissed = *self.dismissed.borrow();
+        if is_dismissed && !was_dismissed {
+            tracing::info!("the agent's DaemonSet has no place for this node");
+            if let Some(uid) = uid.filter(|_| !self.cluster.has_kilo(Instant::now())) {
+                match self.writer.withdraw(&uid).await {
+                    Ok(()) => tracing::info!("what this node said of itself is taken back"),
+                    Err(WriteError::Refused(reason) | WriteError::Unreachable(reason)) => {
+                        tracing::warn!(%reason, "what this node said of itself is not taken back");
+                    }
+                }
+            }
         }
-        if !is_dismissed {
-            self.write_soon();
-            self.beat_due = Instant::now();
-            return;
-        }
-        self.own_set = None;
-        tracing::info!(
-            "the agent's DaemonSet has no place for this node; what it said is taken back"
-        );
-        let uid = self.cluster.own().and_then(|own| own.object.metadata.uid.clone());
-        if let Some(uid) = uid
-            && let Err(error) = self.writer.withdraw(&uid).await
-        {
-            tracing::warn!(?error, "what this node said of itself is not taken back yet");
-        }
+        self.dismissed.send_replace(is_dismissed);
+        is_dismissed
     }
 
     /// Returns whether there is something to tell.
@@ -302,7 +309,7 @@ impl Follower {
     /// Has the Node say what it shall, unless it does.
     async fn write(&mut self) -> bool {
         self.write_due = None;
-        if *self.is_dismissed.borrow() {
+        if self.is_dismissed().await {
             return false;
         }
         let Some(own) = self.cluster.own().cloned() else { return false };
@@ -361,7 +368,7 @@ impl Follower {
         self.beat_due = now + self.config.heartbeat;
         let uid = self.cluster.own().and_then(|own| own.object.metadata.uid.clone());
         // Without a Node there is nobody to be alive.
-        let Some(uid) = uid.filter(|_| !*self.is_dismissed.borrow()) else { return false };
+        let Some(uid) = uid.filter(|_| !*self.dismissed.borrow()) else { return false };
         let before = self.outage.reason().is_some();
         let is_news = match self.writer.beat(&uid).await {
             Ok(()) => {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Client;
+use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wireloom_model::annotations::Granularity;
@@ -14,11 +14,14 @@ use wireloom_registry::{Next, Publication, PublishError, Registry, Update};
 use crate::addresses::AddressRules;
 use crate::daemon_set::DaemonSetName;
 use crate::follow::Follower;
+use crate::node::NodeObject;
 use crate::own::Facts;
-use crate::write::Writer;
 
 /// How long a watch lasts before it is begun anew, in seconds: the price of noticing one that hangs.
 pub(crate) const WATCH: u32 = 120;
+
+/// How long what goes on may take to be heard, when an agent ends.
+const HEARING: Duration = Duration::from_secs(3);
 
 /// What a node of a cluster is told at its start.
 #[derive(Debug, Clone)]
@@ -102,26 +105,19 @@ impl Registry for KubeRegistry {
     /// An agent of a DaemonSet that is gone, is being deleted or chooses other nodes leaves for good.
     async fn leave(&mut self) -> Next {
         let Some(daemon_set) = &self.config.daemon_set else { return Next::Nobody };
-        let span = self.config.heartbeat;
-        let writer =
-            Writer::new(&self.client, self.config.node.clone(), &self.config.namespace, span);
-        let node = writer.node().await;
-        let is_dismissed = *self.is_dismissed.borrow();
-        if !is_dismissed && daemon_set.is_for(&self.client, node.as_ref().ok()).await {
-            return Next::Agent;
+        let mut is_dismissed = *self.is_dismissed.borrow();
+        if !is_dismissed {
+            let api: Api<NodeObject> = Api::all(self.client.clone());
+            let node = api.get(self.config.node.as_str());
+            let node = tokio::time::timeout(HEARING, node).await.ok().and_then(Result::ok);
+            if daemon_set.is_for(&self.client, node.as_ref()).await {
+                return Next::Agent;
+            }
+            // Whoever watches it takes back what was said. Without the right to, nobody does.
+            let dismissed = self.is_dismissed.wait_for(|is_dismissed| *is_dismissed);
+            is_dismissed = tokio::time::timeout(HEARING, dismissed).await.is_ok();
         }
-        tracing::info!(%daemon_set, "this node leaves the mesh for good");
-        // Nothing is to be written after it is taken back.
-        self.task.abort();
-        let _ = (&mut self.task).await;
-        let withdrawn = match node {
-            Ok(node) => writer.withdraw(&node.metadata.uid.unwrap_or_default()).await,
-            Err(error) => Err(error),
-        };
-        // By now the right to do so may be gone, and that it was done before.
-        if let (Err(error), false) = (withdrawn, is_dismissed) {
-            tracing::warn!(?error, "what this node said of itself is not taken back");
-        }
+        tracing::info!(%daemon_set, is_dismissed, "this node leaves the mesh for good");
         Next::Nobody
     }
 }

@@ -77,11 +77,6 @@ impl Writer {
         apply(&self.leases, &self.node, &patch).await.map(|_| ())
     }
 
-    /// This machine's Node.
-    pub(crate) async fn node(&self) -> Result<NodeObject, WriteError> {
-        bounded(self.nodes.get(self.node.as_str())).await
-    }
-
     /// Takes back all that was written of this Node: what we have its annotations say, and its signs of life.
     pub(crate) async fn withdraw(&self, uid: &str) -> Result<(), WriteError> {
         self.annotate(uid, &BTreeMap::new()).await?;

@@ -366,12 +366,19 @@ async fn a_node_that_leaves_for_good_takes_back_what_it_said_and_nothing_else() 
 
     let selector = "{\"spec\":{\"template\":{\"spec\":{\"nodeSelector\":{\"mesh\":\"yes\"}}}}}";
     let passes_by = format!("patch daemonset wireloom --namespace=kube-system --patch {selector}");
-    for (change, next) in [
-        ("get daemonset wireloom --namespace=kube-system", Next::Agent),
-        (passes_by.as_str(), Next::Nobody),
-        ("label node own mesh=yes", Next::Agent),
-        ("delete daemonset wireloom --namespace=kube-system", Next::Nobody),
+    let get = "get daemonset wireloom --namespace=kube-system";
+    for (before, change, next) in [
+        (get, get, Next::Agent),
+        (get, passes_by.as_str(), Next::Nobody),
+        ("label node own mesh=yes", get, Next::Agent),
+        (get, "label node own mesh-", Next::Nobody),
+        (
+            "label node own mesh=yes",
+            "delete daemonset wireloom --namespace=kube-system",
+            Next::Nobody,
+        ),
     ] {
+        rig.kubectl(before);
         let (mut registry, _facts) = rig.registry("own", 1, Duration::from_secs(2)).await;
         mesh(&mut registry, "it is in the mesh", |mesh| names(mesh) == ["own"]).await;
         let lease = || rig.api.kubectl(["get", "lease", "own", "--namespace=kube-system"]).is_ok();
