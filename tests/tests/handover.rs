@@ -7,22 +7,29 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wireloom_cluster::ApiServer;
 use wireloom_lab::{Child, Host, Lab, Layout, Region};
-use wireloom_testkit::need;
+use wireloom_testkit::{need, wireloom_binary};
 use wireloom_tests::flow::Flow;
 use wireloom_tests::{NetworkState, eventually, ok, ping, run, wireloom, within};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// An agent with the rights of a pod.
 fn agent(host: &Host, api: &ApiServer) -> Child {
     host.write("/run/test/kubeconfig", api.kubeconfig()).unwrap();
-    wireloom(
-        host,
-        &format!(
-            "agent --namespace kube-system --kubeconfig /run/test/kubeconfig --hostname {} --key /run/test/key \
-             --state-dir /run/test/state --cni=false",
-            host.name()
-        ),
-    )
+    let name = format!("--hostname={}", host.name());
+    let wireloom = wireloom_binary().display().to_string();
+    let line = [
+        "--bounding-set=-all,+net_admin",
+        &wireloom,
+        "agent",
+        "--namespace=kube-system",
+        "--kubeconfig=/run/test/kubeconfig",
+        &name,
+        "--key=/run/test/key",
+        "--state-dir=/run/test/state",
+        "--cni=false",
+    ];
+    host.spawn("setpriv", line).unwrap()
 }
 
 #[test]
@@ -30,21 +37,22 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
     need!(root);
     need!(cluster);
     need!(device "/dev/net/tun");
-    for program in ["iperf3", "ss", "sysctl"] {
+    for program in ["iperf3", "setpriv", "ss", "sysctl"] {
         need!(program program);
     }
     let regions = vec![
         Region::new("provider", &["control"]),
         Region::new("ams", &["ams-1"]),
+        Region::new("waw", &["waw-1"]),
         Region::new("ire", &["ire-1"]).behind_nat(),
     ];
     let lab = Lab::build(&Layout { regions, pods: false }).unwrap();
     let addresses = lab.plan().regions[0].hosts[0].public.unwrap().map(|public| public.address());
     let api = ApiServer::start_on(lab.host("control").unwrap(), &addresses).unwrap();
     api.apply(include_str!("../../deploy/base/crds.yaml")).unwrap();
-    let hosts = ["ams-1", "ire-1"].map(|name| lab.host(name).unwrap());
+    let hosts = ["ams-1", "waw-1", "ire-1"].map(|name| lab.host(name).unwrap());
     let before = hosts.map(NetworkState::of);
-    for (host, region) in hosts.iter().zip(["ams", "ire"]) {
+    for (host, region) in hosts.iter().zip(["ams", "waw", "ire"]) {
         let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": {
             "name": host.name(),
             "labels": { "topology.kubernetes.io/region": region },
@@ -63,10 +71,11 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
         status["overlay_addresses"][0].as_str().unwrap().to_owned()
     });
     // The one behind NAT dials in.
+    ping(hosts[2], &overlay[0]);
     ping(hosts[1], &overlay[0]);
 
     // Both ways: what is sent by the node whose agent is replaced, and what it is sent.
-    for (from, to) in [(0, 1), (1, 0)] {
+    for (from, to) in [(0, 1), (1, 0), (2, 0), (0, 2)] {
         let flow = Flow::start(hosts[from], hosts[to], &overlay[to]);
         for (host, old) in hosts.iter().zip(&mut agents) {
             let device = ok(host, "ip -o link show wl0");

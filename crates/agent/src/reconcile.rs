@@ -287,9 +287,8 @@ impl Reconciler {
             Problem::warning(Subject::Mesh, ProblemKind::Unresolved, message)
         }));
         let mut device_problem = self.reconcile_device(device);
-        let greeted = self.take_up(device);
+        self.take_up(device);
         problems.extend(self.look_around().await);
-        self.prober.restart(greeted);
         if self.network.has_moved() {
             problems.extend(self.move_device(device));
         }
@@ -349,20 +348,21 @@ impl Reconciler {
         outcome.err().map(|error| device_problem(&error))
     }
 
-    /// Tells the device where an earlier one heard peers, and says who they are. They know nothing of ours until they hear
+    /// Tells the device where an earlier one heard peers, and has it speak to them: they know nothing of ours until they hear
     /// from it.
-    fn take_up(&mut self, device: &dyn TunnelDevice) -> BTreeSet<PublicKey> {
+    fn take_up(&mut self, device: &dyn TunnelDevice) {
         let mut heard = std::mem::take(&mut self.inherited);
-        heard.retain(|key, _| {
-            self.plan.iter().flat_map(|plan| &plan.tunnel_peers).any(|peer| peer.key == *key)
-        });
-        if let Some(request) = configure::pointing(&heard) {
-            if let Err(error) = device.set(&request) {
-                tracing::warn!(%error, "peers are looked for anew");
-            }
-            self.endpoints.extend(&heard);
+        let peers = || self.plan.iter().flat_map(|plan| &plan.tunnel_peers);
+        heard.retain(|key, _| peers().any(|peer| peer.key == *key));
+        let Some(mut request) = configure::pointing(&heard) else { return };
+        for peer in &mut request.peers {
+            // Switched on, the first is due at once. It is as planned again with the next pass.
+            peer.persistent_keepalive = Some(1);
         }
-        heard.into_keys().collect()
+        if let Err(error) = device.set(&request) {
+            tracing::warn!(%error, "peers are looked for anew");
+        }
+        self.endpoints.extend(&heard);
     }
 
     /// Packets leave by another link or from another address: the device forgets the old one, and peers hear of the new
