@@ -10,11 +10,17 @@
 mod translate;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::core::ApiResource;
 use kube::{CustomResource, CustomResourceExt as _, KubeSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use translate::translate;
+
+/// How the API names the resource.
+pub fn resource() -> ApiResource {
+    ApiResource::erase::<Peer>(&())
+}
 
 /// What is wanted of a WireGuard peer that is no node of the cluster.
 #[derive(
