@@ -2,11 +2,13 @@
 //!
 //! Owns [hosts](host), which are threads in network and mount namespaces of their own, the [plan] of a lab's
 //! addresses, and the [lab] that joins hosts to regions, NAT routers and an internet between them. A lab leaves
-//! nothing behind: its namespaces have no names, so they go with the process that holds it, however that ends.
+//! nothing behind: its namespaces have no names, so they go with the process that holds it, however that ends. And what
+//! a [demo] tells of its nodes.
 //!
 //! Floor 3: never imports kube, and needs no other crate than `wireloom-model`.
 
 pub mod child;
+pub mod demo;
 mod error;
 pub mod host;
 pub mod lab;

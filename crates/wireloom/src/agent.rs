@@ -61,6 +61,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
             interface: settings.interface,
             planner: settings.planner,
             listen: settings.listen,
+            pods: settings.pods,
         };
         wireloom_agent::run(config, registry, opener, || {}, stop).await?;
         Ok(ExitCode::SUCCESS)

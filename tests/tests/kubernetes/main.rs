@@ -18,7 +18,6 @@ mod names;
 mod nodes;
 mod outage;
 mod peers;
-mod process;
 mod rig;
 
 use wireloom_lab::Region;

@@ -37,7 +37,8 @@ impl Cluster {
         let addresses = addresses.map(|public| public.address());
         let api = ApiServer::start_on(lab.host("control").unwrap(), &addresses).unwrap();
         api.apply(include_str!("../../../deploy/base/crds.yaml")).unwrap();
-        let arguments = "--subnet 10.4.0.0/16,fd04::/64".to_owned();
+        // Hosts share the machine's /etc, which is not ours to write to.
+        let arguments = "--subnet 10.4.0.0/16,fd04::/64 --cni=false".to_owned();
         Self { agents: BTreeMap::new(), api, lab, arguments }
     }
 
