@@ -46,6 +46,8 @@ fn nodes_plan_as_kilo_does_until_its_last_agent_goes_and_keep_their_connections_
     for name in ALL {
         cluster.join(name);
     }
+    // By Kilo's algorithm, people say who is behind NAT.
+    cluster.kubectl("annotate node ire-1 kilo.squat.ai/persistent-keepalive=25");
     thread::scope(|scope| {
         let (stays, goes) = mpsc::channel::<()>();
         let api = &cluster.api;

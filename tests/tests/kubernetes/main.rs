@@ -18,6 +18,7 @@ mod names;
 mod nodes;
 mod outage;
 mod peers;
+mod process;
 mod rig;
 
 use wireloom_lab::Region;

@@ -60,22 +60,17 @@ impl Cluster {
         self.start(name);
     }
 
-    /// Makes the Node object of a host, by this name. Who is behind NAT keeps its tunnels open.
+    /// Makes the Node object of a host, by this name. Nobody says who is behind NAT.
     pub(crate) fn declare(&self, name: &str, host: &str) {
         let plan = self.plan(host);
         let region = self.lab.plan().regions.iter().find(|region| region.hosts.contains(plan));
         let pods = self.pod(host).prefixes.map(|prefix| prefix.to_string());
-        let annotations = match plan.public {
-            Some(_) => json!({}),
-            None => json!({ "kilo.squat.ai/persistent-keepalive": "25" }),
-        };
         let node = json!({
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {
                 "name": name,
                 "labels": { REGION: region.unwrap().name },
-                "annotations": annotations,
             },
             "spec": { "podCIDR": pods[0], "podCIDRs": pods },
         });
