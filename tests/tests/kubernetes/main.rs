@@ -10,7 +10,7 @@
     reason = "helpers of tests fail as the test does"
 )]
 
-mod clashes;
+mod addresses;
 mod clocks;
 mod gateways;
 mod kilo;

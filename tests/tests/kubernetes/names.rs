@@ -79,18 +79,8 @@ fn a_node_is_found_by_its_name_where_it_has_moved_to() {
 
     // The machine gets other addresses while it is off.
     cluster.kill("waw-1");
-    let host = cluster.host("waw-1");
     let new = ["203.0.113.44", "2001:db8:3::2c"].map(str::to_owned);
-    for ((old, new), family) in old.iter().zip(&new).zip(["-4", "-6"]) {
-        let address = old.address();
-        let shown = ok(host, &format!("ip -o address show to {address}"));
-        let link = shown.split_whitespace().nth(1).unwrap();
-        // The way out goes with the last address of its network.
-        let way = ok(host, &format!("ip {family} route show default"));
-        ok(host, &format!("ip address del {address}/{} dev {link}", old.length()));
-        ok(host, &format!("ip address add {new}/{} dev {link}", old.length()));
-        ok(host, &format!("ip {family} route replace {}", way.lines().next().unwrap()));
-    }
+    cluster.readdress("waw-1", &new);
     cluster.start("waw-1");
     let _server = serve(cluster.host(internet), &new);
     let dialled = |status: &serde_json::Value| status["peers"][0]["endpoint"].clone();

@@ -220,6 +220,21 @@ impl Cluster {
         families.iter().map(open).collect()
     }
 
+    /// Gives a host other public addresses, of the same networks.
+    pub(crate) fn readdress(&self, name: &str, new: &[String; 2]) {
+        let host = self.host(name);
+        let old = self.plan(name).public.unwrap();
+        for ((old, new), family) in old.iter().zip(new).zip(["-4", "-6"]) {
+            let shown = ok(host, &format!("ip -o address show to {}", old.address()));
+            let link = shown.split_whitespace().nth(1).unwrap();
+            // The way out goes with the last address of its network.
+            let way = ok(host, &format!("ip {family} route show default"));
+            ok(host, &format!("ip address del {old} dev {link}"));
+            ok(host, &format!("ip address add {new}/{} dev {link}", old.length()));
+            ok(host, &format!("ip {family} route replace {}", way.lines().next().unwrap()));
+        }
+    }
+
     /// Makes a host as it is after its machine was switched off and on: its agent is gone, and all of it that was in the
     /// kernel and in `/run/wireloom`; what is on disk is there.
     pub(crate) fn switch_off(&mut self, name: &str) {
