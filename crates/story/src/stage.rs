@@ -141,6 +141,10 @@ impl Stage {
     /// is the only one, else that or a little later.
     pub(crate) fn join(&mut self, machines: &[Machine], voice: &Voice) -> Result<Instant> {
         let names: Vec<&str> = machines.iter().map(|machine| machine.name).collect();
+        voice.say(&format!(
+            " $ kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap.kubeconfig --node-labels={REGION}=... # on {}",
+            names.join(", ")
+        ))?;
         let spans = self.cluster.join(&names)?;
         let started = Instant::now() - spans.last().copied().unwrap_or_default();
         let mut joined = table(&["NODE", "REGION", "PROVIDER", "PODS", "KNOWN AFTER"]);
@@ -156,10 +160,6 @@ impl Stage {
             ]);
             self.found.push((machine.name, NetworkState::of(self.host(machine.name)?)?));
         }
-        voice.say(&format!(
-            " $ kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap.kubeconfig --node-labels={REGION}=... # on {}",
-            names.join(", ")
-        ))?;
         voice.table(&joined)?;
         Ok(started)
     }
