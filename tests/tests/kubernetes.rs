@@ -73,7 +73,7 @@ impl Cluster {
     fn agent(&self, name: &str) -> Child {
         let line = format!(
             "agent --namespace kube-system --kubeconfig /run/test/kubeconfig --hostname {name} --key /run/test/key \
-             --state-dir /run/test/state --subnet 10.4.0.0/16,fd04::/64"
+             --state-dir /run/test/state --subnet 10.4.0.0/16,fd04::/64 --cni=false"
         );
         wireloom(self.host(name), &line)
     }

@@ -9,7 +9,9 @@ use serde_json::Value;
 use wireloom_lab::Host;
 use wireloom_testkit::need;
 use wireloom_tests::device::{configuration, tunnel, wait_for_device};
-use wireloom_tests::{Keys, NetworkState, Pair, SOON, answers, eventually, ok, ping, run};
+use wireloom_tests::{
+    Keys, NetworkState, Pair, SOON, answers, eventually, ok, ping, run, wireloom,
+};
 
 fn addresses(host: &Host, last: u8) {
     ok(host, &format!("ip address add 10.9.0.{last}/24 dev wg0"));
@@ -50,6 +52,35 @@ fn two_devices_carry_both_families() {
     let bytes: Vec<u64> =
         transfer.split_ascii_whitespace().skip(1).map(|word| word.parse().unwrap()).collect();
     assert!(bytes.iter().all(|count| *count > 100), "{transfer}");
+}
+
+#[test]
+fn a_device_has_the_queues_that_are_asked_for_and_leaves_nothing() {
+    need!(root);
+    need!(device "/dev/net/tun");
+    need!(program "wg");
+    let pair = Pair::start();
+    let before = [&pair.a, &pair.b].map(NetworkState::of);
+    let devices = [(&pair.a, 2), (&pair.b, 4)].map(|(host, queues)| {
+        let device = wireloom(host, &format!("tunnel -f --queues {queues} wg0"));
+        wait_for_device(host, "wg0");
+        let shown = ok(host, "ip -details link show wg0");
+        assert!(shown.contains(&format!("numqueues {queues} ")), "{shown}");
+        device
+    });
+    join(&pair);
+    for (host, addresses) in
+        [(&pair.a, ["10.9.0.2", "fd09::2"]), (&pair.b, ["10.9.0.1", "fd09::1"])]
+    {
+        addresses.iter().for_each(|address| ping(host, address));
+    }
+    for device in devices {
+        let end = device.stop(SOON).unwrap();
+        assert!(end.status.success(), "{}", end.stderr);
+    }
+    for (host, before) in [&pair.a, &pair.b].into_iter().zip(before) {
+        NetworkState::of(host).assert_same(&before);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A batch all the way: out of one TUN device, sealed, through the network, opened, into the other TUN device; with
 //! devices and network in memory, and in one thread instead of the data plane's own.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use wireloom_io::memory::{self, MemoryHost, MemoryNetwork, MemoryTun};
@@ -50,7 +51,8 @@ impl Turn {
 
     fn new(frames: Vec<(VnetHeader, Vec<u8>)>) -> Self {
         let network = MemoryNetwork::default();
-        let bind = |place| network.host(address(place).ip()).bind(PORT, 0).unwrap();
+        let bind =
+            |place| network.host(address(place).ip()).bind(PORT, 0, NonZeroUsize::MIN).unwrap();
         let (near, from) = memory::tun().unwrap();
         let (tun, to) = memory::tun().unwrap();
         Self {
@@ -58,7 +60,7 @@ impl Turn {
             pair: Pair::new(EngineKind::default()),
             stop: Signal::new().unwrap(),
             from,
-            reader: near.reader(),
+            reader: near.readers().remove(0),
             buffer: FrameBuffer::new(),
             sealer: Sealer::default(),
             outbox: Outbox::default(),
@@ -86,9 +88,9 @@ impl Work for Turn {
         let Self { pair, stop, sealer, outbox, arena, answers, merger, tun, .. } = self;
         self.reader.read(&mut self.buffer, stop).unwrap();
         self.buffer.with(|frames| pair.client.seal(NOW, frames, sealer, outbox));
-        self.near.sender.send(NOW.since_boot(), outbox);
+        self.near.sender.send(0, NOW.since_boot(), outbox);
         outbox.clear();
-        self.far.receivers[0].receive(&mut self.received, stop).unwrap();
+        self.far.receivers[0][0].receive(&mut self.received, stop).unwrap();
         self.received.with(|received| pair.server.open(NOW, received, arena, answers));
         merger.merge(arena, ALL_OFFLOADS);
         let runs = merger.runs().len();
@@ -97,7 +99,7 @@ impl Work for Turn {
             "what left as one flow arrives as one, or in two parts: {runs}"
         );
         for run in merger.runs() {
-            tun.write(&run.header, run.parts, arena.bytes()).unwrap();
+            tun.write(0, &run.header, run.parts, arena.bytes()).unwrap();
         }
         arena.clear();
     }

@@ -15,6 +15,7 @@ use crate::control::{ControlError, ControlSocket, Request};
 use crate::device::{DeviceError, OpenDevice, TunnelDevice};
 use crate::http::{self, Listen};
 use crate::planner::Planner;
+use crate::pods::{PodNetwork, Pods};
 use crate::prober;
 use crate::reconcile::{Occurrence, Reconciler};
 use crate::resolve;
@@ -54,6 +55,8 @@ pub struct Config {
     pub control: PathBuf,
     /// Where it answers over HTTP, if anywhere.
     pub listen: Option<Listen>,
+    /// How it gives this machine's pods their network, if it does.
+    pub pods: Option<PodNetwork>,
 }
 
 /// How a machine finds itself in the mesh.
@@ -112,6 +115,7 @@ pub async fn run(
         config.interface.clone(),
         config.mark,
         config.planner.clone(),
+        config.pods.map(|network| Pods::new(network, host.clone())),
         host,
     );
     let node = node.await?;

@@ -22,6 +22,7 @@ pub mod metrics;
 mod network;
 mod paths;
 mod planner;
+pub mod pods;
 mod prober;
 mod reconcile;
 pub mod remember;

@@ -21,6 +21,7 @@ use crate::device::{DeviceError, TunnelDevice};
 use crate::network::Network;
 use crate::paths::{Paths, far_ends, overhead};
 use crate::planner::Planner;
+use crate::pods::Pods;
 use crate::prober::{Prober, Turn};
 use crate::resolve::Resolver;
 use crate::status::Work;
@@ -48,6 +49,7 @@ pub(crate) struct Reconciler {
     network: Network,
     prober: Prober,
     planner: Planner,
+    pods: Option<Pods>,
     snapshot: Option<Arc<Snapshot>>,
     /// What counts by Kilo's algorithm beside the snapshot.
     seen: Seen,
@@ -81,6 +83,7 @@ impl Reconciler {
         interface: InterfaceName,
         mark: u32,
         planner: Planner,
+        pods: Option<Pods>,
         host: Host,
     ) -> Result<Self, HostError> {
         Ok(Self {
@@ -93,6 +96,7 @@ impl Reconciler {
             interface,
             mark,
             planner,
+            pods,
             snapshot: None,
             seen: Seen::default(),
             resolver: Resolver::default(),
@@ -296,6 +300,11 @@ impl Reconciler {
             self.wrapping.follow(plan);
         }
         problems.extend(self.wrapping.problems());
+        if let (Some(pods), Some(plan), Some(underlay)) =
+            (&mut self.pods, &self.plan, &self.underlay)
+        {
+            problems.extend(pods.follow(plan, underlay));
+        }
         problems
     }
 
@@ -396,6 +405,9 @@ impl Reconciler {
             desired.links.extend(down.map(|link| (self.interface.clone(), link)));
         }
         problems.extend(self.reconcile_kernel(&desired).await);
+        if let Some(pods) = &self.pods {
+            problems.extend(pods.leave().await);
+        }
         self.forwards = false;
         problems.extend(self.reconcile_forwarding());
         problems

@@ -1,6 +1,7 @@
 //! The list of plugins that a runtime calls for each pod.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use wireloom_model::{Cidr, Family};
@@ -17,10 +18,14 @@ pub struct Conflist {
     pub name: String,
     /// The bridge that the pods hang on.
     pub bridge: String,
-    /// The node's pod prefixes, of any number and both families.
+    /// The node's pod prefixes, of any number and both families. `host-local` gives out no address of one that has
+    /// fewer than four: such a prefix is left out.
     pub prefixes: BTreeSet<Cidr>,
     /// The largest packet in bytes that reaches every other pod of the mesh.
     pub mtu: u32,
+    /// Where `host-local` writes down which addresses are taken. In a directory that goes when the machine starts anew,
+    /// as all of its pods do: an address is free again even if nobody gave it back.
+    pub leases: PathBuf,
 }
 
 impl Conflist {
@@ -49,12 +54,18 @@ impl Conflist {
                         "type": "bridge",
                         "name": self.name,
                         "bridge": self.bridge,
-                        "isDefaultGateway": true,
+                        // Not `isDefaultGateway`: that adds the routes below a second time, which the kernel refuses.
+                        "isGateway": true,
                         "forceAddress": true,
                         // A pod reaches itself through a service of which it is the only end.
                         "hairpinMode": true,
                         "mtu": self.mtu,
-                        "ipam": {"type": "host-local", "ranges": ranges, "routes": routes},
+                        "ipam": {
+                            "type": "host-local",
+                            "ranges": ranges,
+                            "routes": routes,
+                            "dataDir": self.leases,
+                        },
                     },
                     {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}},
                 ],
@@ -66,7 +77,7 @@ impl Conflist {
     fn ranges(&self, family: Family) -> Vec<Value> {
         self.prefixes
             .iter()
-            .filter(|prefix| prefix.family() == family)
+            .filter(|prefix| prefix.family() == family && prefix.length() + 2 <= family.bits())
             .map(|prefix| json!({"subnet": prefix.to_string()}))
             .collect()
     }
@@ -89,6 +100,7 @@ mod tests {
             bridge: "wl-pods0".to_owned(),
             prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1370,
+            leases: "/run/wireloom/leases".into(),
         }
     }
 
@@ -104,6 +116,7 @@ mod tests {
                 [{"subnet": "fd42:1::/64"}],
             ],
             "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            "dataDir": "/run/wireloom/leases",
         });
         assert_eq!(bridge["ipam"], expected);
     }
@@ -119,5 +132,7 @@ mod tests {
     #[test]
     fn without_a_prefix_there_is_no_list() {
         assert_eq!(conflist(&[]).to_json(), None);
+        assert_eq!(conflist(&["10.42.1.7/32", "fd42::6/127"]).to_json(), None);
+        assert!(conflist(&["10.42.1.4/30"]).to_json().is_some());
     }
 }

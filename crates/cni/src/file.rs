@@ -167,6 +167,7 @@ mod tests {
             bridge: "wl-pods0".to_owned(),
             prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1370,
+            leases: "/run/wireloom/leases".into(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The data plane as its owner sees it.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -108,19 +109,24 @@ impl Dataplane {
         config: Config,
     ) -> Result<Self, StartError> {
         let Config { seed, listen_port, fwmark, offloads, engine } = config;
-        let binding = network.bind(listen_port, fwmark)?;
+        let readers = tun.readers();
+        let queues = NonZeroUsize::new(readers.len()).unwrap_or(NonZeroUsize::MIN);
+        let binding = network.bind(listen_port, fwmark, queues)?;
         offloads.apply(&*tun, &*binding.sender);
         let outlet = Outlet { port: binding.port, sender: Arc::clone(&binding.sender) };
-        let reader = tun.reader();
-        let shared = Arc::new(Shared::new(Device::with_engine(seed, engine), tun, outlet)?);
+        let device = Device::with_engine(seed, engine);
+        let shared = Arc::new(Shared::new(device, tun, outlet, queues)?);
         shared.mark.store(fwmark, Ordering::Relaxed);
         let control = Control { sockets: None, threads: Vec::new(), offloads };
         // From here on dropping `dataplane` stops what was started.
         let dataplane = Self { shared, network: Box::new(network), control: Mutex::new(control) };
         let mut control = lock(&dataplane.control);
         control.sockets = Some(Sockets::start(&dataplane.shared, binding)?);
-        let shared = Arc::clone(&dataplane.shared);
-        control.threads.push(spawn("wl-send", move || send::run(&shared, reader))?);
+        for (queue, reader) in readers.into_iter().enumerate() {
+            let shared = Arc::clone(&dataplane.shared);
+            let send = move || send::run(&shared, queue, reader);
+            control.threads.push(spawn(&format!("wl-send-{queue}"), send)?);
+        }
         let shared = Arc::clone(&dataplane.shared);
         control.threads.push(spawn("wl-timer", move || timer::run(&shared))?);
         if let Some(routes) = dataplane.network.routes() {
@@ -146,7 +152,7 @@ impl Dataplane {
         let fwmark = change.fwmark.unwrap_or(former);
         match change.listen_port {
             Some(port) if port != self.port() || port == 0 => {
-                let binding = self.network.bind(port, fwmark)?;
+                let binding = self.network.bind(port, fwmark, self.queues())?;
                 binding.sender.set_offloads(control.offloads.gso, control.offloads.gro);
                 // The old sockets are given up by the assignment, when the new ones are in use.
                 control.sockets = Some(Sockets::start(&self.shared, binding)?);
@@ -197,6 +203,11 @@ impl Dataplane {
         self.shared.outlet.load().port
     }
 
+    /// How many queues the TUN device has, each with threads of its own.
+    pub fn queues(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.shared.queues.len()).unwrap_or(NonZeroUsize::MIN)
+    }
+
     /// What makes handshakes and holds sessions.
     pub fn engine(&self) -> EngineKind {
         self.shared.device.engine()
@@ -222,8 +233,10 @@ impl Dataplane {
     /// What the threads counted since the start.
     pub fn counters(&self) -> Counters {
         let mut sum = Counters::default();
-        self.shared.sent.add_to(&mut sum);
-        self.shared.received.add_to(&mut sum);
+        self.shared.queues.iter().for_each(|queue| {
+            queue.sent.add_to(&mut sum);
+            queue.received.add_to(&mut sum);
+        });
         sum
     }
 

@@ -1,8 +1,8 @@
 //! The threads that carry packets between a TUN device and the network.
 //!
 //! Owns the loops that join the sans-IO device of `wireloom-tunnel` to the devices and sockets of `wireloom-io`, their
-//! counters, and the UAPI socket by which `wg` drives the device. One thread seals, one a socket opens, one waits for
-//! timers and one for routes that move; each blocks in the kernel while it has nothing to do, so a silent tunnel costs nothing.
+//! counters, and the UAPI socket by which `wg` drives the device. For each queue of the TUN device one thread seals and
+//! one a socket opens; one more waits for timers and one for routes that move. Each blocks in the kernel while it has nothing to do, so a silent tunnel costs nothing.
 //!
 //! Floor 3: imports `wireloom-io`, `wireloom-tunnel`, `wireloom-packet` and `wireloom-model`. Never reaches an async
 //! runtime, Kubernetes or netlink, not even through others: no wakeup of a runtime stands between two packets.

@@ -1,4 +1,6 @@
 //! The threads that carry packets from the network to the TUN device, one a socket.
+//!
+//! What a peer sends arrives at one queue and is written to the TUN device by the same, so that it stays in order.
 
 use std::io;
 
@@ -6,17 +8,18 @@ use wireloom_io::{ReceiveBuffer, Signal, UdpReceive, Wake, tun};
 use wireloom_packet::{Arena, Merger, Outbox, Received};
 
 use crate::counters::{Counter, Counters};
-use crate::shared::{Ended, Shared, lock};
+use crate::shared::{Ended, Shared};
 
 /// The bytes that are opened before they are written to the TUN device: about one super-packet, so that what was opened
 /// is still in the cache when it is merged and written.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Receives, opens and writes until this socket is given up or everything stops.
-pub(crate) fn run(shared: &Shared, mut socket: Box<dyn UdpReceive>, stop: &Signal) {
+/// Receives, opens and writes what comes by a queue's socket until it is given up or everything stops.
+pub(crate) fn run(shared: &Shared, queue: usize, mut socket: Box<dyn UdpReceive>, stop: &Signal) {
     let mut buffer = ReceiveBuffer::new();
     let mut opener = Opener {
         shared,
+        queue,
         arena: Arena::with_capacity(2 * CHUNK_BYTES),
         outbox: Outbox::default(),
         merger: Merger::default(),
@@ -35,7 +38,7 @@ pub(crate) fn run(shared: &Shared, mut socket: Box<dyn UdpReceive>, stop: &Signa
         let written = buffer.with(|received| {
             chunks(received).try_for_each(|chunk| opener.pass_on(chunk, &mut counts))
         });
-        shared.received.add(&counts);
+        shared.queues[queue].received.add(&counts);
         shared.arm();
         if let Err(error) = written {
             return shared.end_by_tun("writing to the TUN device", &error);
@@ -45,6 +48,7 @@ pub(crate) fn run(shared: &Shared, mut socket: Box<dyn UdpReceive>, stop: &Signa
 
 struct Opener<'a> {
     shared: &'a Shared,
+    queue: usize,
     arena: Arena,
     outbox: Outbox,
     merger: Merger,
@@ -53,21 +57,21 @@ struct Opener<'a> {
 impl Opener<'_> {
     /// Opens a chunk, sends the answers and writes its packets. An error only if the TUN device is gone.
     fn pass_on(&mut self, chunk: &[Received<'_>], counts: &mut Counters) -> io::Result<()> {
-        let Self { shared, arena, outbox, merger } = self;
+        let Self { shared, queue, arena, outbox, merger } = self;
         for received in chunk {
             counts.add(Counter::BatchesReceived, 1);
             counts.add(Counter::DatagramsReceived, received.datagrams().count() as u64);
             counts.add(Counter::BytesReceived, received.bytes.len() as u64);
         }
         let now = shared.now();
-        let order = chunk.iter().any(holds_response).then(|| lock(&shared.order));
+        let order = chunk.iter().any(holds_response).then(|| shared.order());
         shared.device.open(now, chunk, arena, outbox);
-        shared.flush(now, outbox, counts);
+        shared.flush(*queue, now, outbox, counts);
         drop(order);
         merger.merge(arena, shared.tun.writes());
         let mut result = Ok(());
         for run in merger.runs() {
-            match shared.tun.write(&run.header, run.parts, arena.bytes()) {
+            match shared.tun.write(*queue, &run.header, run.parts, arena.bytes()) {
                 Ok(()) => counts.add(Counter::FramesWritten, 1),
                 Err(error) if tun::is_gone(&error) => {
                     result = Err(error);

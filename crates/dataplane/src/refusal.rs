@@ -38,7 +38,7 @@ impl Refuser {
         now: Moment,
         frames: &[Frame<'_>],
         refused: &[Refusal],
-        tun: &dyn TunDevice,
+        (tun, queue): (&dyn TunDevice, usize),
         counts: &mut Counters,
     ) {
         for refusal in refused {
@@ -61,7 +61,7 @@ impl Refuser {
             let Some(length) = error else { continue };
             let whole = 0..length;
             let parts = std::slice::from_ref(&whole);
-            if tun.write(&VnetHeader::default(), parts, &self.buffer).is_ok() {
+            if tun.write(queue, &VnetHeader::default(), parts, &self.buffer).is_ok() {
                 counts.add(Counter::Refusals, 1);
             }
         }

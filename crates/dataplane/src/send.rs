@@ -1,14 +1,14 @@
-//! The thread that carries packets from the TUN device to the network.
+//! The threads that carry packets from the TUN device to the network, one a queue.
 
 use std::time::Duration;
 
 use wireloom_io::{FrameBuffer, TunRead, Wake};
 use wireloom_packet::Outbox;
-use wireloom_tunnel::{Moment, Sealer};
+use wireloom_tunnel::Sealer;
 
 use crate::counters::{Counter, Counters};
 use crate::refusal::Refuser;
-use crate::shared::{Shared, lock};
+use crate::shared::{Queue, Shared, lock};
 
 /// The outbox's first room: a turn's packets with what sealing adds to each.
 const OUTBOX_BYTES: usize = 256 * 1024;
@@ -16,13 +16,13 @@ const OUTBOX_BYTES: usize = 256 * 1024;
 /// at most; those of paths become known by and by.
 const MTU_EVERY: Duration = Duration::from_secs(1);
 
-/// Reads, seals and sends until told to stop.
-pub(crate) fn run(shared: &Shared, mut tun: Box<dyn TunRead>) {
+/// Reads, seals and sends what comes by one queue until told to stop.
+pub(crate) fn run(shared: &Shared, queue: usize, mut tun: Box<dyn TunRead>) {
+    let Queue { order, sent, .. } = &shared.queues[queue];
     let mut frames = FrameBuffer::new();
     let mut sealer = Sealer::default();
     let mut outbox = Outbox::with_capacity(OUTBOX_BYTES);
     let mut refuser = Refuser::default();
-    let mut mtu_read: Option<Moment> = None;
     loop {
         match tun.read(&mut frames, &shared.stop) {
             Ok(Wake::Stopped) => return,
@@ -30,21 +30,20 @@ pub(crate) fn run(shared: &Shared, mut tun: Box<dyn TunRead>) {
             Err(error) => return shared.end_by_tun("reading the TUN device", &error),
         }
         let now = shared.now();
-        if mtu_read.is_none_or(|at| now.since(at) >= MTU_EVERY) {
-            mtu_read = Some(now);
+        if shared.is_time_to_look(now, MTU_EVERY) {
             look_at_mtus(shared);
         }
         let mut counts = Counters::default();
         counts.add(Counter::FramesRead, frames.len() as u64);
         counts.add(Counter::DroppedUnreadable, frames.unreadable());
-        let order = lock(&shared.order);
+        let order = lock(order);
         frames.with(|frames| {
             shared.device.seal(now, frames, &mut sealer, &mut outbox);
-            refuser.answer(now, frames, sealer.refused(), &*shared.tun, &mut counts);
+            refuser.answer(now, frames, sealer.refused(), (&*shared.tun, queue), &mut counts);
         });
-        shared.flush(now, &mut outbox, &mut counts);
+        shared.flush(queue, now, &mut outbox, &mut counts);
         drop(order);
-        shared.sent.add(&counts);
+        sent.add(&counts);
         shared.arm();
     }
 }

@@ -1,5 +1,6 @@
 //! What the threads share.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,15 +46,24 @@ pub(crate) struct Outlet {
     pub(crate) sender: Arc<dyn UdpSend>,
 }
 
+/// What the threads of one queue have for themselves.
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// Held while packets of the queue are sealed and sent, and of every queue while those that waited for a handshake
+    /// leave: so none of them is overtaken. It is free but for that moment.
+    pub(crate) order: Mutex<()>,
+    pub(crate) sent: Lane,
+    pub(crate) received: Lane,
+}
+
 pub(crate) struct Shared {
     pub(crate) device: Device,
     pub(crate) tun: Arc<dyn TunDevice>,
     pub(crate) outlet: ArcSwap<Outlet>,
     /// The mark of outer packets; 0 is none. Changed under the control lock.
     pub(crate) mark: AtomicU32,
-    /// Held while packets are sealed and sent, and while those that waited for a handshake leave: so none of them is
-    /// overtaken. Nobody else takes it, so it is free but for that moment.
-    pub(crate) order: Mutex<()>,
+    /// By their numbers; there is one at least.
+    pub(crate) queues: Box<[Queue]>,
     /// Raised when everything ends.
     pub(crate) stop: Signal,
     pub(crate) alarm: Alarm,
@@ -61,8 +71,8 @@ pub(crate) struct Shared {
     armed: AtomicU64,
     arming: Mutex<()>,
     clock: Clock,
-    pub(crate) sent: Lane,
-    pub(crate) received: Lane,
+    /// When somebody was last told to look at MTUs, in nanoseconds since boot.
+    looked: AtomicU64,
     ended: Mutex<Option<Ended>>,
     has_ended: Condvar,
 }
@@ -72,20 +82,20 @@ impl Shared {
         device: Device,
         tun: Arc<dyn TunDevice>,
         outlet: Outlet,
+        queues: NonZeroUsize,
     ) -> std::io::Result<Self> {
         Ok(Self {
             device,
             tun,
             outlet: ArcSwap::from_pointee(outlet),
             mark: AtomicU32::new(0),
-            order: Mutex::new(()),
+            queues: (0..queues.get()).map(|_| Queue::default()).collect(),
             stop: Signal::new()?,
             alarm: Alarm::new()?,
             armed: AtomicU64::new(u64::MAX),
             arming: Mutex::new(()),
             clock: Clock::new(),
-            sent: Lane::default(),
-            received: Lane::default(),
+            looked: AtomicU64::new(0),
             ended: Mutex::new(None),
             has_ended: Condvar::new(),
         })
@@ -102,12 +112,30 @@ impl Shared {
         now
     }
 
-    /// Sends what waits, counts it and empties the outbox.
-    pub(crate) fn flush(&self, now: Moment, outbox: &mut Outbox, counts: &mut Counters) {
+    /// Holds up every queue.
+    pub(crate) fn order(&self) -> Vec<MutexGuard<'_, ()>> {
+        self.queues.iter().map(|queue| lock(&queue.order)).collect()
+    }
+
+    /// Whether it is time to look at something that is looked at so often, told to one caller only.
+    pub(crate) fn is_time_to_look(&self, now: Moment, every: Duration) -> bool {
+        let (now, last) = (nanos(now), self.looked.load(Ordering::Relaxed));
+        u128::from(now.saturating_sub(last)) >= every.as_nanos()
+            && self.looked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Sends what waits on a queue's sockets, counts it and empties the outbox.
+    pub(crate) fn flush(
+        &self,
+        queue: usize,
+        now: Moment,
+        outbox: &mut Outbox,
+        counts: &mut Counters,
+    ) {
         if outbox.is_empty() {
             return;
         }
-        let report = self.outlet.load().sender.send(now.since_boot(), outbox);
+        let report = self.outlet.load().sender.send(queue, now.since_boot(), outbox);
         outbox.clear();
         counts.add(Counter::DatagramsSent, report.sent);
         counts.add(Counter::BytesSent, report.sent_bytes);

@@ -20,19 +20,26 @@ impl Sockets {
     /// Takes sockets into use: from here on datagrams leave through them.
     pub(crate) fn start(shared: &Arc<Shared>, binding: Binding) -> io::Result<Self> {
         let mut sockets = Self { stop: Arc::new(Signal::new()?), threads: Vec::new() };
-        for receiver in binding.receivers {
-            sockets.spawn(shared, receiver)?;
+        for (queue, receivers) in binding.receivers.into_iter().enumerate() {
+            for receiver in receivers {
+                sockets.spawn(shared, queue, receiver)?;
+            }
         }
         shared.outlet.store(Arc::new(Outlet { port: binding.port, sender: binding.sender }));
         Ok(sockets)
     }
 
-    fn spawn(&mut self, shared: &Arc<Shared>, receiver: Box<dyn UdpReceive>) -> io::Result<()> {
+    fn spawn(
+        &mut self,
+        shared: &Arc<Shared>,
+        queue: usize,
+        receiver: Box<dyn UdpReceive>,
+    ) -> io::Result<()> {
         let (shared, stop) = (Arc::clone(shared), Arc::clone(&self.stop));
         let name = format!("wl-receive-{}", self.threads.len());
         let thread = thread::Builder::new()
             .name(name)
-            .spawn(move || receive::run(&shared, receiver, &stop))?;
+            .spawn(move || receive::run(&shared, queue, receiver, &stop))?;
         self.threads.push(thread);
         Ok(())
     }

@@ -22,8 +22,8 @@ pub(crate) fn run(shared: &Shared) {
         shared.disarm();
         shared.device.handle_timeout(now, &mut outbox);
         let mut counts = Counters::default();
-        shared.flush(now, &mut outbox, &mut counts);
-        shared.sent.add(&counts);
+        shared.flush(0, now, &mut outbox, &mut counts);
+        shared.queues[0].sent.add(&counts);
         shared.arm();
     }
 }

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -181,7 +182,8 @@ fn a_taken_port_is_named_at_the_start() {
     let (a, _) = two_ends();
     let port = a.dataplane.port();
     let error = a.host.run(move || {
-        let tun = Tun::create(&TunConfig { name: "wl1".to_owned(), mtu: 1420 }).unwrap();
+        let queues = NonZeroUsize::MIN;
+        let tun = Tun::create(&TunConfig { name: "wl1".to_owned(), mtu: 1420, queues }).unwrap();
         let mut config = config_of(3);
         config.listen_port = port;
         Dataplane::start(Arc::new(tun), UdpBinder::new(), config).unwrap_err()

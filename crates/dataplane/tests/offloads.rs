@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -34,7 +35,8 @@ struct Leaf {
 impl Leaf {
     fn new(host: &Host) -> Self {
         let tun = host.run(|| {
-            let tun = Tun::create(&TunConfig { name: "leaf".to_owned(), mtu: 1420 }).unwrap();
+            let (name, queues) = ("leaf".to_owned(), NonZeroUsize::MIN);
+            let tun = Tun::create(&TunConfig { name, mtu: 1420, queues }).unwrap();
             tun.set_reads(UnfinishedPackets::default());
             ip("link set leaf up");
             for (setting, value) in [
@@ -50,7 +52,7 @@ impl Leaf {
         });
         let stop = Arc::new(Signal::new().unwrap());
         let (sender, packets) = mpsc::channel();
-        let (reader, stopped) = (tun.reader(), Arc::clone(&stop));
+        let (reader, stopped) = (tun.readers().remove(0), Arc::clone(&stop));
         let thread = Some(thread::spawn(move || read(reader, &stopped, &sender)));
         Self { tun, packets, stop, thread }
     }
@@ -137,7 +139,7 @@ impl Rig {
         merger.merge(&mut arena, offloads);
         for run in merger.runs() {
             let parts: &[Range<usize>] = run.parts;
-            self.from.tun.write(&run.header, parts, arena.bytes()).unwrap();
+            self.from.tun.write(0, &run.header, parts, arena.bytes()).unwrap();
         }
         assert_eq!(self.from.tun.refused(), 0, "the host takes what is sent");
     }

@@ -69,6 +69,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::num::NonZeroUsize;
 
     use wireloom_packet::{Ecn, Outbox, Path, VnetHeader};
 
@@ -82,7 +83,7 @@ mod tests {
     #[test]
     fn packets_pass_both_ways_through_the_device() {
         let (tun, host) = tun().unwrap();
-        let mut reader = tun.reader();
+        let mut reader = tun.readers().remove(0);
         let stop = Signal::new().unwrap();
         let mut frames = FrameBuffer::new();
         host.send(&[0x45; 20]);
@@ -92,7 +93,7 @@ mod tests {
             assert_eq!(frames.iter().map(|f| f.packet.len()).collect::<Vec<_>>(), [20, 40]);
         });
         let packet = [&[0x45, 0, 0, 20, 0, 0, 0, 0, 64, 59, 0, 0][..], &[9; 8]].concat();
-        tun.write(&VnetHeader::default(), &[0..10, 10..20], &packet).unwrap();
+        tun.write(0, &VnetHeader::default(), &[0..10, 10..20], &packet).unwrap();
         assert_eq!(host.receive(PATIENCE), Some(packet));
         host.delete();
         let error = reader.read(&mut frames, &stop).unwrap_err();
@@ -106,25 +107,28 @@ mod tests {
         let network = MemoryNetwork::default();
         let (a, b): (IpAddr, IpAddr) =
             ("192.0.2.1".parse().unwrap(), "2001:db8::2".parse().unwrap());
-        let from = network.host(a).bind(0, 0).unwrap();
-        let mut to = network.host(b).bind(51820, 0).unwrap();
+        let from = network.host(a).bind(0, 0, NonZeroUsize::MIN).unwrap();
+        let mut to = network.host(b).bind(51820, 0, NonZeroUsize::MIN).unwrap();
         assert!(matches!(
-            network.host(b).bind(51820, 0),
+            network.host(b).bind(51820, 0, NonZeroUsize::MIN),
             Err(BindError::PortInUse { port: 51820, .. })
         ));
         let mut outbox = Outbox::default();
         let path = Path { remote: (b, 51820).into(), local: None };
         (0..3).for_each(|_| outbox.push(&[7; 100], &path, Ecn::Ect0));
-        assert_eq!(from.sender.send(Duration::ZERO, &outbox).sent, 3);
+        assert_eq!(from.sender.send(0, Duration::ZERO, &outbox).sent, 3);
         let mut buffer = ReceiveBuffer::new();
         let stop = Signal::new().unwrap();
-        to.receivers[0].receive(&mut buffer, &stop).unwrap();
+        to.receivers[0][0].receive(&mut buffer, &stop).unwrap();
         buffer.with(|received| {
             assert_eq!(received[0].datagrams().count(), 3);
             assert_eq!(received[0].path.remote, (a, from.port).into());
         });
         drop(to);
-        assert_eq!(from.sender.send(Duration::ZERO, &outbox).dropped, 0);
-        assert!(network.host(b).bind(51820, 0).is_ok(), "a dropped binding frees its port");
+        assert_eq!(from.sender.send(0, Duration::ZERO, &outbox).dropped, 0);
+        assert!(
+            network.host(b).bind(51820, 0, NonZeroUsize::MIN).is_ok(),
+            "a dropped binding frees its port"
+        );
     }
 }

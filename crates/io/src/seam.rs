@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::ops::{AddAssign, Range};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,12 @@ use crate::tun::UnfinishedPackets;
 use crate::udp::BindError;
 
 /// A TUN device: both sides, and what can be switched on it.
+///
+/// It has one queue or several. A flow's frames come out of one of them, in order; which one, the kernel chooses by the
+/// flow's hash, or else it is the queue through which the flow's other direction was written last.
 pub trait TunDevice: TunWrite {
-    /// The side that hands out frames. There should be one: each frame goes to one reader only.
-    fn reader(&self) -> Box<dyn TunRead>;
+    /// The sides that hand out frames, one a queue. Each queue should have one reader: a frame goes to one only.
+    fn readers(&self) -> Vec<Box<dyn TunRead>>;
 
     /// The device's MTU in bytes.
     ///
@@ -55,13 +59,19 @@ pub trait TunRead: Send {
 
 /// The side of a TUN device that takes what came out of the tunnel.
 pub trait TunWrite: Send + Sync {
-    /// Writes one frame, whose packet is these places of `bytes` one behind the other. A super-packet has its first
-    /// packet as its first part and the payload of one more packet in each other part.
+    /// Writes one frame through a queue, whose packet is these places of `bytes` one behind the other. A super-packet has
+    /// its first packet as its first part and the payload of one more packet in each other part.
     ///
     /// # Errors
     ///
     /// If the kernel takes it neither whole nor split into its packets.
-    fn write(&self, header: &VnetHeader, parts: &[Range<usize>], bytes: &[u8]) -> io::Result<()>;
+    fn write(
+        &self,
+        queue: usize,
+        header: &VnetHeader,
+        parts: &[Range<usize>],
+        bytes: &[u8],
+    ) -> io::Result<()>;
 }
 
 /// The receiving side of a UDP socket.
@@ -77,8 +87,9 @@ pub trait UdpReceive: Send {
 
 /// The sending side of the UDP sockets of both families.
 pub trait UdpSend: Send + Sync {
-    /// Sends all that waits in the outbox, in order, and says what became of it. `now` is the time since boot.
-    fn send(&self, now: Duration, outbox: &Outbox) -> SendReport;
+    /// Sends all that waits in the outbox, in order, on the sockets of a queue, and says what became of it. `now` is the
+    /// time since boot.
+    fn send(&self, queue: usize, now: Duration, outbox: &Outbox) -> SendReport;
 
     /// How long a packet to the far end may be, IP header included, as far as the kernel knows: by its route's device, or
     /// by what routers on the way have said (RFC 1191, RFC 8201). `None` without a route.
@@ -101,12 +112,13 @@ pub trait UdpSend: Send + Sync {
 
 /// The network as the data plane sees it: a place to bind sockets.
 pub trait UdpBind: Send + Sync {
-    /// Binds one socket a family to the port; 0 lets the kernel choose.
+    /// Binds one socket a family and queue to the port; 0 lets the kernel choose. The messages of a peer arrive at one
+    /// queue, in order: see [`udp`](crate::udp).
     ///
     /// # Errors
     ///
     /// If the port is in use or no family can be bound.
-    fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError>;
+    fn bind(&self, port: u16, mark: u32, queues: NonZeroUsize) -> Result<Binding, BindError>;
 
     /// Watches the routes by which datagrams leave; `None` where nobody tells of them.
     fn routes(&self) -> Option<Box<dyn RouteWatch>>;
@@ -132,8 +144,8 @@ pub struct Binding {
     pub port: u16,
     /// Sends on all of them.
     pub sender: Arc<dyn UdpSend>,
-    /// Receives, one a family.
-    pub receivers: Vec<Box<dyn UdpReceive>>,
+    /// Receives: for each queue, one a family.
+    pub receivers: Vec<Vec<Box<dyn UdpReceive>>>,
 }
 
 /// What became of an outbox. `sent` and `dropped` together are all datagrams that waited.

@@ -146,6 +146,26 @@ pub(crate) fn set_option(
     })
 }
 
+/// Lets a classic BPF program choose which socket of a group gets a datagram (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)). The
+/// socket is one of a group already.
+pub(crate) fn steer(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the pointer and the length are those of `program`, which points to as many instructions as it says; both
+    // outlive the call, which copies them and writes nothing.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            ptr::from_ref(&program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })
+}
+
 /// An interface's name as the kernel passes it around: 15 bytes at most and a zero.
 pub(crate) type InterfaceName = [u8; libc::IFNAMSIZ];
 

@@ -1,7 +1,7 @@
 //! TUN devices with checksum and segmentation offload (`Documentation/networking/tuntap.rst`, `linux/if_tun.h`).
 //!
-//! A device is made, never adopted by its name: one that exists already belongs to somebody. It is not persistent and
-//! has one queue, so it goes with its descriptor and no second process can attach to it.
+//! A device is made, never adopted by its name: one that exists already belongs to somebody. It is not persistent, so it
+//! goes with its descriptors, one a queue. With one queue no second process can attach to it.
 //!
 //! Reads ask the kernel for super-packets, as far as it takes the request (`TUNSETOFFLOAD`). Writes are proven by
 //! use: a device takes no frame before it is up, so a test of its own would need a device of its own. The first
@@ -13,6 +13,7 @@ mod write;
 
 use std::io;
 use std::io::IoSlice;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,12 +44,15 @@ pub struct TunConfig {
     pub name: String,
     /// Its MTU, in bytes.
     pub mtu: u32,
+    /// How many queues it has; the kernel takes 256 at most.
+    pub queues: NonZeroUsize,
 }
 
 /// A TUN device.
 #[derive(Debug)]
 pub struct Tun {
-    fd: Arc<OwnedFd>,
+    /// The descriptor of each queue; there is one at least.
+    queues: Vec<Arc<OwnedFd>>,
     name: InterfaceName,
     /// A socket of the device's network namespace, to ask for its MTU from any thread.
     namespace: Socket,
@@ -146,24 +150,29 @@ impl Tun {
     pub fn create(config: &TunConfig) -> Result<Self, TunError> {
         let name = interface_name(&config.name)
             .ok_or_else(|| TunError::Name { name: config.name.clone() })?;
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = rustix::fs::open(CLONE_DEVICE, flags, Mode::empty())
-            .map_err(|errno| cannot_open(errno.into()))?;
+        let several = if config.queues.get() > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+        let fd = open()?;
         let namespace = namespace_socket(&config.name)?;
-        match sys::tun_set_interface(fd.as_fd(), &name, KIND | libc::IFF_TUN_EXCL) {
+        match sys::tun_set_interface(fd.as_fd(), &name, KIND | several | libc::IFF_TUN_EXCL) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
                 return Err(taken(&namespace, &name));
             }
             made => made.map_err(|source| failed(&config.name, "make the device", source))?,
         };
-        let tun = Self::set_up(fd, name, namespace)?;
+        let mut tun = Self::set_up(fd, name, namespace)?;
+        for _ in 1..config.queues.get() {
+            let fd = open()?;
+            sys::tun_set_interface(fd.as_fd(), &name, KIND | several)
+                .map_err(|source| failed(&config.name, "add a queue", source))?;
+            tun.queues.push(Arc::new(fd));
+        }
         tun.set_mtu(config.mtu)?;
         sys::set_interface_queue(tun.namespace.as_fd(), &name, QUEUE_PACKETS)
             .map_err(|source| failed(&config.name, "set its queue's length", source))?;
         Ok(tun)
     }
 
-    /// Takes over an open device that somebody else made, with its MTU and its queue as they are.
+    /// Takes over an open device that somebody else made, with its MTU as it is and the queue of this descriptor.
     ///
     /// # Errors
     ///
@@ -185,8 +194,8 @@ impl Tun {
     fn set_up(fd: OwnedFd, name: InterfaceName, namespace: Socket) -> Result<Self, TunError> {
         sys::tun_set_header_bytes(fd.as_fd(), VNET_HEADER_BYTES)
             .map_err(|source| failed(&sys::text(&name), "set its header's length", source))?;
-        let (fd, reads) = (Arc::new(fd), Mutex::default());
-        let tun = Self { fd, name, namespace, reads, writes: WriteSwitches::default() };
+        let (queues, reads) = (vec![Arc::new(fd)], Mutex::default());
+        let tun = Self { queues, name, namespace, reads, writes: WriteSwitches::default() };
         tun.set_reads(UnfinishedPackets { checksum: true, tcp: true, udp: true });
         tun.set_writes(MergeOffloads { tcp4: true, tcp6: true, udp: true });
         Ok(tun)
@@ -195,6 +204,11 @@ impl Tun {
     /// The device's name.
     pub fn name(&self) -> String {
         sys::text(&self.name)
+    }
+
+    /// A queue's descriptor. What holds for the device can be asked of any.
+    fn queue(&self, queue: usize) -> &Arc<OwnedFd> {
+        &self.queues[queue % self.queues.len()]
     }
 
     /// Sets the device's MTU, in bytes.
@@ -209,8 +223,9 @@ impl Tun {
 }
 
 impl TunDevice for Tun {
-    fn reader(&self) -> Box<dyn TunRead> {
-        Box::new(read::TunReader::new(Arc::clone(&self.fd)))
+    fn readers(&self) -> Vec<Box<dyn TunRead>> {
+        let reader = |fd| Box::new(read::TunReader::new(Arc::clone(fd))) as Box<dyn TunRead>;
+        self.queues.iter().map(reader).collect()
     }
 
     fn mtu(&self) -> io::Result<u32> {
@@ -223,8 +238,8 @@ impl TunDevice for Tun {
 
     fn set_reads(&self, wanted: UnfinishedPackets) {
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
-        *reads = wanted
-            .narrowed(|reads| sys::tun_set_offload(self.fd.as_fd(), reads.features()).is_ok());
+        let fd = self.queue(0).as_fd();
+        *reads = wanted.narrowed(|reads| sys::tun_set_offload(fd, reads.features()).is_ok());
     }
 
     fn writes(&self) -> MergeOffloads {
@@ -241,8 +256,14 @@ impl TunDevice for Tun {
 }
 
 impl TunWrite for Tun {
-    fn write(&self, header: &VnetHeader, parts: &[Range<usize>], bytes: &[u8]) -> io::Result<()> {
-        self.writes.write(&*self.fd, header, parts, bytes)
+    fn write(
+        &self,
+        queue: usize,
+        header: &VnetHeader,
+        parts: &[Range<usize>],
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        self.writes.write(&**self.queue(queue), header, parts, bytes)
     }
 }
 
@@ -261,7 +282,7 @@ impl FrameSink for OwnedFd {
 
 impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.queue(0).as_fd()
     }
 }
 
@@ -302,6 +323,12 @@ fn interface_name(name: &str) -> Option<InterfaceName> {
     let mut padded = [0; libc::IFNAMSIZ];
     padded.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
     legal.then_some(padded)
+}
+
+/// A descriptor that is no device's yet.
+fn open() -> Result<OwnedFd, TunError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::open(CLONE_DEVICE, flags, Mode::empty()).map_err(|errno| cannot_open(errno.into()))
 }
 
 fn namespace_socket(name: &str) -> Result<Socket, TunError> {

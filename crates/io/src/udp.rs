@@ -4,16 +4,21 @@
 //! bound; see [`probe`]. Outer packets that fit the path as it is known carry DF, so that routers with a smaller MTU tell,
 //! and the sockets tell on ([`path_mtu`](crate::UdpSend::path_mtu)); larger ones leave in fragments. So a tunnel whose MTU
 //! is too large is slow at first and never dead.
+//!
+//! With several queues each has a socket of its own in a group on one port (`SO_REUSEPORT`), and what a message says of
+//! its receiver chooses among them; see [`queues`].
 
 pub(crate) mod address;
 pub mod control;
 mod probe;
+mod queues;
 mod receive;
 mod send;
 
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -134,8 +139,8 @@ impl Default for UdpBinder {
 }
 
 impl UdpBind for UdpBinder {
-    fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError> {
-        self.there(|| bind_here(port, mark)).unwrap_or_else(|source| {
+    fn bind(&self, port: u16, mark: u32, queues: NonZeroUsize) -> Result<Binding, BindError> {
+        self.there(|| bind_here(port, mark, queues)).unwrap_or_else(|source| {
             Err(BindError::System { port, deed: "enter its namespace", source })
         })
     }
@@ -146,15 +151,15 @@ impl UdpBind for UdpBinder {
     }
 }
 
-fn bind_here(port: u16, mark: u32) -> Result<Binding, BindError> {
+fn bind_here(port: u16, mark: u32, queues: NonZeroUsize) -> Result<Binding, BindError> {
     let proven = probe();
-    let (v4, v6) = bind_both(port, proven)?;
-    let port = v4.as_ref().or(v6.as_ref()).map_or(Ok(port), |socket| socket.port());
+    let (v4, v6) = bind_both(port, queues, proven)?;
+    let port = v4.iter().chain(&v6).next().map_or(Ok(port), |socket| socket.port());
     let port = port.map_err(|source| BindError::System { port: 0, deed: "port", source })?;
-    let receivers = [&v4, &v6]
-        .into_iter()
-        .flatten()
-        .map(|socket| Box::new(UdpReceiver::new(Arc::clone(socket))) as Box<dyn UdpReceive>)
+    let receiver = |socket| Box::new(UdpReceiver::new(Arc::clone(socket))) as Box<dyn UdpReceive>;
+    let receivers = (0..queues.get())
+        .map(|queue| [&v4, &v6].into_iter().filter_map(move |group| group.get(queue)).map(receiver))
+        .map(Iterator::collect)
         .collect();
     let sender = UdpSender::new(v4, v6, proven);
     if mark != 0 {
@@ -167,32 +172,43 @@ fn bind_here(port: u16, mark: u32) -> Result<Binding, BindError> {
     Ok(Binding { port, sender: Arc::new(sender), receivers })
 }
 
-type Sockets = (Option<Arc<UdpSocket>>, Option<Arc<UdpSocket>>);
+/// One a queue; none of a family that the kernel lacks.
+type Sockets = Vec<Arc<UdpSocket>>;
 
-/// Binds both families to one port. A family that the kernel lacks is left out.
-fn bind_both(port: u16, proven: UdpOffloads) -> Result<Sockets, BindError> {
+/// Binds both families to one port.
+fn bind_both(
+    port: u16,
+    queues: NonZeroUsize,
+    proven: UdpOffloads,
+) -> Result<(Sockets, Sockets), BindError> {
     let mut attempts = if port == 0 { PORT_ATTEMPTS } else { 1 };
     loop {
         attempts -= 1;
-        let v4 = UdpSocket::bind(true, port, proven)?;
-        let chosen = match &v4 {
+        let v4 = queues::bind(true, port, queues, proven)?;
+        let chosen = match v4.first() {
             Some(socket) => {
                 socket.port().map_err(|source| BindError::System { port, deed: "port", source })?
             }
             None => port,
         };
-        match UdpSocket::bind(false, chosen, proven) {
+        match queues::bind(false, chosen, queues, proven) {
             Err(BindError::PortInUse { .. }) if attempts > 0 => {}
             Err(error) => return Err(error),
-            Ok(v6) if v4.is_none() && v6.is_none() => return Err(BindError::NoFamily),
-            Ok(v6) => return Ok((v4.map(Arc::new), v6.map(Arc::new))),
+            Ok(v6) if v4.is_empty() && v6.is_empty() => return Err(BindError::NoFamily),
+            Ok(v6) => return Ok((v4, v6)),
         }
     }
 }
 
 impl UdpSocket {
-    /// A bound socket, or `None` if the kernel lacks the family.
-    fn bind(is_v4: bool, port: u16, proven: UdpOffloads) -> Result<Option<Self>, BindError> {
+    /// A bound socket, or `None` if the kernel lacks the family. One that joins a group may share its port with others
+    /// that do.
+    fn bind(
+        is_v4: bool,
+        port: u16,
+        joins: bool,
+        proven: UdpOffloads,
+    ) -> Result<Option<Self>, BindError> {
         let system = |deed| move |source| BindError::System { port, deed, source };
         let (domain, any): (Domain, SocketAddr) = if is_v4 {
             (Domain::IPV4, (Ipv4Addr::UNSPECIFIED, port).into())
@@ -205,6 +221,9 @@ impl UdpSocket {
         };
         if !is_v4 {
             socket.set_only_v6(true).map_err(system("IPV6_V6ONLY"))?;
+        }
+        if joins {
+            socket.set_reuse_port(true).map_err(system("SO_REUSEPORT"))?;
         }
         match socket.bind(&any.into()) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {

@@ -79,6 +79,8 @@ pub enum ProblemKind {
     OverlayRange,
     /// The path to a peer takes smaller packets than the tunnel.
     PathMtu,
+    /// What the container runtime is told of pods' network is not as it should be.
+    PodNetwork,
     /// A name could not be resolved.
     Unresolved,
     /// The kernel refused a change.

@@ -32,7 +32,9 @@ mod outbound;
 /// The largest packet that is padded: the tunnel's MTU unless [`Device::set_mtu`] says otherwise (1,500 bytes less
 /// 80 for the outer IPv6 and UDP headers and the message's own).
 const DEFAULT_MTU: u16 = 1_420;
-/// A WireGuard device: any number of threads may seal, open, tick and configure it at the same time.
+/// A WireGuard device: any number of threads may seal, open, tick and configure it at the same time. Packets of one flow
+/// stay in order if one thread seals them, and those of one peer if one thread opens them: the second lowest byte of the
+/// receiver's index in a message counts up from peer to peer, by which messages can be shared out among threads.
 ///
 /// It holds no socket and no clock. Whoever drives it passes the time as `now`, sends what an [`Outbox`] holds after
 /// each call, and calls [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) says so.

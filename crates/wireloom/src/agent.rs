@@ -15,7 +15,7 @@ use wireloom_file::key;
 use wireloom_kube::{KubeConfig, KubeRegistry};
 use wireloom_model::PrivateKey;
 
-use crate::device::{DataplaneOpener, EngineArg};
+use crate::device::{CarrierArgs, DataplaneOpener};
 use crate::{keys, signals};
 
 use settings::{Resolved, SettingsArgs};
@@ -28,7 +28,7 @@ pub(crate) struct AgentArgs {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
-    engine: EngineArg,
+    carrier: CarrierArgs,
 }
 
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
@@ -37,7 +37,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let opener = DataplaneOpener::new(
         settings.interface.clone(),
         uapi_socket::DIRECTORY.into(),
-        args.engine.engine,
+        args.carrier,
     );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -61,6 +61,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
             interface: settings.interface,
             planner: settings.planner,
             listen: settings.listen,
+            pods: settings.pods,
         };
         wireloom_agent::run(config, registry, opener, || {}, stop).await?;
         Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! The data plane in this process, as the agent and the tunnel command use it.
 
+use std::num::NonZeroUsize;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,13 +20,14 @@ use wireloom_tunnel::EngineKind;
 use wireloom_tunnel::uapi::{DeviceStatus, SetDevice};
 
 use crate::keys;
+use crate::queues::Queues;
 
 /// The kernel's sockets, with a port's holder named when it is taken.
 struct NamingBinder(UdpBinder);
 
 impl UdpBind for NamingBinder {
-    fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError> {
-        self.0.bind(port, mark).map_err(|mut error| {
+    fn bind(&self, port: u16, mark: u32, queues: NonZeroUsize) -> Result<Binding, BindError> {
+        self.0.bind(port, mark, queues).map_err(|mut error| {
             if let BindError::PortInUse { port, family, holder } = &mut error {
                 let family = if *family == "IPv4" { Family::V4 } else { Family::V6 };
                 *holder = port_owner(*port, family).map(|owner| owner.to_string());
@@ -55,11 +57,12 @@ pub(crate) struct Parts {
     pub(crate) tun: Option<i32>,
     /// A descriptor of a socket that somebody else listens with.
     pub(crate) uapi: Option<i32>,
-    pub(crate) engine: EngineKind,
+    pub(crate) carrier: CarrierArgs,
 }
 
+/// How a device of ours carries packets.
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct EngineArg {
+pub(crate) struct CarrierArgs {
     /// What makes handshakes and holds sessions; the other end can't tell.
     #[arg(
         long,
@@ -69,6 +72,9 @@ pub(crate) struct EngineArg {
         value_name = "ENGINE"
     )]
     pub(crate) engine: EngineKind,
+    /// How many queues carry packets, each with threads of its own; auto goes by the cores.
+    #[arg(long, env = "WIRELOOM_QUEUES", default_value_t, value_name = "N|auto")]
+    pub(crate) queues: Queues,
 }
 
 fn engines() -> impl TypedValueParser<Value = EngineKind> {
@@ -84,16 +90,18 @@ impl LocalDevice {
                 inherited::descriptor(number)
                     .with_context(|| format!("TUN descriptor {number}"))?,
             )?,
-            None => {
-                Tun::create(&TunConfig { name: parts.interface.to_string(), mtu: DEFAULT_MTU })?
-            }
+            None => Tun::create(&TunConfig {
+                name: parts.interface.to_string(),
+                mtu: DEFAULT_MTU,
+                queues: parts.carrier.queues.count(),
+            })?,
         };
         let config = Config {
             seed: keys::random_bytes()?,
             listen_port: 0,
             fwmark: 0,
             offloads: Offloads::ALL,
-            engine: parts.engine,
+            engine: parts.carrier.engine,
         };
         let network = NamingBinder(UdpBinder::new());
         let dataplane = Arc::new(Dataplane::start(Arc::new(tun), network, config)?);
@@ -145,9 +153,9 @@ impl DataplaneOpener {
     pub(crate) const fn new(
         interface: InterfaceName,
         uapi_directory: PathBuf,
-        engine: EngineKind,
+        carrier: CarrierArgs,
     ) -> Self {
-        Self(Parts { interface, uapi_directory, tun: None, uapi: None, engine })
+        Self(Parts { interface, uapi_directory, tun: None, uapi: None, carrier })
     }
 }
 

@@ -19,6 +19,7 @@ mod keys;
 mod logging;
 mod opener;
 mod output;
+mod queues;
 mod showconf;
 mod signals;
 mod source;

@@ -9,7 +9,7 @@ use wireloom_agent::device::{DeviceError, KernelOpener, OpenDevice, TunnelDevice
 use wireloom_dataplane::uapi_socket;
 use wireloom_model::InterfaceName;
 
-use crate::device::{DataplaneOpener, EngineArg};
+use crate::device::{CarrierArgs, DataplaneOpener};
 
 /// Which device an agent uses, and how.
 #[derive(Debug, Clone, Copy, Args)]
@@ -18,7 +18,7 @@ pub(crate) struct DeviceArgs {
     #[arg(long, env = "WIRELOOM_DEVICE", value_enum, default_value_t, value_name = "DEVICE")]
     device: DeviceKind,
     #[command(flatten)]
-    engine: EngineArg,
+    carrier: CarrierArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -39,7 +39,7 @@ impl DeviceArgs {
         match self.device {
             DeviceKind::Kernel => Opener::Kernel(KernelOpener { interface }),
             DeviceKind::Own => {
-                Opener::Own(DataplaneOpener::new(interface, directory.into(), self.engine.engine))
+                Opener::Own(DataplaneOpener::new(interface, directory.into(), self.carrier))
             }
             DeviceKind::Uapi => {
                 Opener::Uapi(UapiClient::new(&uapi_socket::path(directory, interface.as_str())))

@@ -9,7 +9,7 @@ use wireloom_dataplane::{Ended, uapi_socket};
 use wireloom_model::InterfaceName;
 
 use crate::background::{self, Background, Role};
-use crate::device::{EngineArg, LocalDevice, Parts};
+use crate::device::{CarrierArgs, LocalDevice, Parts};
 use crate::signals;
 
 #[derive(Debug, Args)]
@@ -22,14 +22,14 @@ pub(crate) struct TunnelArgs {
     /// Where the device's UAPI socket is made.
     #[arg(long, env = "WIRELOOM_UAPI_DIR", default_value = uapi_socket::DIRECTORY, value_name = "DIR")]
     uapi_dir: PathBuf,
-    /// Take over this descriptor of an open TUN device instead of making one.
+    /// Take over this descriptor of an open TUN device, and so one queue, instead of making one.
     #[arg(long, env = "WG_TUN_FD", value_name = "FD")]
     tun_fd: Option<i32>,
     /// Take over this descriptor of a listening UAPI socket instead of making one.
     #[arg(long, env = "WG_UAPI_FD", value_name = "FD")]
     uapi_fd: Option<i32>,
     #[command(flatten)]
-    engine: EngineArg,
+    carrier: CarrierArgs,
 }
 
 pub(crate) fn run(args: TunnelArgs) -> anyhow::Result<ExitCode> {
@@ -43,12 +43,12 @@ pub(crate) fn run(args: TunnelArgs) -> anyhow::Result<ExitCode> {
         uapi_directory: args.uapi_dir,
         tun: args.tun_fd,
         uapi: args.uapi_fd,
-        engine: args.engine.engine,
+        carrier: args.carrier,
     })?;
-    let engine = args.engine.engine;
-    tracing::info!(interface = %args.interface, %engine, "the device is up");
-    background.map(Background::ready).transpose()?;
     let dataplane = device.dataplane();
+    let (engine, queues) = (dataplane.engine(), dataplane.queues());
+    tracing::info!(interface = %args.interface, %engine, queues, "the device is up");
+    background.map(Background::ready).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -103,6 +103,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),
         listen,
+        pods: None,
         planner: Planner::default(),
     };
     let opener = device.opener(args.interface);

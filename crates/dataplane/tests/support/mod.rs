@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -76,11 +77,11 @@ pub(crate) struct End {
 
 impl End {
     /// End 1 or 2: 192.0.2.N and 2001:db8::N on the wire, 10.0.0.N and fd00::N in the tunnel.
-    fn new(host: Host, number: u8) -> Self {
+    fn new(host: Host, number: u8, queues: NonZeroUsize) -> Self {
         let private_key = PrivateKey::from_random([number; 32]);
         let key = private_key.public_key();
         let dataplane = host.run(move || {
-            let config = TunConfig { name: "wl0".to_owned(), mtu: 1420 };
+            let config = TunConfig { name: "wl0".to_owned(), mtu: 1420, queues };
             let tun = Tun::create(&config).unwrap();
             ip(&format!("address add 10.0.0.{number}/24 dev wl0"));
             ip("link set wl0 up");
@@ -132,6 +133,11 @@ pub(crate) fn config_of(number: u8) -> Config {
 
 /// Two ends, joined by a wire, that do not know of each other yet.
 pub(crate) fn two_ends() -> (End, End) {
+    two_ends_with(NonZeroUsize::MIN)
+}
+
+/// The same; the devices have this many queues.
+pub(crate) fn two_ends_with(queues: NonZeroUsize) -> (End, End) {
     let (a, b) = (Host::new(), Host::new());
     a.ip("link add eth0 type veth peer name eth1");
     a.ip(&format!("link set eth1 netns {}", b.path));
@@ -141,5 +147,5 @@ pub(crate) fn two_ends() -> (End, End) {
         host.ip(&format!("address add 192.0.2.{number}/24 dev eth0"));
         host.ip(&format!("address add 2001:db8::{number}/64 dev eth0 nodad"));
     }
-    (End::new(a, 1), End::new(b, 2))
+    (End::new(a, 1, queues), End::new(b, 2, queues))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -87,7 +88,8 @@ impl MemoryUdp {
 }
 
 impl UdpBind for MemoryUdp {
-    fn bind(&self, port: u16, mark: u32) -> Result<Binding, BindError> {
+    /// All queues share one socket.
+    fn bind(&self, port: u16, mark: u32, _queues: NonZeroUsize) -> Result<Binding, BindError> {
         let arrived = Pipe::new().map_err(|source| BindError::System {
             port,
             deed: "make a queue",
@@ -108,8 +110,8 @@ impl UdpBind for MemoryUdp {
         let receiver = MemoryReceiver { network: network.clone(), local, port: Arc::clone(&own) };
         let socket = Arc::new(MemorySocket { network, local, own, has_gro, mark: mark.into() });
         // A host has one address, from which it reaches those of either family.
-        let sender = UdpSender::new(Some(Arc::clone(&socket)), Some(socket), self.offloads);
-        Ok(Binding { port, sender: Arc::new(sender), receivers: vec![Box::new(receiver)] })
+        let sender = UdpSender::new(vec![Arc::clone(&socket)], vec![socket], self.offloads);
+        Ok(Binding { port, sender: Arc::new(sender), receivers: vec![vec![Box::new(receiver)]] })
     }
 
     fn routes(&self) -> Option<Box<dyn RouteWatch>> {

@@ -96,8 +96,8 @@ impl MemoryHost {
 }
 
 impl TunDevice for MemoryTun {
-    fn reader(&self) -> Box<dyn TunRead> {
-        Box::new(MemoryReader(Arc::clone(&self.0)))
+    fn readers(&self) -> Vec<Box<dyn TunRead>> {
+        vec![Box::new(MemoryReader(Arc::clone(&self.0)))]
     }
 
     fn mtu(&self) -> io::Result<u32> {
@@ -154,7 +154,13 @@ impl TunRead for MemoryReader {
 }
 
 impl TunWrite for MemoryTun {
-    fn write(&self, header: &VnetHeader, parts: &[Range<usize>], bytes: &[u8]) -> io::Result<()> {
+    fn write(
+        &self,
+        _queue: usize,
+        header: &VnetHeader,
+        parts: &[Range<usize>],
+        bytes: &[u8],
+    ) -> io::Result<()> {
         self.0.writes.write(&*self.0, header, parts, bytes)
     }
 }

@@ -11,13 +11,22 @@ use crate::seam::TunWrite;
 use crate::signal::{Signal, Wake};
 
 fn create(name: &str) -> Result<Tun, TunError> {
-    Tun::create(&TunConfig { name: name.to_owned(), mtu: DEFAULT_MTU })
+    create_with(name, 1)
+}
+
+fn create_with(name: &str, queues: usize) -> Result<Tun, TunError> {
+    let queues = NonZeroUsize::new(queues).unwrap();
+    Tun::create(&TunConfig { name: name.to_owned(), mtu: DEFAULT_MTU, queues })
 }
 
 /// A device that is up, with an address and a neighbourhood in each family, and silent.
 fn device() -> Tun {
+    device_with(1)
+}
+
+fn device_with(queues: usize) -> Tun {
     std::fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1").unwrap();
-    let tun = create("wl0").unwrap();
+    let tun = create_with("wl0", queues).unwrap();
     ip("address add 10.9.0.1/24 dev wl0");
     ip("link set wl0 up");
     ip("address add fd09::1/64 dev wl0 nodad");
@@ -29,7 +38,7 @@ fn device() -> Tun {
 fn read_packets(tun: &Tun, count: usize) -> (Vec<Vec<u8>>, usize) {
     let (stop, mut frames) = (Signal::new().unwrap(), FrameBuffer::new());
     let (mut packets, mut supers) = (Vec::new(), 0);
-    let mut reader = tun.reader();
+    let mut reader = tun.readers().remove(0);
     while packets.len() < count {
         reader.read(&mut frames, &stop).unwrap();
         frames.with(|frames| {
@@ -53,11 +62,11 @@ fn read_packets(tun: &Tun, count: usize) -> (Vec<Vec<u8>>, usize) {
 /// Sends one batch of datagrams to port 9 with UDP GSO, so that the device hands out a super-packet.
 fn send_batch(address: SocketAddr, size: usize, count: usize) {
     use crate::seam::{UdpBind, UdpSend};
-    let binding = crate::udp::UdpBinder::new().bind(0, 0).unwrap();
+    let binding = crate::udp::UdpBinder::new().bind(0, 0, NonZeroUsize::MIN).unwrap();
     let mut outbox = wireloom_packet::Outbox::default();
     let path = wireloom_packet::Path { remote: address, local: None };
     (0..count).for_each(|n| outbox.push(&vec![n as u8; size], &path, wireloom_packet::Ecn::NotEct));
-    let report = UdpSend::send(&*binding.sender, Duration::ZERO, &outbox);
+    let report = UdpSend::send(&*binding.sender, 0, Duration::ZERO, &outbox);
     assert_eq!((report.sent, report.unbatched), (count as u64, 0));
 }
 
@@ -89,7 +98,7 @@ fn super_packets_are_read_and_written() {
             merger.merge(&mut arena, tun.writes());
             assert_eq!(merger.runs().len(), 1, "merged into one super-packet");
             for run in merger.runs() {
-                tun.write(&run.header, run.parts, arena.bytes()).unwrap();
+                tun.write(0, &run.header, run.parts, arena.bytes()).unwrap();
             }
             for number in 0..20 {
                 let mut datagram = [0; 2000];
@@ -123,7 +132,7 @@ fn a_refused_super_packet_is_written_as_packets_and_its_kind_switched_off() {
         let run = merger.runs().next().unwrap();
         // A checksum outside of the packet is what the kernel refuses (EINVAL); splitting does not need the field.
         let header = VnetHeader { checksum_start: 60_000, ..run.header };
-        tun.write(&header, run.parts, arena.bytes()).unwrap();
+        tun.write(0, &header, run.parts, arena.bytes()).unwrap();
         for number in 0..4 {
             let mut datagram = [0; 600];
             assert_eq!(socket.recv(&mut datagram).unwrap(), 500);
@@ -134,7 +143,7 @@ fn a_refused_super_packet_is_written_as_packets_and_its_kind_switched_off() {
         // A device that is down takes nothing, which says nothing of super-packets.
         ip("link set wl0 down");
         tun.set_writes(MergeOffloads { tcp4: true, tcp6: true, udp: true });
-        assert!(tun.write(&header, run.parts, arena.bytes()).is_err());
+        assert!(tun.write(0, &header, run.parts, arena.bytes()).is_err());
         assert_eq!((tun.refused(), tun.writes().udp), (1, true));
     });
 }
@@ -154,6 +163,105 @@ fn reads_can_be_switched_at_run_time() {
         tun.set_reads(UnfinishedPackets { udp: true, ..wanted });
         send_batch("10.9.0.2:9".parse().unwrap(), 1000, 6);
         assert_eq!(read_packets(&tun, 6).1, 1);
+    });
+}
+
+/// A frame for UDP port 9, by the flow's source port and the number in its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Numbered {
+    queue: usize,
+    port: u16,
+    number: u8,
+}
+
+/// Reads what the host sends to UDP port 9 of an IPv4 host, from every queue, until so many packets have come.
+fn read_numbered(tun: &Tun, count: usize) -> Vec<Numbered> {
+    let stop = Signal::new().unwrap();
+    let (found, numbered) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        for (queue, mut reader) in tun.readers().into_iter().enumerate() {
+            let (found, stop) = (found.clone(), &stop);
+            scope.spawn(move || {
+                let mut frames = FrameBuffer::new();
+                while reader.read(&mut frames, stop).unwrap() == Wake::Ready {
+                    frames.with(|frames| {
+                        for packet in frames.iter().map(|frame| frame.packet) {
+                            if packet[0] == 0x45 && packet[22..24] == 9u16.to_be_bytes() {
+                                let port = u16::from_be_bytes([packet[20], packet[21]]);
+                                found.send(Numbered { queue, port, number: packet[28] }).unwrap();
+                            }
+                        }
+                    });
+                }
+            });
+        }
+        let patience = Duration::from_secs(10);
+        let all = (0..count).map(|_| numbered.recv_timeout(patience).expect("a packet")).collect();
+        stop.raise();
+        all
+    })
+}
+
+#[test]
+fn a_flow_comes_out_of_the_queue_that_its_answers_went_in_by() {
+    need!(root);
+    need!(program "ip");
+    need!(device "/dev/net/tun");
+    in_new_network(|| {
+        let tun = device_with(4);
+        let socket = || UdpSocket::bind("10.9.0.1:0").unwrap();
+        let flows: Vec<UdpSocket> = (0..32).map(|_| socket()).collect();
+        let send_all = || {
+            for number in 0..8 {
+                flows.iter().for_each(|flow| {
+                    flow.send_to(&[number], "10.9.0.2:9").unwrap();
+                });
+            }
+            read_numbered(&tun, 8 * flows.len())
+        };
+        let of = |numbered: &[Numbered], flow: &UdpSocket| -> Vec<Numbered> {
+            let port = flow.local_addr().unwrap().port();
+            numbered.iter().filter(|one| one.port == port).copied().collect()
+        };
+        let first = send_all();
+        let mut used = [false; 4];
+        for flow in &flows {
+            let frames = of(&first, flow);
+            let numbers: Vec<u8> = frames.iter().map(|one| one.number).collect();
+            assert_eq!(numbers, (0..8).collect::<Vec<_>>(), "in order");
+            assert!(frames.iter().all(|one| one.queue == frames[0].queue), "out of one queue");
+            used[frames[0].queue] = true;
+        }
+        assert!(used.iter().filter(|used| **used).count() > 1, "flows spread: {used:?}");
+        for (number, flow) in flows.iter().enumerate() {
+            let port = flow.local_addr().unwrap().port().to_be_bytes();
+            let mut answer = vec![0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0];
+            answer.extend([10, 9, 0, 2, 10, 9, 0, 1, 0, 9, port[0], port[1], 0, 9, 0, 0, 7]);
+            let sum = wireloom_packet::checksum::Sum::of(&answer[..20]).checksum();
+            answer[10..12].copy_from_slice(&sum.to_be_bytes());
+            tun.write(number % 4, &VnetHeader::default(), &[0..20, 20..29], &answer).unwrap();
+            flow.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            assert_eq!(flow.recv(&mut [0; 9]).unwrap(), 1, "the answer came");
+        }
+        let second = send_all();
+        for (number, flow) in flows.iter().enumerate() {
+            let queues = of(&second, flow).iter().map(|one| one.queue).collect::<Vec<_>>();
+            assert_eq!(queues, [number % 4; 8]);
+        }
+    });
+}
+
+#[test]
+fn all_queues_go_with_the_device() {
+    need!(root);
+    need!(program "ip");
+    need!(device "/dev/net/tun");
+    in_new_network(|| {
+        let tun = create_with("wl0", 4).unwrap();
+        let shown = ip("-d link show wl0");
+        assert!(shown.contains("numqueues 4 ") && tun.readers().len() == 4, "{shown}");
+        drop(tun);
+        until_ok(|| create("wl0"));
     });
 }
 
@@ -208,7 +316,7 @@ fn a_blocked_reader_wakes_for_a_stop_and_for_a_deleted_device() {
     in_new_network(|| {
         let tun = device();
         let stop = Signal::new().unwrap();
-        let (mut reader, mut frames) = (tun.reader(), FrameBuffer::new());
+        let (mut reader, mut frames) = (tun.readers().remove(0), FrameBuffer::new());
         thread::scope(|scope| {
             let waiting = scope.spawn(|| {
                 loop {

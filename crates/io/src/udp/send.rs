@@ -54,8 +54,9 @@ pub(crate) trait DatagramSink: Send + Sync {
 /// The sending side of the sockets of both families.
 #[derive(Debug)]
 pub(crate) struct UdpSender<S> {
-    v4: Option<Arc<S>>,
-    v6: Option<Arc<S>>,
+    /// One a queue, as long as the kernel has the family.
+    v4: Vec<Arc<S>>,
+    v6: Vec<Arc<S>>,
     proven: UdpOffloads,
     gso: AtomicBool,
     /// Destinations that refused a batch. `unbatched_count` spares the lock while there are none.
@@ -143,18 +144,19 @@ impl DatagramSink for UdpSocket {
 }
 
 impl<S: DatagramSink> UdpSender<S> {
-    pub(crate) fn new(v4: Option<Arc<S>>, v6: Option<Arc<S>>, proven: UdpOffloads) -> Self {
+    pub(crate) fn new(v4: Vec<Arc<S>>, v6: Vec<Arc<S>>, proven: UdpOffloads) -> Self {
         let gso = AtomicBool::new(proven.gso);
         let unbatched = Mutex::new(Vec::new());
         Self { v4, v6, proven, gso, unbatched, unbatched_count: AtomicUsize::new(0) }
     }
 
-    fn socket(&self, is_v4: bool) -> Option<&S> {
-        if is_v4 { self.v4.as_deref() } else { self.v6.as_deref() }
+    fn socket(&self, queue: usize, is_v4: bool) -> Option<&S> {
+        let queues = if is_v4 { &self.v4 } else { &self.v6 };
+        queues.get(queue).or_else(|| queues.first()).map(|socket| &**socket)
     }
 
     fn sockets(&self) -> impl Iterator<Item = &S> {
-        [&self.v4, &self.v6].into_iter().flatten().map(|socket| &**socket)
+        self.v4.iter().chain(&self.v6).map(|socket| &**socket)
     }
 
     fn may_batch(&self, now: Duration, remote: IpAddr, segment: usize) -> bool {
@@ -180,9 +182,15 @@ impl<S: DatagramSink> UdpSender<S> {
         self.unbatched_count.store(unbatched.len(), Ordering::Relaxed);
     }
 
-    /// Sends messages of one family.
-    fn flush(&self, now: Duration, is_v4: bool, messages: &[Message<'_>], report: &mut SendReport) {
-        let Some(socket) = self.socket(is_v4) else {
+    /// Sends messages of one family, on its socket if the kernel has it.
+    fn flush(
+        &self,
+        now: Duration,
+        socket: Option<&S>,
+        messages: &[Message<'_>],
+        report: &mut SendReport,
+    ) {
+        let Some(socket) = socket else {
             messages.iter().for_each(|message| lose(message, libc::EAFNOSUPPORT, report));
             return;
         };
@@ -232,7 +240,7 @@ impl<S: DatagramSink> UdpSender<S> {
 }
 
 impl<S: DatagramSink> UdpSend for UdpSender<S> {
-    fn send(&self, now: Duration, outbox: &Outbox) -> SendReport {
+    fn send(&self, queue: usize, now: Duration, outbox: &Outbox) -> SendReport {
         let mut report = SendReport::default();
         let nowhere = Path { remote: ([0, 0, 0, 0], 0).into(), local: None };
         let class = TrafficClass::default();
@@ -246,7 +254,8 @@ impl<S: DatagramSink> UdpSend for UdpSender<S> {
                 transmit.datagrams() > 1 && self.may_batch(now, remote.ip(), transmit.segment);
             for bytes in bytes.chunks(if batch { bytes.len() } else { transmit.segment }) {
                 if count == MESSAGES || (count > 0 && family != remote.is_ipv4()) {
-                    self.flush(now, family, &messages[..count], &mut report);
+                    let socket = self.socket(queue, family);
+                    self.flush(now, socket, &messages[..count], &mut report);
                     count = 0;
                 }
                 family = remote.is_ipv4();
@@ -255,12 +264,12 @@ impl<S: DatagramSink> UdpSend for UdpSender<S> {
                 count += 1;
             }
         }
-        self.flush(now, family, &messages[..count], &mut report);
+        self.flush(now, self.socket(queue, family), &messages[..count], &mut report);
         report
     }
 
     fn path_mtu(&self, remote: SocketAddr) -> Option<u32> {
-        self.socket(remote.is_ipv4())?.path_mtu(remote).ok()
+        self.socket(0, remote.is_ipv4())?.path_mtu(remote).ok()
     }
 
     fn set_mark(&self, mark: u32) -> io::Result<()> {

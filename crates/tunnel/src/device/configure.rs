@@ -30,6 +30,8 @@ pub(super) struct Control {
     private_key: Option<PrivateKey>,
     peers: BTreeMap<PublicKey, Entry>,
     allowed_ips: AllowedIps,
+    /// What the indexes of the first peer end with, so that they do not tell how many there are.
+    first_byte: u32,
     random: ChaCha20Rng,
 }
 
@@ -52,11 +54,12 @@ struct Draft<'a> {
 }
 
 impl Control {
-    pub(super) fn new(random: ChaCha20Rng) -> Self {
+    pub(super) fn new(mut random: ChaCha20Rng) -> Self {
         Self {
             private_key: None,
             peers: BTreeMap::new(),
             allowed_ips: AllowedIps::default(),
+            first_byte: random.next_u32(),
             random,
         }
     }
@@ -221,12 +224,14 @@ impl Draft<'_> {
         self.is_new = true;
     }
 
-    /// An engine for a peer's keys as they are configured now, under an index that nobody else has.
+    /// An engine for a peer's keys as they are configured now, under an index that nobody else has. Its lowest byte is the
+    /// peer's and the rest random: see [`Device`].
     fn engine(&mut self, key: &PublicKey) -> Option<Engine> {
         let own = Arc::clone(self.table.own.as_ref()?);
         let entry = self.control.peers.get(key)?;
+        let byte = entry.slot.wrapping_add(self.control.first_byte) & 0xff;
         let index = loop {
-            let index = self.control.random.next_u32() >> 8;
+            let index = (self.control.random.next_u32() >> 8) & !0xff | byte;
             if !self.table.by_index.contains_key(&index) {
                 break index;
             }

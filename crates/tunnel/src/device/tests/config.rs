@@ -18,6 +18,30 @@ fn preshared(byte: u8) -> Option<Option<PresharedKey>> {
 }
 
 #[test]
+fn the_second_byte_of_an_index_counts_up_from_peer_to_peer_and_stays() {
+    let mut world = World::new(6);
+    let bytes = |world: &mut World| -> Vec<u8> {
+        (1..6)
+            .map(|other| {
+                world.say(0, "10.0.0.1", &format!("10.0.{other}.1"));
+                index(world, other, "10.0.0.1")[1]
+            })
+            .collect()
+    };
+    let first = bytes(&mut world);
+    let next: Vec<u8> = (0..5).map(|peer| first[0].wrapping_add(peer)).collect();
+    assert_eq!(first, next);
+    // Other keys bring other sessions; the peer's share of the messages stays where it is.
+    for other in 1..6 {
+        let key = preshared(7);
+        world.set_peer(0, SetPeer { preshared_key: key.clone(), ..world.peer(other) });
+        world.set_peer(other, SetPeer { preshared_key: key, ..world.peer(0) });
+    }
+    world.pass(seconds(200));
+    assert_eq!(bytes(&mut world), first);
+}
+
+#[test]
 fn a_change_leaves_other_peers_alone() {
     let mut world = World::new(3);
     world.say(0, "10.0.0.1", "10.0.1.1");

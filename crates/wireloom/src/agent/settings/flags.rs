@@ -57,7 +57,7 @@ pub(super) struct Settings {
     /// Whether nodes reach each other's internal addresses across locations. Default: true.
     #[arg(long, env = "WIRELOOM_CARRY_INTERNAL_ADDRESSES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) carry_internal_addresses: Option<bool>,
-    /// Whether packets of pods and peers that leave the mesh do so with this machine's address. Default: false.
+    /// Whether packets of pods and peers that leave the mesh do so with this machine's address. Default: as --cni.
     #[arg(long, env = "WIRELOOM_MASQUERADE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) masquerade: Option<bool>,
     /// The MTU of the tunnel device, or auto. Default: auto.
@@ -76,9 +76,16 @@ pub(super) struct Settings {
     #[arg(long, env = "WIRELOOM_COMPATIBILITY", value_name = "WITH")]
     #[serde(deserialize_with = "word")]
     pub(super) compatibility: Option<Compatibility>,
-    /// Beside Kilo's agents: whether pods' packets that leave the mesh do so with this machine's address. Default: true.
+    /// Whether this machine's pods get their network from here: the container runtime is told, and what they send out of
+    /// the mesh leaves with this machine's address. Default: true, and false beside flannel or cilium.
     #[arg(long, env = "WIRELOOM_CNI", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) cni: Option<bool>,
+    /// The file by which the container runtime is told. Default: /etc/cni/net.d/10-wireloom.conflist.
+    #[arg(long, env = "WIRELOOM_CNI_PATH", value_name = "FILE")]
+    pub(super) cni_path: Option<PathBuf>,
+    /// Where the container runtime looks for plugins. Default: /opt/cni/bin.
+    #[arg(long, env = "WIRELOOM_CNI_BIN", value_name = "DIR")]
+    pub(super) cni_bin: Option<PathBuf>,
     /// Beside Kilo's agents: whether pods of the own location are routed to. Default: true.
     #[arg(long, env = "WIRELOOM_LOCAL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) local: Option<bool>,
@@ -116,7 +123,8 @@ impl Settings {
         first_said!(self, other;
             hostname, kubeconfig, master, topology_label, mesh_granularity, gateways, subnet, service_cidr,
             internal_cidr, prioritise_private_addresses, encapsulate, encapsulation, carry_internal_addresses,
-            masquerade, mtu, port, fwmark, compatibility, cni, local, listen, interface, key, state_dir, run_dir, namespace,
+            masquerade, mtu, port, fwmark, compatibility, cni, cni_path, cni_bin, local, listen, interface, key, state_dir,
+            run_dir, namespace,
         )
     }
 

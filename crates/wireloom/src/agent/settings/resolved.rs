@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use wireloom_agent::http::Listen;
+use wireloom_agent::pods::PodNetwork;
 use wireloom_agent::{Planner, control};
 use wireloom_kube::{AddressRules, Connection};
 use wireloom_model::annotations::Granularity;
@@ -34,10 +35,13 @@ pub(crate) struct Resolved {
     pub(crate) key: PathBuf,
     pub(crate) state: PathBuf,
     pub(crate) run_dir: PathBuf,
+    pub(crate) pods: Option<PodNetwork>,
 }
+
 impl Settings {
     /// What is said, and the defaults for the rest.
     pub(super) fn resolve(self) -> anyhow::Result<Resolved> {
+        let or = |path: Option<PathBuf>, usual: &str| path.unwrap_or_else(|| usual.into());
         let node = match self.hostname {
             Some(name) => name,
             None => own_name()?,
@@ -56,6 +60,9 @@ impl Settings {
             Some(port) => port,
             None => "51820".parse()?,
         };
+        let run_dir = or(self.run_dir, control::RUN_DIRECTORY);
+        let beside = self.compatibility.and_then(|Compatibility(beside)| beside);
+        let cni = self.cni.unwrap_or(beside.is_none());
         let mesh = Mesh {
             overlay,
             gateways,
@@ -70,12 +77,11 @@ impl Settings {
                 by: self.encapsulation.unwrap_or_default(),
             },
             filter: Filter {
-                masquerade: self.masquerade.unwrap_or(false),
+                masquerade: self.masquerade.unwrap_or(cni),
                 services: self.service_cidr.unwrap_or_default(),
                 ..Filter::default()
             },
         };
-        let or = |path: Option<PathBuf>, usual: &str| path.unwrap_or_else(|| usual.into());
         Ok(Resolved {
             node,
             connection: Connection { kubeconfig: self.kubeconfig, master: self.master },
@@ -97,7 +103,7 @@ impl Settings {
             },
             planner: Planner {
                 compatibility: self.compatibility.map(|Compatibility(beside)| kilo::Settings {
-                    cni: self.cni.unwrap_or(true),
+                    cni,
                     beside,
                     local: self.local.unwrap_or(true),
                 }),
@@ -109,7 +115,12 @@ impl Settings {
             },
             key: or(self.key, "/var/lib/wireloom/key"),
             state: or(self.state_dir, "/var/lib/wireloom"),
-            run_dir: or(self.run_dir, control::RUN_DIRECTORY),
+            pods: cni.then(|| PodNetwork {
+                file: or(self.cni_path, "/etc/cni/net.d/10-wireloom.conflist"),
+                programs: or(self.cni_bin, "/opt/cni/bin"),
+                leases: run_dir.join("leases"),
+            }),
+            run_dir,
         })
     }
 }

@@ -57,6 +57,22 @@ fn a_full_mesh_is_one_of_gateways() {
 }
 
 #[test]
+fn pods_have_their_network_from_here_or_from_the_plugin_beside() {
+    let resolved = |line: &str| flags(&format!("--hostname a {line}")).resolve().unwrap();
+    let pods = resolved("--run-dir /r").pods.unwrap();
+    assert_eq!(pods.file.to_str(), Some("/etc/cni/net.d/10-wireloom.conflist"));
+    assert_eq!(pods.leases.to_str(), Some("/r/leases"));
+    assert!(resolved("").mesh.filter.masquerade);
+    for other in ["--cni=false", "--compatibility flannel", "--compatibility cilium"] {
+        let resolved = resolved(other);
+        assert_eq!((resolved.pods, resolved.mesh.filter.masquerade), (None, false), "{other}");
+    }
+    let kilo = resolved("--compatibility kilo --cni-path /x --cni-bin /y --masquerade=false");
+    assert_eq!(kilo.pods.unwrap().programs.to_str(), Some("/y"));
+    assert!(!kilo.mesh.filter.masquerade && kilo.planner.compatibility.unwrap().cni);
+}
+
+#[test]
 fn lists_are_repeated_or_have_commas() {
     let repeated = flags("--internal-cidr 10.0.0.0/8 --internal-cidr fd00::/8");
     assert_eq!(repeated, flags("--internal-cidr 10.0.0.0/8,fd00::/8"));

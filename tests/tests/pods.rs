@@ -1,0 +1,221 @@
+//! Pods of four regions on one network: a real cluster, containerd and runc, Debian's CNI plugins, and the mesh.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use wireloom_cluster::{Cluster, TOOLS};
+use wireloom_image::recipe;
+use wireloom_lab::{Lab, Layout, Output, Region};
+use wireloom_testkit::{need, wireloom_binary};
+use wireloom_tests::{NetworkState, eventually, ok, run, within};
+
+/// Nodes of four regions; the last is behind NAT.
+const NODES: [&str; 4] = ["ams-1", "waw-1", "lon-1", "ire-1"];
+
+const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/base");
+
+const CONFLIST: &str = "/etc/cni/net.d/10-wireloom.conflist";
+
+/// A time limit for kubectl that holds on a machine with much to do.
+const LONG: &str = "--timeout=180s";
+
+/// How soon two pods reach each other. A node behind NAT learns after REKEY_AFTER_TIME, which is 120 s, that a node that
+/// can't dial it has lost their session (WireGuard paper, section 6.1).
+const PAIR: Duration = Duration::from_secs(150);
+
+#[test]
+fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
+    need!(root);
+    need!(cluster);
+    need!(device "/dev/net/tun");
+    for program in ["busybox", "containerd", "ldd", "nft", "nsenter", "ping", "runc", "sysctl"] {
+        need!(program program);
+    }
+    let cluster = cluster();
+    let before = NODES.map(|node| NetworkState::of(cluster.lab().host(node).unwrap()));
+    kubectl(&cluster, &["apply", "-k", BASE]);
+    let agents = ["daemonset/wireloom", "--namespace=kube-system"];
+    kubectl(&cluster, &[&["rollout", "status"], &agents[..], &[LONG]].concat());
+    kubectl(&cluster, &["wait", "node", "--all", "--for=condition=Ready", LONG]);
+
+    cluster.api().apply(&pods().to_string()).unwrap();
+    kubectl(&cluster, &["wait", "pod", "--selector=app=pod", "--for=condition=Ready", LONG]);
+    let pods: Vec<Pod> = NODES.iter().map(|node| Pod::on(&cluster, node)).collect();
+    every_pair(&cluster, &pods);
+    packets_of_the_mtu_and_no_larger(&cluster, &pods);
+
+    // A new agent finds what the old one left, and pods do not notice.
+    kubectl(&cluster, &[&["rollout", "restart"], &agents[..]].concat());
+    kubectl(&cluster, &[&["rollout", "status"], &agents[..], &[LONG]].concat());
+    every_pair(&cluster, &pods);
+
+    kubectl(&cluster, &["delete", "daemonset/pod", LONG]);
+    kubectl(&cluster, &["wait", "--for=delete", "pod", "--selector=app=pod", LONG]);
+    for node in NODES {
+        // The pod is gone from the API before it is from its node.
+        within(Duration::from_secs(60), "its addresses are free again", || {
+            let leases = ok(cluster.lab().host(node).unwrap(), "ls /run/wireloom/leases/wireloom");
+            !leases.lines().any(|name| name.parse::<IpAddr>().is_ok())
+        });
+    }
+    kubectl(&cluster, &["delete", "-k", BASE, LONG]);
+    for (node, before) in NODES.iter().zip(&before) {
+        let host = cluster.lab().host(node).unwrap();
+        let has = |path: &str| run(host, &format!("test -e {path}")).status.success();
+        eventually("the agent is gone", || !ok(host, "ip -o link").contains("wl0"));
+        eventually("the runtime is told nothing any longer", || {
+            !has(CONFLIST) && !has("/opt/cni/bin/wireloom")
+        });
+        NetworkState::of(host).assert_same(before);
+    }
+}
+
+fn cluster() -> Cluster {
+    let regions = vec![
+        Region::new("provider", &["control"]),
+        Region::new("ams", &["ams-1"]),
+        Region::new("waw", &["waw-1"]),
+        Region::new("lon", &["lon-1"]),
+        Region::new("ire", &["ire-1"]).behind_nat(),
+    ];
+    let lab = Lab::build(&Layout { regions, pods: false }).unwrap();
+    let mut cluster = Cluster::start(lab, "control").unwrap();
+    cluster
+        .provide(
+            &recipe::wireloom(
+                "localhost/wireloom:dev",
+                "test",
+                &wireloom_binary(),
+                Some(Path::new("/usr/lib/cni")),
+            )
+            .unwrap(),
+        )
+        .unwrap();
+    cluster.join(&NODES).unwrap();
+    // Behind NAT a node is reached only while it keeps the way open.
+    kubectl(&cluster, &["annotate", "node", "ire-1", "kilo.squat.ai/persistent-keepalive=5"]);
+    cluster
+}
+
+/// A pod, as its node's runtime has it.
+struct Pod<'a> {
+    node: &'a str,
+    /// Its addresses, one of each family.
+    addresses: Vec<IpAddr>,
+    /// The file of its network namespace.
+    namespace: String,
+}
+
+impl<'a> Pod<'a> {
+    fn on(cluster: &Cluster, node: &'a str) -> Self {
+        let selector = format!("--field-selector=spec.nodeName={node}");
+        let list =
+            kubectl(cluster, &["get", "pods", "--selector=app=pod", &selector, "--output=json"]);
+        let list: Value = serde_json::from_str(&list).unwrap();
+        let addresses = list["items"][0]["status"]["podIPs"].as_array().unwrap();
+        let addresses: Vec<IpAddr> =
+            addresses.iter().map(|entry| entry["ip"].as_str().unwrap().parse().unwrap()).collect();
+        assert_eq!(addresses.len(), 2, "{node}: an address of each family");
+        let names = on_node(cluster, node, "ls /run/netns").stdout;
+        let has_address = |file: &&str| {
+            let shown =
+                on_node(cluster, node, &format!("nsenter --net=/run/netns/{file} ip -o address"));
+            shown.stdout.contains(&format!("{}/", addresses[0]))
+        };
+        let file = names.lines().find(has_address).expect("the pod has a namespace");
+        Self { node, namespace: format!("/run/netns/{file}"), addresses }
+    }
+
+    /// Runs a command line in its network.
+    fn run(&self, cluster: &Cluster, line: &str) -> Output {
+        on_node(cluster, self.node, &format!("nsenter --net={} {line}", self.namespace))
+    }
+}
+
+fn every_pair(cluster: &Cluster, pods: &[Pod<'_>]) {
+    for from in pods {
+        for to in pods {
+            for address in &to.addresses {
+                let answers =
+                    || from.run(cluster, &format!("ping -c 1 -W 1 {address}")).status.success();
+                let deadline = Instant::now() + PAIR;
+                while !answers() {
+                    assert!(
+                        Instant::now() < deadline,
+                        "not within {PAIR:?}: {} reaches {address} on {}\n{}\n{}",
+                        from.node,
+                        to.node,
+                        mesh_of(cluster, from.node),
+                        mesh_of(cluster, to.node)
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What a node tells of the mesh, for whoever looks into a failure.
+fn mesh_of(cluster: &Cluster, node: &str) -> String {
+    let host = cluster.lab().host(node).unwrap();
+    run(host, "wireloom status").stdout + &run(host, "ip route").stdout
+}
+
+/// A pod's packets are as large as the mesh carries them whole, and the pod hears of one that is larger.
+fn packets_of_the_mtu_and_no_larger(cluster: &Cluster, pods: &[Pod<'_>]) {
+    for from in pods {
+        let host = cluster.lab().host(from.node).unwrap();
+        let conflist: Value = serde_json::from_str(&ok(host, &format!("cat {CONFLIST}"))).unwrap();
+        let mtu = conflist["plugins"][0]["mtu"].as_u64().unwrap();
+        let to = pods.iter().find(|to| to.node != from.node).unwrap();
+        for address in &to.addresses {
+            // What stands before the payload: IP (RFC 791, RFC 8200) and ICMP (RFC 792, RFC 4443).
+            let headers = if address.is_ipv4() { 20 + 8 } else { 40 + 8 };
+            let ping = |size: u64| {
+                from.run(cluster, &format!("ping -M do -c 1 -W 5 -s {} {address}", size - headers))
+            };
+            let whole = ping(mtu);
+            assert!(whole.status.success(), "{mtu} to {address}: {}{}", whole.stdout, whole.stderr);
+            let larger = ping(mtu + 1);
+            assert!(!larger.status.success(), "{mtu} + 1 to {address}: {}", larger.stdout);
+            let said = format!("{}{}", larger.stdout, larger.stderr);
+            assert!(said.contains("too long") && said.contains(&mtu.to_string()), "{said}");
+        }
+    }
+}
+
+/// A pod on each node, which does nothing.
+fn pods() -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": { "name": "pod", "namespace": "default" },
+        "spec": {
+            "selector": { "matchLabels": { "app": "pod" } },
+            "template": {
+                "metadata": { "labels": { "app": "pod" } },
+                "spec": {
+                    "terminationGracePeriodSeconds": 0,
+                    "containers": [{ "name": "pod", "image": TOOLS, "imagePullPolicy": "Never" }],
+                },
+            },
+        },
+    })
+}
+
+fn kubectl(cluster: &Cluster, arguments: &[&str]) -> String {
+    let kubectl = cluster.api().spawn_kubectl(arguments).unwrap();
+    kubectl.success(Duration::from_secs(200)).unwrap().stdout
+}
+
+/// Runs a command line among the processes of a node, where its runtime sees files.
+fn on_node(cluster: &Cluster, node: &str, line: &str) -> Output {
+    let mut words = line.split_ascii_whitespace();
+    let program = words.next().unwrap();
+    let host = cluster.lab().host(node).unwrap();
+    let node = &cluster.nodes()[node];
+    node.exec(host, program, &words.collect::<Vec<_>>(), Duration::from_secs(60)).unwrap()
+}
