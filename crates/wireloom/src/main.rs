@@ -9,7 +9,11 @@ mod background;
 mod check;
 mod cleanup;
 mod cli;
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod completion;
+#[cfg(feature = "kubernetes")]
+mod connect;
 mod demo;
 mod device;
 mod doctor;
@@ -26,6 +30,8 @@ mod source;
 mod status;
 mod tunnel;
 mod up;
+#[cfg(feature = "kubernetes")]
+mod webhook;
 
 use std::process::ExitCode;
 

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use wireloom_model::{Family, ProblemKind, Severity as ProblemSeverity};
 use wireloom_topology::Way;
 
-use super::facts::{Agent, Facts, Key, Place, TUN};
+use super::facts::{Agent, Facts, Key, TUN};
 use super::{Check, Finding, Severity};
+use crate::place::Place;
 use crate::status::PeerState;
 
 /// Everything that the facts give reason to say, the worst first.
@@ -272,7 +273,8 @@ fn forwarding(facts: &Facts) -> Vec<Finding> {
             Check::Forwarding,
             format!("the nftables chain {chain} drops what is passed on and no rule of it takes"),
             "this node passes on packets of others, and no rule elsewhere can save them",
-            "`forward-accept = true` in the mesh file, or a rule in that chain that accepts the mesh's prefixes",
+            "`forward-accept = true` in the mesh file or --iptables-forward-rules for `wireloom agent`, or a rule in \
+             that chain that accepts the mesh's prefixes",
         )
     });
     found.chain(drops).collect()
@@ -427,15 +429,14 @@ fn tun(facts: &Facts) -> Vec<Finding> {
 }
 
 fn port(facts: &Facts) -> Vec<Finding> {
-    let (Agent::Absent, Some(place), Some(owner)) =
-        (&facts.agent, facts.place(), &facts.port_owner)
-    else {
+    let port = facts.place().and_then(|place| place.listen_port);
+    let (Agent::Absent, Some(port), Some(owner)) = (&facts.agent, port, &facts.port_owner) else {
         return Vec::new();
     };
     vec![finding(
         Error,
         Check::Port,
-        format!("UDP port {} is held by {owner}", place.port),
+        format!("UDP port {port} is held by {owner}"),
         "the tunnel needs it: peers dial it",
         "stop that one, or give this node's endpoint another port in the mesh file",
     )]
