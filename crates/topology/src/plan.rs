@@ -64,6 +64,8 @@ pub struct TunnelPeer {
     pub name: TunnelPeerName,
     /// Where it is dialled, if it can be.
     pub endpoint: Option<Endpoint>,
+    /// Where else it may be reached, the best first: tried in turn while it is not.
+    pub alternatives: Vec<Endpoint>,
     /// What it may send from, and what is sent to it.
     pub allowed_ips: BTreeSet<Cidr>,
     /// How often the tunnel is kept open, in seconds.
@@ -232,6 +234,7 @@ impl Topology<'_> {
                 key: outsider.peer.key,
                 name: TunnelPeerName::Peer(outsider.peer.name.clone()),
                 endpoint: outsider.endpoint.cloned(),
+                alternatives: Vec::new(),
                 allowed_ips: outsider.prefixes.iter().copied().collect(),
                 persistent_keepalive: shorter(keepalive, outsider.peer.persistent_keepalive),
                 preshared_key: outsider.peer.preshared_key.clone(),
@@ -246,6 +249,7 @@ impl Topology<'_> {
             key: member.node.key,
             name: TunnelPeerName::Node(member.node.name.clone()),
             endpoint: member.endpoint.cloned(),
+            alternatives: self.elsewhere.places(member),
             allowed_ips: BTreeSet::new(),
             persistent_keepalive: keepalive,
             preshared_key: None,
