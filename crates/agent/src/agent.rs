@@ -339,7 +339,6 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         let publication = Publication {
             node: plan.node.clone(),
             key: plan.key,
-            endpoint: None,
             held: plan.publishes.clone(),
             discovered_endpoints: self.node.discoveries(),
         };
