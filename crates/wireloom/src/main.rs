@@ -9,6 +9,7 @@ mod background;
 mod check;
 mod cleanup;
 mod cli;
+mod cni;
 mod completion;
 mod demo;
 mod device;

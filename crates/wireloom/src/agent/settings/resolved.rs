@@ -3,9 +3,9 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use wireloom_agent::http::Listen;
-use wireloom_agent::pods::PodNetwork;
+use wireloom_agent::pods::{List, PodNetwork};
 use wireloom_agent::{Planner, control};
 use wireloom_kube::{AddressRules, Connection};
 use wireloom_model::annotations::Granularity;
@@ -62,7 +62,20 @@ impl Settings {
         };
         let run_dir = or(self.run_dir, control::RUN_DIRECTORY);
         let beside = self.compatibility.and_then(|Compatibility(beside)| beside);
-        let cni = self.cni.unwrap_or(beside.is_none());
+        let is_chained = self.cni_chain.unwrap_or(false);
+        let cni = self.cni.unwrap_or_else(|| beside.is_none() && !is_chained);
+        let file = or(self.cni_path, "/etc/cni/net.d/10-wireloom.conflist");
+        let list = match (is_chained, cni) {
+            (true, true) => {
+                bail!("--cni and --cni-chain both: pods get their network from one plugin")
+            }
+            (true, false) => {
+                let directory = file.parent().context("--cni-path names no file in a directory")?;
+                Some(List::Anothers(directory.to_owned()))
+            }
+            (false, true) => Some(List::Ours(file)),
+            (false, false) => None,
+        };
         let mesh = Mesh {
             overlay,
             gateways,
@@ -115,10 +128,10 @@ impl Settings {
             },
             key: or(self.key, "/var/lib/wireloom/key"),
             state: or(self.state_dir, "/var/lib/wireloom"),
-            pods: cni.then(|| PodNetwork {
-                file: or(self.cni_path, "/etc/cni/net.d/10-wireloom.conflist"),
+            pods: list.map(|list| PodNetwork {
+                list,
                 programs: or(self.cni_bin, "/opt/cni/bin"),
-                leases: run_dir.join("leases"),
+                run: run_dir.clone(),
             }),
             run_dir,
         })
