@@ -21,7 +21,7 @@ pub(crate) enum Purpose {
     Test,
 }
 
-/// A program, the Debian package that brings it, and what we do with it.
+/// A program, by its name in PATH or its whole path, the Debian package that brings it, and what we do with it.
 struct Need {
     program: &'static str,
     package: &'static str,
@@ -33,6 +33,7 @@ use Purpose::{Bench, Count, Demo, Image, Test};
 
 /// Everything that we call and did not build.
 const NEEDS: &[Need] = &[
+    need("/usr/lib/cni/bridge", "containernetworking-plugins", "gives pods their network", &[Test]),
     need("bridge", "iproute2", "shows where frames are sent", &[Test]),
     need(
         "busybox",

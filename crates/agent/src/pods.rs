@@ -18,6 +18,12 @@ const NETWORK: &str = "wireloom";
 /// The bridge that this machine's pods hang on.
 const BRIDGE: &str = "wl-pods0";
 
+/// Our file among those that tell a runtime, unless another is asked for.
+pub const FILE: &str = "/etc/cni/net.d/10-wireloom.conflist";
+
+/// Where runtimes look for plugins, unless another place is asked for.
+pub const PROGRAMS: &str = "/opt/cni/bin";
+
 /// Where our image carries the plugins of others.
 const CARRIED: &str = "/opt/cni/bin";
 
@@ -42,6 +48,40 @@ pub enum List {
     Anothers(PathBuf),
     /// Ours, in this file, such as `/etc/cni/net.d/10-wireloom.conflist`.
     Ours(PathBuf),
+}
+
+/// Why it is not known whose list the runtime reads.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListError {
+    /// Both were asked for.
+    #[error("--cni and --cni-chain both are too much: pods get their network from one plugin")]
+    Both,
+    /// The path of our file has no directory.
+    #[error("{}: --cni-path names a file in a directory", file.display())]
+    NoDirectory {
+        /// The path.
+        file: PathBuf,
+    },
+}
+
+impl List {
+    /// The list that `--cni`, `--cni-chain` and `--cni-path` ask for; none if neither does.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be met.
+    pub fn of(own: bool, chained: bool, file: PathBuf) -> Result<Option<Self>, ListError> {
+        match (own, chained) {
+            (true, true) => Err(ListError::Both),
+            (false, true) => match file.parent() {
+                Some(directory) => Ok(Some(Self::Anothers(directory.to_owned()))),
+                None => Err(ListError::NoDirectory { file }),
+            },
+            (true, false) => Ok(Some(Self::Ours(file))),
+            (false, false) => Ok(None),
+        }
+    }
 }
 
 /// The network of this machine's pods, as the agent follows it.

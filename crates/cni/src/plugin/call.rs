@@ -115,11 +115,14 @@ impl Command {
     }
 }
 
-/// The pods that a runtime still knows. Without such a list nothing may be taken away.
+/// The pods that a runtime still knows. The reference (`GCNetworkList`, `libcni/api.go`) leaves the list out, or has
+/// `null` there, where it knows none.
 fn valid(config: &Value) -> Result<BTreeSet<(String, String)>, Refusal> {
     const KEY: &str = "cni.dev/valid-attachments";
-    let Some(list) = config[KEY].as_array() else {
-        return Err(Refusal::new(Code::Config, format!("there is no list {KEY}")));
+    let list = match &config[KEY] {
+        Value::Null => return Ok(BTreeSet::new()),
+        Value::Array(list) => list,
+        _ => return Err(Refusal::new(Code::Config, format!("{KEY} is no list"))),
     };
     let pair = |entry: &Value| {
         let text = |key: &str| entry[key].as_str().map(str::to_owned);

@@ -223,13 +223,16 @@ fn gc_frees_exactly_what_is_not_listed() {
     let answer = node.call("GC", "", &node.config(json!({ "cni.dev/valid-attachments": listed })));
     assert!(answer.is_success, "{}", answer.text);
     assert_eq!(node.kept(), ["b", "d"]);
-    // Without a list, nothing is known to be gone.
-    assert_eq!(code(&node.call("GC", "", &node.config(json!({})))), 7);
+    for odd in [json!("all"), json!([{ "containerID": "b" }])] {
+        let config = node.config(json!({ "cni.dev/valid-attachments": odd }));
+        assert_eq!(code(&node.call("GC", "", &config)), 7);
+    }
     assert_eq!(node.kept(), ["b", "d"]);
-    assert!(
-        node.call("GC", "", &node.config(json!({ "cni.dev/valid-attachments": [] }))).is_success
-    );
-    assert_eq!(node.kept(), ["d"]);
+    for none in [json!({}), json!({ "cni.dev/valid-attachments": null })] {
+        put(&node, "b");
+        assert!(node.call("GC", "", &node.config(none)).is_success);
+        assert_eq!(node.kept(), ["d"]);
+    }
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use wireloom_agent::http::Listen;
-use wireloom_agent::pods::{List, PodNetwork};
+use wireloom_agent::pods::{self, List, PodNetwork};
 use wireloom_agent::{Planner, control};
 use wireloom_kube::{AddressRules, Connection};
 use wireloom_model::annotations::Granularity;
@@ -64,18 +64,7 @@ impl Settings {
         let beside = self.compatibility.and_then(|Compatibility(beside)| beside);
         let is_chained = self.cni_chain.unwrap_or(false);
         let cni = self.cni.unwrap_or_else(|| beside.is_none() && !is_chained);
-        let file = or(self.cni_path, "/etc/cni/net.d/10-wireloom.conflist");
-        let list = match (is_chained, cni) {
-            (true, true) => {
-                bail!("--cni and --cni-chain both: pods get their network from one plugin")
-            }
-            (true, false) => {
-                let directory = file.parent().context("--cni-path names no file in a directory")?;
-                Some(List::Anothers(directory.to_owned()))
-            }
-            (false, true) => Some(List::Ours(file)),
-            (false, false) => None,
-        };
+        let list = List::of(cni, is_chained, or(self.cni_path, pods::FILE))?;
         let mesh = Mesh {
             overlay,
             gateways,
@@ -130,7 +119,7 @@ impl Settings {
             state: or(self.state_dir, "/var/lib/wireloom"),
             pods: list.map(|list| PodNetwork {
                 list,
-                programs: or(self.cni_bin, "/opt/cni/bin"),
+                programs: or(self.cni_bin, pods::PROGRAMS),
                 run: run_dir.clone(),
             }),
             run_dir,
