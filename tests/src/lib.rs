@@ -10,7 +10,6 @@
     reason = "a test's helper: its failure is the test's failure"
 )]
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -174,35 +173,20 @@ impl Default for Keys {
     }
 }
 
-/// Everything about a host's network that a program could leave behind, a line each.
+/// Everything about a host's network that a program could leave behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NetworkState(BTreeSet<String>);
+pub struct NetworkState(wireloom_lab::NetworkState);
 
 impl NetworkState {
     /// The state as it is now.
     pub fn of(host: &Host) -> Self {
-        let lists = [
-            "ip -o -d link",
-            "ip -o address",
-            "ip -o route show table all",
-            "ip -o -6 route show table all",
-            "ip -o rule",
-            "ip -o -6 rule",
-            "sysctl -ar ^net[.]ipv[46][.]conf[.](all|eth0)[.]|^net.ipv4.ip_forward",
-        ];
-        Self(
-            lists
-                .iter()
-                .flat_map(|list| ok(host, list).lines().map(str::to_owned).collect::<Vec<_>>())
-                .collect(),
-        )
+        Self(wireloom_lab::NetworkState::of(host).unwrap())
     }
 
     /// The same without lines that contain one of these.
     #[must_use]
-    pub fn without(mut self, words: &[&str]) -> Self {
-        self.0.retain(|line| !words.iter().any(|word| line.contains(word)));
-        self
+    pub fn without(self, words: &[&str]) -> Self {
+        Self(self.0.without(words))
     }
 
     /// Fails with the lines that only one of the two has.
@@ -211,8 +195,7 @@ impl NetworkState {
     ///
     /// If there is such a line.
     pub fn assert_same(&self, before: &Self) {
-        let lost: Vec<_> = before.0.difference(&self.0).collect();
-        let new: Vec<_> = self.0.difference(&before.0).collect();
-        assert!(lost.is_empty() && new.is_empty(), "lost: {lost:#?}\nnew: {new:#?}");
+        let changes = self.0.changes_since(&before.0);
+        assert!(changes.is_empty(), "{changes:#?}");
     }
 }

@@ -76,6 +76,12 @@ fn kustomize_and_helm_install_the_same_and_the_api_server_takes_it() {
             }
         }
     }
+    for overlay in ["k3s-kilo", "kubeadm-kilo"] {
+        let objects = dry_run(&api, &kustomize(overlay));
+        let agent = &objects["\"DaemonSet\"/\"wireloom\""]["spec"]["template"]["spec"];
+        assert_eq!(agent["nodeSelector"]["wireloom.dev/moved"], "true");
+        assert_eq!(agent["initContainers"][0]["args"], json!(["cleanup", "--kilo"]));
+    }
     let mut helm = Command::new(cluster_program("helm"));
     helm.args(["template", "w", &format!("{DEPLOY}/helm"), "--set", "cluster=kubespray"]);
     let refused = helm.arg("--kube-version=1.34.4").output().unwrap();

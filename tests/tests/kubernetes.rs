@@ -24,7 +24,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Starts an API server in a region of its own, and an agent on each node. The pi is at home behind NAT.
+    /// Starts an API server in a region of its own, and an agent on each node. The pi is at home behind NAT, and nobody
+    /// says so.
     fn start() -> Self {
         let layout = Layout {
             regions: vec![
@@ -44,7 +45,7 @@ impl Cluster {
         for region in &cluster.lab.plan().regions[1..] {
             for host in &region.hosts {
                 let pods = host.pod.as_ref().unwrap().prefixes.map(|prefix| prefix.to_string());
-                let mut node = json!({
+                let node = json!({
                     "apiVersion": "v1",
                     "kind": "Node",
                     "metadata": {
@@ -54,10 +55,6 @@ impl Cluster {
                     },
                     "spec": { "podCIDR": pods[0], "podCIDRs": pods },
                 });
-                if host.name == "pi" {
-                    node["metadata"]["annotations"]["kilo.squat.ai/persistent-keepalive"] =
-                        json!("25");
-                }
                 cluster.api.apply(&node.to_string()).unwrap();
             }
         }

@@ -6,15 +6,37 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::install::{self, Purpose};
-use crate::shell;
+use crate::{cluster, shell};
 
-/// Installs what the demo calls, builds the release binary and becomes it.
+/// What asks for the demo on a cluster.
+const KUBERNETES: &str = "--kubernetes";
+
+/// Installs what the demo calls, builds it and becomes it.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     install::programs(Purpose::Demo)?;
-    eprintln!("building wireloom (release; a first build takes a few minutes)");
-    shell::run(&mut shell::cargo(["build", "--release", "--package", "wireloom"]))?;
-    let binary = shell::target().join("release/wireloom");
-    // Replacing this process hands every signal to the demo, which cleans up after itself.
-    let error = Command::new(&binary).arg("demo").args(args).exec();
-    Err(error).with_context(|| format!("cannot start {}", binary.display()))
+    if args.iter().any(|arg| arg == KUBERNETES) {
+        return on_kubernetes(args);
+    }
+    build(&["wireloom"])?;
+    start(Command::new(shell::target().join("release/wireloom")).arg("demo").args(args))
+}
+
+fn on_kubernetes(args: &[String]) -> Result<()> {
+    install::programs(Purpose::Kubernetes)?;
+    cluster::build()?;
+    build(&["wireloom", "wireloom-story"])?;
+    let args = args.iter().filter(|arg| *arg != KUBERNETES);
+    start(Command::new(shell::target().join("release/wireloom-story")).args(args))
+}
+
+fn build(packages: &[&str]) -> Result<()> {
+    eprintln!("building {} (release; a first build takes a few minutes)", packages.join(" and "));
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
+    shell::run(shell::cargo(["build", "--release"]).args(packages))
+}
+
+/// Replaces this process, which hands every signal to the demo: that cleans up after itself.
+fn start(demo: &mut Command) -> Result<()> {
+    let error = demo.exec();
+    Err(error).with_context(|| format!("cannot start {}", demo.get_program().display()))
 }

@@ -18,6 +18,7 @@ pub(crate) enum Purpose {
     Count,
     Demo,
     Image,
+    Kubernetes,
     Test,
 }
 
@@ -29,37 +30,47 @@ struct Need {
     purposes: &'static [Purpose],
 }
 
-use Purpose::{Bench, Count, Demo, Image, Test};
+use Purpose::{Bench, Count, Demo, Image, Kubernetes, Test};
 
 /// Everything that we call and did not build.
 const NEEDS: &[Need] = &[
-    need("/usr/lib/cni/bridge", "containernetworking-plugins", "gives pods their network", &[Test]),
+    need(
+        "/usr/lib/cni/bridge",
+        "containernetworking-plugins",
+        "joins pods to their node",
+        &[Kubernetes, Test],
+    ),
     need("bridge", "iproute2", "shows where frames are sent", &[Test]),
     need(
         "busybox",
         "busybox-static",
         "is all there is in a virtual machine, and the shell of our image",
-        &[Image, Test],
+        &[Image, Kubernetes, Test],
     ),
-    need("containerd", "containerd", "runs the pods of a cluster", &[Test]),
+    need("containerd", "containerd", "runs the pods of a cluster", &[Kubernetes, Test]),
     need("curl", "curl", "asks over HTTP", &[Test]),
     need("depmod", "kmod", "finds out which module needs which", &[Test]),
     need("ip", "iproute2", "builds the networks and shows what is in them", &[Demo, Test, Bench]),
     need("iperf3", "iperf3", "measures throughput", &[Demo, Test, Bench]),
     need("iptables-legacy", "iptables", "makes the chains that an older Kilo leaves", &[Test]),
     need("iptables-nft", "iptables", "makes the chains that Kilo leaves", &[Test]),
-    need("ldd", "libc-bin", "tells which libraries go into our image", &[Image, Test]),
+    need("ldd", "libc-bin", "tells which libraries go into our image", &[Image, Kubernetes, Test]),
     need("nft", "nftables", "makes the NAT router, and is in our image", &[Demo, Image, Test]),
     need("nsenter", "util-linux", "enters a host of a network", &[Demo, Test]),
     need("ping", "iputils-ping", "proves that a pair is reachable", &[Demo, Test, Bench]),
     need("qemu-system-x86_64", "qemu-system-x86", "runs the tests' virtual machine", &[Test]),
-    need("runc", "runc", "starts the containers of a cluster", &[Test]),
+    need("runc", "runc", "starts the containers of a cluster", &[Kubernetes, Test]),
     need("setpriv", "util-linux", "ends programs together with their host", &[Demo, Test, Bench]),
     need("ss", "iproute2", "shows who has a port", &[Test]),
-    need("sysctl", "procps", "shows the settings of the kernel", &[Test]),
+    need("sysctl", "procps", "shows the settings of the kernel", &[Kubernetes, Test]),
     need("tc", "iproute2", "delays and loses packets", &[Test]),
     need("valgrind", "valgrind", "counts instructions", &[Test, Count]),
-    need("wg", "wireguard-tools", "drives a tunnel over its UAPI socket", &[Test, Bench]),
+    need(
+        "wg",
+        "wireguard-tools",
+        "drives a tunnel over its UAPI socket",
+        &[Kubernetes, Test, Bench],
+    ),
     need("wg-quick", "wireguard-tools", "brings a tunnel up from its configuration", &[Test]),
     need("wireguard-go", "wireguard-go", "is the other end of the interop tests", &[Test]),
 ];

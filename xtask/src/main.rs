@@ -37,9 +37,11 @@ enum Command {
     /// What tests need to start Kubernetes.
     #[command(subcommand)]
     Cluster(cluster::Action),
-    /// Builds the release binary and runs `wireloom demo` with the arguments given.
+    /// Builds the release binary and runs `wireloom demo` with the arguments given, or the demo on a real Kubernetes
+    /// cluster.
     Demo {
-        /// Arguments of `wireloom demo`, for example `--gateways 2`.
+        /// Arguments of `wireloom demo`, for example `--gateways 2`; or `--kubernetes`, and with it `--story` and others
+        /// that `--kubernetes --help` lists.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use wireloom_kernel::{Event, Host, HostError};
-use wireloom_model::{Held, InterfaceName, NodeName, PrivateKey, Problem};
+use wireloom_model::{Cidr, Held, InterfaceName, NodeName, PeerName, PrivateKey, Problem};
 use wireloom_registry::{Publication, Registry, Update};
 use wireloom_topology::Plan;
 
@@ -23,10 +23,7 @@ use crate::view::SharedView;
 
 /// How often the device is looked at without a reason: a peer that is out of reach is dialled again at its configured
 /// endpoint.
-const RESYNC: Duration = Duration::from_secs(10);
-
-/// How often the host is looked at without a reason: not every change is told.
-const AUDIT: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(10);
 
 /// How long changes of the kernel are gathered before they are looked at together.
 const GATHER: Duration = Duration::from_millis(100);
@@ -55,17 +52,33 @@ pub struct Config {
     pub control: PathBuf,
     /// Where it answers over HTTP, if anywhere.
     pub listen: Option<Listen>,
+    /// How often the host is looked at without a reason: not every change is told.
+    pub resync: Duration,
+    /// Whether it takes what it made out of the host when it ends.
+    pub clean_up: bool,
     /// How it gives this machine's pods their network, if it does.
     pub pods: Option<PodNetwork>,
 }
 
-/// How a machine finds itself in the mesh.
+impl Config {
+    /// The usual time between two looks at the host.
+    pub const RESYNC: Duration = Duration::from_secs(60);
+}
+
+/// How a machine finds itself in or at the mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
     /// It is the node with its public key.
     Key,
     /// It is the node of this name.
     Name(NodeName),
+    /// It is no node, and joins the mesh from outside as this peer.
+    Peer {
+        /// Its name.
+        name: PeerName,
+        /// More that it reaches through the mesh, by the first of its tunnels in the order of names.
+        more: Vec<Cidr>,
+    },
 }
 
 /// Why a node could not start, or had to stop.
@@ -95,7 +108,7 @@ pub enum AgentError {
 }
 
 /// Keeps this node in the mesh until `stop` completes or somebody asks it to leave, then takes everything of it out of
-/// the host again. `ready` is called once, when the first plan is in force.
+/// the host again, unless it is told to leave it there. `ready` is called once, when the first plan is in force.
 ///
 /// # Errors
 ///
@@ -141,6 +154,7 @@ pub async fn run(
     let _server = AbortOnDrop(tokio::spawn(answers));
     let _http = http.map(|bound| AbortOnDrop(tokio::spawn(http::serve(bound, view.clone()))));
     let mut agent = Agent {
+        resync: config.resync,
         registry,
         opener,
         ended,
@@ -159,7 +173,9 @@ pub async fn run(
         _ = down.recv() => Ok(()),
         error = agent.follow() => Err(error),
     };
-    agent.leave().await;
+    if config.clean_up {
+        agent.leave().await;
+    }
     outcome
 }
 
@@ -183,6 +199,8 @@ async fn serve(
 }
 
 struct Agent<R, O, F> {
+    /// How often the host is looked at without a reason.
+    resync: Duration,
     registry: R,
     opener: O,
     ended: mpsc::UnboundedSender<String>,
@@ -204,13 +222,13 @@ struct Agent<R, O, F> {
 impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
     /// Follows the registry, the kernel and the device, each change by a pass over everything. Returns why it ends.
     async fn follow(&mut self) -> AgentError {
-        let mut resync = interval(RESYNC);
-        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut names = interval(resolve::PERIOD);
         names.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut probe = interval(prober::TICK);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut audit = interval(AUDIT);
+        let mut audit = interval(self.resync);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.view.lock().vitals.beat(std::time::Instant::now());
@@ -235,7 +253,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                     }
                     false
                 }
-                _ = resync.tick() => true,
+                _ = look.tick() => true,
             };
             if is_due {
                 self.due = None;

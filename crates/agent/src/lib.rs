@@ -21,6 +21,7 @@ pub mod http;
 pub mod metrics;
 mod network;
 mod paths;
+mod place;
 mod planner;
 pub mod pods;
 mod prober;

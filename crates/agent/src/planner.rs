@@ -1,6 +1,6 @@
 //! By which algorithm a mesh is planned here, and what follows from it.
 
-use wireloom_model::{Algorithm, NodeName, Snapshot};
+use wireloom_model::{Algorithm, Cidr, NodeName, Peer, Snapshot};
 use wireloom_topology::kilo::{Seen, Settings, View};
 use wireloom_topology::{Graph, Plan, PlanError, Topology, algorithm_in_force};
 
@@ -12,6 +12,11 @@ pub struct Planner {
 }
 
 impl Planner {
+    /// Plans as all do that may have Kilo's agents among them: by what all say of themselves.
+    pub fn beside_kilo() -> Self {
+        Self { compatibility: Some(Settings::default()) }
+    }
+
     /// What Kilo's algorithm goes by, if it is in force for this mesh.
     pub(crate) fn kilo(&self, snapshot: &Snapshot) -> Option<&Settings> {
         let settings = self.compatibility.as_ref();
@@ -29,6 +34,27 @@ impl Planner {
             Some(settings) => View::of(snapshot, settings.clone(), seen, Some(me)).plan(me),
             None => wireloom_topology::plan(snapshot, me),
         }
+    }
+
+    /// What a peer from outside does, which reaches this besides through the mesh.
+    pub(crate) fn plan_outside(
+        &self,
+        snapshot: &Snapshot,
+        seen: &Seen,
+        peer: &Peer,
+        more: &[Cidr],
+    ) -> Result<Plan, PlanError> {
+        let (tunnel_peers, nodes, problems) = match self.kilo(snapshot) {
+            Some(settings) => {
+                let view = View::of(snapshot, settings.clone(), seen, None);
+                (view.peer_view(&peer.name)?, view.nodes(), view.problems().to_vec())
+            }
+            None => {
+                let topology = Topology::of(snapshot);
+                (topology.peer_view(&peer.name)?, topology.nodes(), topology.problems().to_vec())
+            }
+        };
+        Ok(Plan::outside(peer, tunnel_peers, more, nodes, problems))
     }
 
     /// The picture of the mesh.

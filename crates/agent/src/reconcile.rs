@@ -8,11 +8,10 @@ use std::sync::Arc;
 use wireloom_kernel::{Cached, Event, Forwarding, Host, HostError};
 use wireloom_model::kernel::{KernelState, Link, LinkKind};
 use wireloom_model::{
-    Cidr, Family, InterfaceName, Node, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot,
-    Subject,
+    Cidr, Family, InterfaceName, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
 };
 use wireloom_topology::kilo::{Seen, discoveries};
-use wireloom_topology::{Plan, PlanError, Underlay};
+use wireloom_topology::{Plan, Underlay};
 use wireloom_tunnel::uapi::DeviceStatus;
 
 use crate::agent::Identity;
@@ -20,6 +19,7 @@ use crate::configure::{self, DesiredDevice, DesiredPeer};
 use crate::device::{DeviceError, TunnelDevice};
 use crate::network::Network;
 use crate::paths::{Paths, far_ends, overhead};
+use crate::place::Place;
 use crate::planner::Planner;
 use crate::pods::Pods;
 use crate::prober::{Prober, Turn};
@@ -189,11 +189,11 @@ impl Reconciler {
     fn plan_by(&mut self, snapshot: &Snapshot) {
         self.plan_problems.clone_from(&snapshot.problems);
         let key = self.private_key.public_key();
-        match place_by(&self.planner, &self.seen, snapshot, &self.identity, key) {
-            Ok((plan, own)) => {
+        match Place::of(&self.planner, &self.seen, snapshot, &self.identity, key) {
+            Ok(Place { plan, listen_port, forwards }) => {
                 self.plan_problems.clone_from(&plan.problems);
-                self.listen_port = Some(own.listen_port(snapshot.mesh.port));
-                self.forwards = is_forwarder(&plan, own);
+                self.listen_port = listen_port;
+                self.forwards = forwards;
                 self.plan = Some(Arc::new(plan));
             }
             Err(problem) => {
@@ -419,15 +419,6 @@ impl Reconciler {
     }
 }
 
-/// The plan of the machine with this identity and key by our algorithm; see [`place_by`].
-pub(crate) fn place_in<'a>(
-    snapshot: &'a Snapshot,
-    identity: &Identity,
-    key: PublicKey,
-) -> Result<(Plan, &'a Node), Problem> {
-    place_by(&Planner::default(), &Seen::default(), snapshot, identity, key)
-}
-
 fn device_problem(error: &DeviceError) -> Problem {
     Problem::error(Subject::Mesh, ProblemKind::Device, error.to_string())
 }
@@ -435,50 +426,4 @@ fn device_problem(error: &DeviceError) -> Problem {
 /// Where packets to each peer go now.
 fn endpoints(device: &DeviceStatus) -> BTreeMap<PublicKey, SocketAddr> {
     device.peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect()
-}
-
-/// The plan of the machine with this identity and key, and its node. The problem says why it has none, and how to get
-/// one.
-fn place_by<'a>(
-    planner: &Planner,
-    seen: &Seen,
-    snapshot: &'a Snapshot,
-    identity: &Identity,
-    key: PublicKey,
-) -> Result<(Plan, &'a Node), Problem> {
-    let problem = |subject, message| Err(Problem::error(subject, ProblemKind::Invalid, message));
-    let own = match identity {
-        Identity::Key => snapshot.nodes.iter().find(|node| node.key == key),
-        Identity::Name(name) => snapshot.nodes.iter().find(|node| node.name == *name),
-    };
-    let Some(own) = own else {
-        let who = match identity {
-            Identity::Key => String::new(),
-            Identity::Name(name) => format!(" name = \"{name}\" and"),
-        };
-        return problem(
-            Subject::Mesh,
-            format!(
-                "this machine is not in the mesh: give it a node with{who} public-key = \"{key}\""
-            ),
-        );
-    };
-    if own.key != key {
-        return problem(
-            Subject::Node(own.name.clone()),
-            format!("the mesh has the public key {} for it, this machine's key is {key}", own.key),
-        );
-    }
-    match planner.plan(snapshot, seen, &own.name) {
-        Ok(plan) => Ok((plan, own)),
-        Err(error @ (PlanError::KeptOut { .. } | PlanError::Unknown { .. })) => {
-            problem(Subject::Node(own.name.clone()), error.to_string())
-        }
-        Err(error) => problem(Subject::Mesh, error.to_string()),
-    }
-}
-
-/// Whether a node passes on packets of others: as a gateway, or to prefixes behind it.
-pub(crate) const fn is_forwarder(plan: &Plan, own: &Node) -> bool {
-    plan.gateway || !own.pod_prefixes.is_empty() || !own.extra_prefixes.is_empty()
 }

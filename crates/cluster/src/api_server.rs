@@ -237,6 +237,11 @@ impl ApiServer {
         self.server.as_ref().map(tail).unwrap_or_default()
     }
 
+    /// How a person on its [host](Self::host) runs kubectl: the program and its first argument.
+    pub fn kubectl_line(&self) -> String {
+        format!("{} --kubeconfig={FILES}/admin.kubeconfig", cluster_program("kubectl").display())
+    }
+
     fn answers(&self) -> bool {
         // Asking by kubectl costs a tenth of a second, and so comes after the port.
         let address = self.addresses[0];

@@ -73,6 +73,20 @@ impl Groups {
     }
 }
 
+/// Removes what clusters of processes that are gone have left on the machine. What they started may still be ending; it
+/// is waited for.
+pub fn clear_up() {
+    let deadline = Instant::now() + GRACE;
+    loop {
+        let stale: Vec<_> = found().filter(|path| !holder_lives(path)).collect();
+        stale.iter().for_each(|path| remove(path));
+        if stale.is_empty() || Instant::now() > deadline {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 impl Drop for Groups {
     fn drop(&mut self) {
         let deadline = Instant::now() + GRACE;

@@ -18,4 +18,5 @@ mod node;
 pub use api_server::ApiServer;
 pub use cluster::Cluster;
 pub use error::Error;
+pub use groups::clear_up;
 pub use node::{Node, TOOLS};

@@ -66,6 +66,10 @@ impl Node {
         host.run(own_directories)?.map_err(|source| Error::system("make a node's disk", source))?;
         host.run(settings.groups.for_node(host.name()))?
             .map_err(|source| Error::system("make a node's control groups", source))?;
+        // What kubeadm asks of a machine before it becomes a node.
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            host.write(format!("/proc/sys/net/{setting}"), "1")?;
+        }
         let inside = Inside::start(host)?;
         host.write("/etc/containerd/config.toml", containerd())?;
         host.write("/etc/kubernetes/bootstrap.kubeconfig", &settings.bootstrap)?;

@@ -3,9 +3,10 @@
 //! The meaning is Kilo's (`pkg/mesh/discoverips.go`), the choice is stricter: what the cluster says comes first, links of
 //! other networks on the host are left alone, and an address that no other network can reach is never called public.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+use wireloom_model::reach::{is_of_one_host, is_private, is_public};
 use wireloom_model::{Cidr, Endpoint, Family, InterfaceAddress, InterfaceName, Overlay};
 
 use crate::node::NodeObject;
@@ -110,44 +111,6 @@ pub fn find(rules: &AddressRules, host: &[HostAddress], node: &NodeObject, pods:
     found
 }
 
-/// Whether an address is one that packets from elsewhere can be sent to.
-fn is_of_one_host(address: IpAddr) -> bool {
-    let local = match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    !local && !address.is_loopback() && !address.is_multicast() && !address.is_unspecified()
-}
-
-/// Whether an address is one of a private network (RFC 1918, RFC 4193).
-fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_private(),
-        IpAddr::V6(v6) => v6.is_unique_local(),
-    }
-}
-
-/// Whether other networks can reach an address: not private, not shared among a provider's customers (RFC 6598), not
-/// for benchmarks (RFC 2544), not reserved (RFC 1112, section 4).
-fn is_public(address: IpAddr) -> bool {
-    let within = |v4: Ipv4Addr, network: [u8; 2], mask: u8| {
-        let [a, b, ..] = v4.octets();
-        a == network[0] && b & mask == network[1]
-    };
-    let nowhere = match address {
-        IpAddr::V4(v4) => {
-            within(v4, [100, 64], 0xc0) || within(v4, [198, 18], 0xfe) || v4.octets()[0] >= 240
-        }
-        IpAddr::V6(v6) => !is_global_unicast(v6),
-    };
-    is_of_one_host(address) && !is_private(address) && !nowhere
-}
-
-/// Whether an address lies in 2000::/3 (RFC 4291, section 2.4), where all that are routed today are.
-const fn is_global_unicast(address: Ipv6Addr) -> bool {
-    address.octets()[0] & 0xe0 == 0x20
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -245,24 +208,6 @@ mod tests {
         let lines = ["eth0! 10.0.0.5/24"];
         let says = [("InternalIP", "10.0.0.5"), ("ExternalIP", "198.51.100.9"), ("Hostname", "n1")];
         assert_eq!(found(&rules(), &lines, &says)[1], "198.51.100.9:51820 10.0.0.5:51820");
-    }
-
-    #[test]
-    fn what_only_looks_public_is_not() {
-        for text in [
-            "100.64.0.1",
-            "100.127.255.255",
-            "198.18.0.1",
-            "198.19.0.1",
-            "240.0.0.1",
-            "fd12::1",
-            "fec0::1",
-        ] {
-            assert!(!is_public(text.parse().unwrap()), "{text}");
-        }
-        for text in ["100.63.0.1", "100.128.0.1", "198.20.0.1", "2a00::1", "203.0.113.1"] {
-            assert!(is_public(text.parse().unwrap()), "{text}");
-        }
     }
 
     #[test]

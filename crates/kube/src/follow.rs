@@ -342,6 +342,7 @@ fn written_by_agents() -> impl Iterator<Item = &'static str> {
         key::CNI_COMPATIBILITY_IP,
         key::ALGORITHM,
         key::HELD,
+        key::MESH,
     ]
     .into_iter()
 }

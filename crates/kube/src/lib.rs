@@ -3,7 +3,7 @@
 //! Owns what of the cluster's API makes a mesh: [Nodes](node) and what their annotations say, Kilo's [`Peer`](peer)
 //! resource, [heartbeats](heartbeat), [a node's own addresses](addresses) and [what it tells of itself](own); the state of
 //! it all, as a pure [`Cluster`] that yields snapshots; and [`KubeRegistry`], which keeps that state by watches and writes
-//! as little as it can. How the API is reached is said by a [`Connection`].
+//! as little as it can. Who is no node of the mesh reads it as a [`visitor`]. How the API is reached is said by a [`Connection`].
 //!
 //! Floor 2: imports the words of the mesh and the registry's trait; never the kernel, the tunnel or the topology.
 
@@ -18,11 +18,13 @@ mod outage;
 pub mod own;
 pub mod peer;
 mod registry;
+pub mod visitor;
 mod write;
 
 pub use addresses::{AddressRules, HostAddress};
 pub use cluster::Cluster;
 pub use connect::{ConnectError, Connection};
+pub use kube::Client;
 pub use own::Facts;
 pub use registry::{KubeConfig, KubeRegistry};
 

@@ -69,6 +69,7 @@ impl Own<'_> {
             cni_address: facts.cni_address,
             algorithm: Some(Algorithm::default()),
             held: held.or_else(|| told.held.clone()),
+            mesh: Some(mesh.clone()),
         }
     }
 }

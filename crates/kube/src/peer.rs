@@ -7,6 +7,8 @@
 #![expect(unreachable_pub, reason = "what KubeSchema makes beside each type")]
 #![expect(clippy::duplicated_attributes, reason = "several columns are of one type")]
 
+mod guest;
+mod review;
 mod translate;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -14,6 +16,8 @@ use kube::{CustomResource, CustomResourceExt as _, KubeSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use guest::{Guest, GuestError};
+pub use review::{Review, ReviewError, review};
 pub use translate::translate;
 
 /// What is wanted of a WireGuard peer that is no node of the cluster.

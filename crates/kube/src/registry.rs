@@ -74,13 +74,7 @@ impl KubeRegistry {
 
 impl Registry for KubeRegistry {
     async fn next(&mut self) -> Option<Update> {
-        loop {
-            let known = self.known.borrow_and_update().clone();
-            if let Some(update) = self.told.next(&known) {
-                return Some(update);
-            }
-            self.known.changed().await.ok()?;
-        }
+        self.told.wait(&mut self.known).await
     }
 
     async fn publish(&mut self, publication: &Publication) -> Result<(), PublishError> {
@@ -102,6 +96,18 @@ impl Drop for KubeRegistry {
 }
 
 impl Known {
+    /// Waits until there is something to tell to somebody who was told this. `None` once nothing more will come to be
+    /// known. Dropping the future loses nothing.
+    pub(crate) async fn wait(&mut self, known: &mut watch::Receiver<Self>) -> Option<Update> {
+        loop {
+            let now = known.borrow_and_update().clone();
+            if let Some(update) = self.next(&now) {
+                return Some(update);
+            }
+            known.changed().await.ok()?;
+        }
+    }
+
     /// What there is to tell of this to somebody who was told that, one thing at a time: a mesh first, then that it may
     /// be out of date. One that is no longer out of date is told anew.
     fn next(&mut self, known: &Self) -> Option<Update> {

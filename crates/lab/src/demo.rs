@@ -4,6 +4,8 @@ pub mod reach;
 pub mod throughput;
 pub mod voice;
 
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -48,6 +50,23 @@ impl Report {
         let seconds = tenths(begin.elapsed());
         Self { nodes, pairs, reachable, unreachable, throughput, seconds, graph }
     }
+}
+
+/// Writes a picture, as SVG, into a file that stays, and returns its path.
+///
+/// # Errors
+///
+/// Whatever the system says to the file.
+pub fn keep_picture(svg: &str) -> io::Result<PathBuf> {
+    let path = std::env::temp_dir().join(format!("wireloom-demo-{}.svg", std::process::id()));
+    // Never through a link that somebody else laid there.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+    file.write_all(svg.as_bytes())?;
+    Ok(path)
 }
 
 /// Seconds, to a tenth.

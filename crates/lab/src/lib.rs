@@ -16,9 +16,11 @@ pub mod measure;
 pub mod plan;
 pub mod program;
 mod setup;
+pub mod state;
 
 pub use child::{Child, Output};
 pub use error::Error;
 pub use host::Host;
 pub use lab::{Lab, Latency};
 pub use plan::{Layout, LayoutError, Plan, Region, Uplink};
+pub use state::NetworkState;

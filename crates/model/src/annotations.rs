@@ -19,6 +19,7 @@ use crate::endpoint::Endpoint;
 use crate::key::PublicKey;
 use crate::name::Location;
 use crate::node::Held;
+use crate::snapshot::Mesh;
 
 /// What all of Kilo's annotations begin with.
 pub const KILO_PREFIX: &str = "kilo.squat.ai/";
@@ -70,9 +71,11 @@ pub mod key {
     pub const HELD: &str = "wireloom.dev/held";
     /// All internal addresses that its agent found.
     pub const INTERNAL_IPS: &str = "wireloom.dev/internal-ips";
+    /// The settings by which its agent plans the mesh, as JSON: for those who plan it without being told.
+    pub const MESH: &str = "wireloom.dev/mesh";
 
     /// All of them.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 22] = [
         FORCE_ENDPOINT,
         FORCE_INTERNAL_IP,
         LEADER,
@@ -94,6 +97,7 @@ pub mod key {
         ENDPOINTS,
         HELD,
         INTERNAL_IPS,
+        MESH,
     ];
 }
 
@@ -170,6 +174,8 @@ pub struct Told {
     pub algorithm: Option<Algorithm>,
     /// What it holds: [`key::HELD`].
     pub held: Option<Held>,
+    /// The settings by which it plans: [`key::MESH`].
+    pub mesh: Option<Mesh>,
 }
 
 /// What makes a segment of the mesh: Kilo's `--mesh-granularity`.

@@ -18,6 +18,7 @@ pub mod key;
 pub mod name;
 pub mod node;
 pub mod problem;
+pub mod reach;
 pub mod snapshot;
 mod text;
 

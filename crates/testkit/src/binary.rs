@@ -72,9 +72,13 @@ fn is_of_a_package(variable: &OsStr) -> bool {
     name.starts_with(b"CARGO_PKG_") || name.starts_with(b"CARGO_MANIFEST_")
 }
 
-/// `target/debug` of `target/debug/deps/test-0123`.
-fn profile_directory(test: &Path) -> Option<&Path> {
-    test.parent().filter(|deps| deps.ends_with("deps")).and_then(Path::parent)
+/// `target/debug` of `target/debug/deps/test-0123`, and of a program `target/debug/demo`.
+fn profile_directory(program: &Path) -> Option<&Path> {
+    let directory = program.parent()?;
+    if directory.ends_with("deps") {
+        return directory.parent();
+    }
+    ["debug", "release"].iter().any(|profile| directory.ends_with(profile)).then_some(directory)
 }
 
 /// `target` of `target/debug/deps/test-0123`.
@@ -110,5 +114,7 @@ mod tests {
         assert_eq!(profile(Path::new("/w/target/debug")), "dev");
         assert_eq!(profile(Path::new("/w/target/release")), "release");
         assert_eq!(profile_directory(Path::new("/w/elsewhere/tests-0123")), None);
+        let program = profile_directory(Path::new("/w/target/release/demo"));
+        assert_eq!(program, Some(Path::new("/w/target/release")));
     }
 }

@@ -1,23 +1,12 @@
 //! Which nodes carry their segment's traffic.
 
 use std::cmp::Reverse;
-use std::net::IpAddr;
 
-use wireloom_model::{Endpoint, Mesh, Problem, ProblemKind, Subject};
+use wireloom_model::reach::Reach;
+use wireloom_model::{Mesh, Problem, ProblemKind, Subject};
 
 use crate::rendezvous::{Purpose, Score};
 use crate::resolve::{Area, Member, Resolved};
-
-/// How well the world reaches a node, worst first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Reach {
-    /// It can only dial out.
-    Outbound,
-    /// By an address of some private network.
-    Private,
-    /// By a public address, or by a name: what it resolves to differs from node to node, so that it can't count.
-    Public,
-}
 
 /// The gateways of each segment, as sorted indices.
 ///
@@ -49,7 +38,7 @@ fn of_area(
                 node.healthy,
                 node.gateway.declared,
                 node.held.gateway,
-                reach(members[at].endpoint),
+                Reach::of(members[at].endpoint),
                 Score::new(node.gateway.weight, Purpose::Gateway, &parts),
                 Reverse(at),
             ))
@@ -70,56 +59,4 @@ fn of_area(
         }
     }
     candidates
-}
-
-fn reach(endpoint: Option<&Endpoint>) -> Reach {
-    match endpoint {
-        None => Reach::Outbound,
-        Some(endpoint) => match endpoint.address() {
-            Some(address) if !is_public(address) => Reach::Private,
-            _ => Reach::Public,
-        },
-    }
-}
-
-/// Whether the address is for the whole Internet: not loopback, link-local, private (RFC 1918, RFC 4193) or shared by
-/// a carrier's NAT (RFC 6598).
-fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [first, second, ..] = v4.octets();
-            let shared = first == 100 && second & 0xc0 == 64;
-            !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || shared)
-        }
-        IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unique_local()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn private_ranges_are_known_by_their_edges() {
-        for public in ["203.0.113.1", "100.63.255.255", "100.128.0.0", "172.32.0.1", "2001:db8::1"]
-        {
-            assert!(is_public(public.parse().unwrap()), "{public}");
-        }
-        for private in [
-            "10.0.0.1",
-            "172.31.255.255",
-            "192.168.0.1",
-            "100.64.0.0",
-            "100.127.255.255",
-            "127.0.0.1",
-            "169.254.1.1",
-            "fd12::1",
-            "fc00::1",
-            "fe80::1",
-            "::1",
-            "::ffff:10.0.0.1",
-        ] {
-            assert!(!is_public(private.parse().unwrap()), "{private}");
-        }
-    }
 }

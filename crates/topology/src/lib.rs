@@ -21,6 +21,7 @@ pub mod graph;
 mod homes;
 mod kernel_state;
 pub mod kilo;
+mod outside;
 mod overlay;
 mod plan;
 mod rendezvous;

@@ -219,7 +219,7 @@ impl Topology<'_> {
 
     /// The gateways of the other segments.
     fn outer_peers(&self, me: usize) -> impl Iterator<Item = (usize, TunnelPeer)> {
-        let keepalive = self.members[me].node.persistent_keepalive;
+        let keepalive = self.members[me].keepalive();
         let mut owned = BTreeMap::<usize, Vec<Cidr>>::new();
         for (extra, duty) in self.extras.iter().zip(&self.duties) {
             owned.entry(duty.owner).or_default().push(extra.prefix);
@@ -237,7 +237,7 @@ impl Topology<'_> {
 
     /// The peers from outside whose anchor a member is.
     fn outside_peers(&self, me: usize) -> impl Iterator<Item = TunnelPeer> {
-        let keepalive = self.members[me].node.persistent_keepalive;
+        let keepalive = self.members[me].keepalive();
         self.anchored_at(me).map(move |at| {
             let outsider = &self.outsiders[at];
             TunnelPeer {

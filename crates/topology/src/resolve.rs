@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
+use wireloom_model::reach::Reach;
 use wireloom_model::{
     Cidr, Endpoint, Family, InterfaceAddress, Node, Peer, Problem, ProblemKind, PublicKey,
     Snapshot, Subject,
@@ -65,7 +67,21 @@ pub(crate) struct Resolved<'a> {
     pub(crate) problems: Vec<Problem>,
 }
 
+/// How often a node keeps its tunnels open that others can't dial, in seconds: the usual value, which mappings of most
+/// NATs survive (RFC 4787, section 4.3, and wg(8)).
+const KEEPALIVE: NonZeroU16 = match NonZeroU16::new(25) {
+    Some(seconds) => seconds,
+    None => NonZeroU16::MIN,
+};
+
 impl Member<'_> {
+    /// How often it keeps its tunnels open: as it is told, and without a word if it has no public endpoint, so that its
+    /// tunnels last through a NAT that may stand before it.
+    pub(crate) fn keepalive(&self) -> Option<NonZeroU16> {
+        let told = self.node.persistent_keepalive;
+        told.or_else(|| (Reach::of(self.endpoint) < Reach::Public).then_some(KEEPALIVE))
+    }
+
     /// Whether it has an internal address of the family.
     pub(crate) fn speaks(&self, family: Family) -> bool {
         self.internal.iter().any(|address| address.family() == family)

@@ -1,7 +1,7 @@
 //! `wireloom agent`: a node of the mesh that a Kubernetes cluster makes.
 
 mod facts;
-mod settings;
+pub(crate) mod settings;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,12 +10,12 @@ use anyhow::Context as _;
 use clap::Args;
 use wireloom_agent::remember::Remembering;
 use wireloom_agent::{Config, Identity, control};
-use wireloom_dataplane::uapi_socket;
 use wireloom_file::key;
 use wireloom_kube::{KubeConfig, KubeRegistry};
 use wireloom_model::PrivateKey;
 
-use crate::device::{CarrierArgs, DataplaneOpener};
+use crate::device::CarrierArgs;
+use crate::logging::LogLevel;
 use crate::{keys, signals};
 
 use settings::{Resolved, SettingsArgs};
@@ -31,14 +31,20 @@ pub(crate) struct AgentArgs {
     carrier: CarrierArgs,
 }
 
-pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
+impl AgentArgs {
+    /// What is logged at most, if somebody says so.
+    pub(crate) fn log_level(&self) -> anyhow::Result<Option<LogLevel>> {
+        self.settings.log_level()
+    }
+}
+
+pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.resolve()?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     let private_key = private_key(&settings.key, Path::new(KILOS_KEY))?;
-    let opener = DataplaneOpener::new(
-        settings.interface.clone(),
-        uapi_socket::DIRECTORY.into(),
-        args.carrier,
-    );
+    let opener = settings.device.opener(settings.interface.clone(), args.carrier);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")
@@ -61,6 +67,8 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
             interface: settings.interface,
             planner: settings.planner,
             listen: settings.listen,
+            resync: settings.resync,
+            clean_up: settings.clean_up,
             pods: settings.pods,
         };
         wireloom_agent::run(config, registry, opener, || {}, stop).await?;

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::logging::{LogFormat, LogLevel};
 #[cfg(feature = "kubernetes")]
-use crate::agent;
-use crate::logging::LogFormat;
+use crate::{agent, connect, webhook};
 use crate::{
     check, cleanup, cni, completion, demo, doctor, down, graph, keys, logging, showconf, status,
     tunnel, up,
@@ -26,15 +26,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// What is logged to standard error: error, warn, info, debug, or a filter such as `wireloom_agent=debug`.
-    #[arg(
-        long,
-        global = true,
-        env = "WIRELOOM_LOG",
-        default_value = "info",
-        value_name = "FILTER"
-    )]
-    pub(crate) log: String,
+    /// What is logged to standard error: error, warn, info, debug, or a filter such as `wireloom_agent=debug`. Default:
+    /// info.
+    #[arg(long, global = true, env = "WIRELOOM_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
     /// How log lines look.
     #[arg(long, global = true, env = "WIRELOOM_LOG_FORMAT", value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,
@@ -49,6 +44,12 @@ enum Command {
     /// Join the mesh that a Kubernetes cluster makes, and stay in it until stopped.
     #[cfg(feature = "kubernetes")]
     Agent(Box<agent::AgentArgs>),
+    /// Join the mesh of a Kubernetes cluster from outside, as a Peer of it, until stopped.
+    #[cfg(feature = "kubernetes")]
+    Connect(Box<connect::ConnectArgs>),
+    /// Judge Peers before a cluster takes them: an admission webhook.
+    #[cfg(feature = "kubernetes")]
+    Webhook(webhook::WebhookArgs),
     /// Leave the mesh: stop the agent of this machine, which cleans up after itself.
     Down(down::DownArgs),
     /// Print a new private key.
@@ -81,13 +82,17 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         return cni::run();
     }
     let quick = std::env::var_os("WG_QUICK_USERSPACE_IMPLEMENTATION");
-    let cli = Cli::parse_from(as_tunnel(arguments, quick.as_deref()));
-    logging::start(&cli.global)?;
+    let cli = Cli::parse_from(as_called(arguments, quick.as_deref()));
+    logging::start(&cli.global, cli.command.log_level()?)?;
     match cli.command {
         Command::Tunnel(args) => tunnel::run(args),
         Command::Up(args) => up::run(args),
         #[cfg(feature = "kubernetes")]
-        Command::Agent(args) => agent::run(*args),
+        Command::Agent(args) => agent::run(&args),
+        #[cfg(feature = "kubernetes")]
+        Command::Connect(args) => connect::run(*args),
+        #[cfg(feature = "kubernetes")]
+        Command::Webhook(args) => webhook::run(&args),
         Command::Down(args) => down::run(&args),
         Command::Keygen => keys::keygen(),
         Command::Pubkey => keys::pubkey(),
@@ -103,17 +108,43 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     }
 }
 
+impl Command {
+    /// What is logged at most, where a command has a flag of its own for it.
+    fn log_level(&self) -> anyhow::Result<Option<LogLevel>> {
+        match self {
+            #[cfg(feature = "kubernetes")]
+            Self::Agent(args) => args.log_level(),
+            #[cfg(feature = "kubernetes")]
+            Self::Connect(args) => Ok(args.log_level()),
+            _ => Ok(None),
+        }
+    }
+}
+
 /// wg-quick runs its userspace implementation as `PROGRAM INTERFACE`, with no room for a subcommand. So `tunnel` is
 /// put in when this program was named to wg-quick, or is called by a link named `wireloom-tunnel`.
-fn as_tunnel(mut arguments: Vec<OsString>, quick: Option<&OsStr>) -> Vec<OsString> {
+///
+/// Kilo's manifests run `kg` with the flags of its agent, and `kg webhook`. So `agent` is put in when this program is
+/// called by a link of that name.
+fn as_called(mut arguments: Vec<OsString>, quick: Option<&OsStr>) -> Vec<OsString> {
     let program = arguments.first().map(Path::new).and_then(Path::file_name);
     let by_link = program == Some(OsStr::new("wireloom-tunnel"));
     let by_quick = arguments.len() == 2
         && program.is_some()
         && quick.map(Path::new).and_then(Path::file_name) == program
         && !is_own_word(&arguments[1]);
-    if by_link || by_quick {
-        arguments.insert(1, OsString::from("tunnel"));
+    let by_kilo = program == Some(OsStr::new("kg"))
+        && arguments.get(1).is_none_or(|first| {
+            let text = first.to_string_lossy();
+            text.starts_with('-') && !matches!(&*text, "-h" | "--help" | "-V" | "--version")
+        });
+    let command = match (by_link || by_quick, by_kilo) {
+        (true, _) => Some("tunnel"),
+        (_, true) => Some("agent"),
+        _ => None,
+    };
+    if let Some(command) = command {
+        arguments.insert(1, OsString::from(command));
     }
     arguments
 }
@@ -128,9 +159,9 @@ fn is_own_word(argument: &OsStr) -> bool {
 mod tests {
     use super::*;
 
-    fn as_tunnel_text(arguments: &[&str], quick: Option<&str>) -> String {
+    fn as_called_text(arguments: &[&str], quick: Option<&str>) -> String {
         let arguments = arguments.iter().map(OsString::from).collect();
-        as_tunnel(arguments, quick.map(OsStr::new)).join(OsStr::new(" ")).into_string().unwrap()
+        as_called(arguments, quick.map(OsStr::new)).join(OsStr::new(" ")).into_string().unwrap()
     }
 
     #[test]
@@ -141,17 +172,29 @@ mod tests {
 
     #[test]
     fn wg_quick_gets_a_tunnel() {
-        assert_eq!(as_tunnel_text(&["wireloom-tunnel", "wg0"], None), "wireloom-tunnel tunnel wg0");
+        assert_eq!(as_called_text(&["wireloom-tunnel", "wg0"], None), "wireloom-tunnel tunnel wg0");
         assert_eq!(
-            as_tunnel_text(&["wireloom-tunnel", "-f", "wg0"], None),
+            as_called_text(&["wireloom-tunnel", "-f", "wg0"], None),
             "wireloom-tunnel tunnel -f wg0"
         );
         assert_eq!(
-            as_tunnel_text(&["/usr/bin/wireloom", "wg0"], Some("wireloom")),
+            as_called_text(&["/usr/bin/wireloom", "wg0"], Some("wireloom")),
             "/usr/bin/wireloom tunnel wg0"
         );
-        assert_eq!(as_tunnel_text(&["wireloom", "wg0"], None), "wireloom wg0");
-        assert_eq!(as_tunnel_text(&["wireloom", "status"], Some("wireloom")), "wireloom status");
-        assert_eq!(as_tunnel_text(&["wireloom", "wg0"], Some("wireguard-go")), "wireloom wg0");
+        assert_eq!(as_called_text(&["wireloom", "wg0"], None), "wireloom wg0");
+        assert_eq!(as_called_text(&["wireloom", "status"], Some("wireloom")), "wireloom status");
+        assert_eq!(as_called_text(&["wireloom", "wg0"], Some("wireguard-go")), "wireloom wg0");
+    }
+
+    #[test]
+    fn manifests_of_kilo_get_an_agent() {
+        assert_eq!(
+            as_called_text(&["/opt/bin/kg", "--local=false"], None),
+            "/opt/bin/kg agent --local=false"
+        );
+        assert_eq!(as_called_text(&["kg"], None), "kg agent");
+        for line in [["kg", "webhook"], ["kg", "--version"]] {
+            assert_eq!(as_called_text(&line, None), line.join(" "));
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! `wireloom graph`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -9,18 +8,14 @@ use wireloom_agent::graph;
 
 use crate::down::AgentArgs;
 use crate::output::{self, Output, OutputArg};
-use crate::source::Compatibility;
+use crate::source::MeshArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct GraphArgs {
     #[command(flatten)]
     agent: AgentArgs,
-    /// Draw the mesh of this file instead of that of a running agent.
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Plan the mesh of the file as beside agents of this kind.
-    #[arg(long, value_enum, requires = "config", value_name = "AGENTS")]
-    compatibility: Option<Compatibility>,
+    #[command(flatten)]
+    mesh: MeshArgs,
     /// The form of the graph.
     #[arg(short, long, value_enum, default_value_t)]
     format: Format,
@@ -52,12 +47,8 @@ pub(crate) fn run(args: &GraphArgs) -> anyhow::Result<ExitCode> {
         (_, Format::Mermaid) => GraphFormat::Mermaid,
         (_, Format::Svg) => GraphFormat::Svg,
     };
-    let text = match &args.config {
-        Some(file) => {
-            let mesh = wireloom_file::load(file)?;
-            let (mesh, planner) = Compatibility::apply(args.compatibility, mesh);
-            graph::text(&mesh, &planner, format)
-        }
+    let text = match args.mesh.read()? {
+        Some((mesh, planner)) => graph::text(&mesh, &planner, format),
         None => args.agent.ask::<String>(Request::Graph { format })?,
     };
     output::line(text.trim_end())?;

@@ -4,6 +4,8 @@ use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+#[cfg(feature = "kubernetes")]
+use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::Global;
@@ -18,19 +20,50 @@ pub(crate) enum LogFormat {
     Text,
 }
 
-pub(crate) fn start(global: &Global) -> anyhow::Result<()> {
+/// What is logged at most, in Kilo's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[cfg_attr(feature = "kubernetes", derive(Deserialize), serde(rename_all = "kebab-case"))]
+pub(crate) enum LogLevel {
+    /// Everything.
+    All,
+    /// What helps to find a mistake.
+    Debug,
+    /// What happens.
+    Info,
+    /// What is not as it should be.
+    Warn,
+    /// What is not done.
+    Error,
+    /// Nothing.
+    None,
+}
+
+impl LogLevel {
+    const fn filter(self) -> &'static str {
+        match self {
+            Self::All => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+            Self::None => "off",
+        }
+    }
+}
+
+/// Starts logging; by this level where no filter is said.
+pub(crate) fn start(global: &Global, level: Option<LogLevel>) -> anyhow::Result<()> {
+    let said = global.log.as_deref();
+    let filter = said.unwrap_or_else(|| level.unwrap_or(LogLevel::Info).filter());
     // boringtun reports what every reordered packet and every stranger can cause; our counters tell that. kube reports
     // every try; what comes of them, the registry tells.
-    let filter = EnvFilter::try_new(format!(
-        "boringtun=off,kube_client=off,kube_runtime=off,{}",
-        global.log
-    ))
-    .with_context(|| {
-        format!(
-            "--log {:?} is no filter: write error, warn, info, debug or CRATE=LEVEL",
-            global.log
-        )
-    })?;
+    let filter =
+        EnvFilter::try_new(format!("boringtun=off,kube_client=off,kube_runtime=off,{filter}"))
+            .with_context(|| {
+                format!(
+                    "--log {filter:?} is no filter: write error, warn, info, debug or CRATE=LEVEL"
+                )
+            })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

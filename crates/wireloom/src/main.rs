@@ -9,8 +9,12 @@ mod background;
 mod check;
 mod cleanup;
 mod cli;
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod cni;
 mod completion;
+#[cfg(feature = "kubernetes")]
+mod connect;
 mod demo;
 mod device;
 mod doctor;
@@ -27,6 +31,8 @@ mod source;
 mod status;
 mod tunnel;
 mod up;
+#[cfg(feature = "kubernetes")]
+mod webhook;
 
 use std::process::ExitCode;
 

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+#[cfg(feature = "kubernetes")]
+use serde::Deserialize;
 use tokio::sync::mpsc;
 use wireloom_agent::device::{DeviceError, KernelOpener, OpenDevice, TunnelDevice, UapiClient};
 use wireloom_dataplane::uapi_socket;
@@ -21,8 +23,10 @@ pub(crate) struct DeviceArgs {
     carrier: CarrierArgs,
 }
 
+/// Who runs a WireGuard device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum DeviceKind {
+#[cfg_attr(feature = "kubernetes", derive(Deserialize), serde(rename_all = "kebab-case"))]
+pub(crate) enum DeviceKind {
     /// The kernel, which needs its WireGuard module.
     Kernel,
     /// This process: the device goes when the agent goes.
@@ -35,13 +39,18 @@ enum DeviceKind {
 
 impl DeviceArgs {
     pub(crate) fn opener(self, interface: InterfaceName) -> Opener {
+        self.device.opener(interface, self.carrier)
+    }
+}
+
+impl DeviceKind {
+    /// What finds or makes such a device of this name; one of our own as these say.
+    pub(crate) fn opener(self, interface: InterfaceName, carrier: CarrierArgs) -> Opener {
         let directory = Path::new(uapi_socket::DIRECTORY);
-        match self.device {
-            DeviceKind::Kernel => Opener::Kernel(KernelOpener { interface }),
-            DeviceKind::Own => {
-                Opener::Own(DataplaneOpener::new(interface, directory.into(), self.carrier))
-            }
-            DeviceKind::Uapi => {
+        match self {
+            Self::Kernel => Opener::Kernel(KernelOpener { interface }),
+            Self::Own => Opener::Own(DataplaneOpener::new(interface, directory.into(), carrier)),
+            Self::Uapi => {
                 Opener::Uapi(UapiClient::new(&uapi_socket::path(directory, interface.as_str())))
             }
         }

@@ -1,4 +1,4 @@
-//! Where commands that show a mesh have it from: a running agent, or a file.
+//! Where commands that show a mesh have it from: a running agent, a file, or a cluster.
 
 use std::path::PathBuf;
 
@@ -9,16 +9,14 @@ use wireloom_agent::showconf::{self, Ask, Shown};
 use wireloom_model::{Algorithm, InterfaceName, Snapshot};
 use wireloom_topology::kilo::Settings;
 
+#[cfg(feature = "kubernetes")]
+use crate::cluster::ClusterArgs;
 use crate::up::DEFAULT_INTERFACE;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SourceArgs {
-    /// Take the mesh of this file instead of that of a running agent.
-    #[arg(short, long, global = true, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Plan the mesh of the file as beside agents of this kind.
-    #[arg(long, global = true, value_enum, requires = "config", value_name = "AGENTS")]
-    pub(crate) compatibility: Option<Compatibility>,
+    #[command(flatten)]
+    mesh: MeshArgs,
     /// The interface of the running agent.
     #[arg(short, long, global = true, default_value = DEFAULT_INTERFACE, value_name = "NAME")]
     pub(crate) interface: InterfaceName,
@@ -27,9 +25,27 @@ pub(crate) struct SourceArgs {
     pub(crate) run_dir: PathBuf,
 }
 
+/// A mesh of which no agent is asked.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MeshArgs {
+    /// Take the mesh of this file instead of that of a running agent.
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Plan the mesh of the file as beside agents of this kind.
+    #[arg(long, global = true, value_enum, requires = "config", value_name = "AGENTS")]
+    compatibility: Option<Compatibility>,
+    /// Take the mesh of a Kubernetes cluster instead. --kubeconfig says so too.
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, global = true, conflicts_with = "config")]
+    kubernetes: bool,
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
 /// Agents that a mesh is shared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Compatibility {
+enum Compatibility {
     /// Kilo's.
     Kilo,
 }
@@ -52,19 +68,35 @@ struct Mesh {
 impl SourceArgs {
     /// What they name.
     pub(crate) fn open(&self) -> anyhow::Result<Box<dyn Source>> {
-        let Some(file) = &self.config else {
-            let socket = control::socket_path(&self.run_dir, &self.interface);
-            return Ok(Box::new(Agent(socket)));
-        };
-        let (snapshot, planner) =
-            Compatibility::apply(self.compatibility, wireloom_file::load(file)?);
-        Ok(Box::new(Mesh { snapshot, planner }))
+        Ok(match self.mesh.read()? {
+            Some((snapshot, planner)) => Box::new(Mesh { snapshot, planner }),
+            None => Box::new(Agent(control::socket_path(&self.run_dir, &self.interface))),
+        })
+    }
+}
+
+impl MeshArgs {
+    /// The mesh that they name, and how to plan it. `None` if a running agent is meant.
+    pub(crate) fn read(&self) -> anyhow::Result<Option<(Snapshot, Planner)>> {
+        if let Some(file) = &self.config {
+            let mesh = wireloom_file::load(file)?;
+            return Ok(Some(Compatibility::apply(self.compatibility, mesh)));
+        }
+        #[cfg(feature = "kubernetes")]
+        if self.kubernetes || self.cluster.kubeconfig.is_some() {
+            let mesh = self.cluster.read()?;
+            for problem in &mesh.problems {
+                tracing::warn!("{problem}");
+            }
+            return Ok(Some((mesh, Planner::beside_kilo())));
+        }
+        Ok(None)
     }
 }
 
 impl Compatibility {
     /// The mesh as one that is shared with these agents, and how to plan it.
-    pub(crate) fn apply(with: Option<Self>, mut snapshot: Snapshot) -> (Snapshot, Planner) {
+    fn apply(with: Option<Self>, mut snapshot: Snapshot) -> (Snapshot, Planner) {
         let compatibility = with.map(|Self::Kilo| Settings::default());
         if compatibility.is_some() {
             // A file says nothing of what agents can, and Kilo's are meant.

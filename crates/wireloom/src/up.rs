@@ -130,6 +130,8 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),
         listen,
+        resync: Config::RESYNC,
+        clean_up: true,
         pods: pods.network(args.run_dir)?,
         planner: Planner::default(),
     };

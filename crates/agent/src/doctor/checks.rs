@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use wireloom_model::{Family, ProblemKind, Severity as ProblemSeverity};
 use wireloom_topology::Way;
 
-use super::facts::{Agent, Facts, Key, Place, TUN};
+use super::facts::{Agent, Facts, Key, TUN};
 use super::{Check, Finding, Severity};
+use crate::place::Place;
 use crate::status::PeerState;
 
 /// Everything that the facts give reason to say, the worst first.
@@ -418,15 +419,14 @@ fn tun(facts: &Facts) -> Vec<Finding> {
 }
 
 fn port(facts: &Facts) -> Vec<Finding> {
-    let (Agent::Absent, Some(place), Some(owner)) =
-        (&facts.agent, facts.place(), &facts.port_owner)
-    else {
+    let port = facts.place().and_then(|place| place.listen_port);
+    let (Agent::Absent, Some(port), Some(owner)) = (&facts.agent, port, &facts.port_owner) else {
         return Vec::new();
     };
     vec![finding(
         Error,
         Check::Port,
-        format!("UDP port {} is held by {owner}", place.port),
+        format!("UDP port {port} is held by {owner}"),
         "the tunnel needs it: peers dial it",
         "stop that one, or give this node's endpoint another port in the mesh file",
     )]

@@ -12,13 +12,15 @@ use wireloom_kernel::{
 };
 use wireloom_model::kernel::{Mark, Rule};
 use wireloom_model::{Cidr, Family, InterfaceName, Problem, PublicKey, Snapshot};
+use wireloom_topology::kilo::Seen;
 use wireloom_topology::{Plan, TunnelPeerName};
 
 use crate::agent::Identity;
 use crate::cleanup::{self, Sockets, kilo};
 use crate::control::{self, ControlError, Listener, Request};
 use crate::paths::overhead;
-use crate::reconcile::{is_forwarder, place_in};
+use crate::place::Place;
+use crate::planner::Planner;
 use crate::resolve::Resolver;
 use crate::status::Status;
 
@@ -91,15 +93,6 @@ pub struct Facts {
     pub(crate) last_written: Option<(PathBuf, u64)>,
     /// The receive buffer in bytes that a UDP socket gets when it asks for as much as the tunnel does.
     pub(crate) udp_buffer: Option<usize>,
-}
-
-/// A machine's part of a mesh.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) plan: Plan,
-    pub(crate) port: u16,
-    /// Whether it passes on packets of others.
-    pub(crate) forwards: bool,
 }
 
 /// The agent that looks after the interface.
@@ -186,8 +179,8 @@ pub async fn gather(host: &Host, subject: Subject) -> Result<Facts, HostError> {
         lacking,
         no_tun: no_tun(),
         kernel: kernel_version(&rustix::system::uname().release().to_string_lossy()),
-        port_owner: plan.and_then(|place| {
-            Family::BOTH.into_iter().find_map(|family| port_owner(place.port, family))
+        port_owner: plan.and_then(|place| place.listen_port).and_then(|port| {
+            Family::BOTH.into_iter().find_map(|family| port_owner(port.get(), family))
         }),
         endpoints,
         unresolved,
@@ -208,13 +201,9 @@ fn place(subject: &Subject) -> Option<Result<Place, Problem>> {
         (_, Identity::Name(name)) => {
             snapshot.nodes.iter().find(|node| node.name == *name).map(|node| node.key)?
         }
-        (_, Identity::Key) => return None,
+        (_, Identity::Key | Identity::Peer { .. }) => return None,
     };
-    let place = place_in(snapshot, &subject.identity, key).map(|(plan, own)| {
-        let port = own.endpoint.as_ref().map_or(snapshot.mesh.port, |endpoint| endpoint.port);
-        Place { port: port.get(), forwards: is_forwarder(&plan, own), plan }
-    });
-    Some(place)
+    Some(Place::of(&Planner::default(), &Seen::default(), snapshot, &subject.identity, key))
 }
 
 async fn agent(subject: &Subject) -> Agent {

@@ -2,10 +2,12 @@ use std::path::Path as FilePath;
 
 use wireloom_kernel::HostLink;
 use wireloom_model::PrivateKey;
+use wireloom_topology::kilo::Seen;
 
 use super::*;
 use crate::agent::Identity;
-use crate::reconcile::place_in;
+use crate::place::Place;
+use crate::planner::Planner;
 
 fn key(node: u8) -> PublicKey {
     PrivateKey::from_random([node; 32]).public_key()
@@ -21,7 +23,9 @@ fn plan() -> Plan {
         );
     }
     let snapshot = wireloom_file::parse(&text, FilePath::new("mesh.toml")).unwrap();
-    place_in(&snapshot, &Identity::Key, key(1)).unwrap().0
+    Place::of(&Planner::default(), &Seen::default(), &snapshot, &Identity::Key, key(1))
+        .unwrap()
+        .plan
 }
 
 fn way(link: u32, mtu: u32) -> Way {

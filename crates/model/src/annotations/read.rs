@@ -17,6 +17,7 @@ use crate::key::PublicKey;
 use crate::name::NodeName;
 use crate::node::Held;
 use crate::problem::{Problem, ProblemKind, Subject};
+use crate::snapshot::Mesh;
 
 impl NodeAnnotations {
     /// Reads the annotations of a Node. What is wrong with one is a problem that names it, and it counts as not there:
@@ -65,6 +66,7 @@ impl<'a> Reader<'a> {
             cni_address: self.unless_empty(key::CNI_COMPATIBILITY_IP, with_length),
             algorithm: self.algorithm(),
             held: self.parsed(key::HELD, |text| serde_json::from_str::<Held>(text)),
+            mesh: self.parsed(key::MESH, |text| serde_json::from_str::<Mesh>(text)),
         }
     }
 

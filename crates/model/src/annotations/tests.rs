@@ -3,8 +3,10 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::encapsulation::Encapsulation;
 use crate::name::{NodeName, PeerName};
 use crate::problem::{Problem, Severity};
+use crate::snapshot::{Filter, Overlay};
 
 const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 
@@ -336,6 +338,26 @@ fn a_held() -> impl Strategy<Value = Held> {
 }
 
 prop_compose! {
+    fn a_mesh()(
+        range in proptest::sample::select(&["10.4.0.0/16", "fd04::/64"][..]),
+        gateways in proptest::sample::select(&["1", "3", "all"][..]),
+        port in any::<NonZeroU16>(),
+        mtu in option::of(any::<NonZeroU16>()),
+        carry_internal_addresses in any::<bool>(),
+    ) -> Mesh {
+        Mesh {
+            overlay: Overlay::new([range.parse().unwrap()]).unwrap(),
+            gateways: gateways.parse().unwrap(),
+            port,
+            mtu,
+            carry_internal_addresses,
+            encapsulation: Encapsulation::default(),
+            filter: Filter::default(),
+        }
+    }
+}
+
+prop_compose! {
     fn a_told()(
         mut endpoints in vec(an_endpoint(), 0..3),
         mut internal_addresses in vec(an_address(), 0..3),
@@ -347,6 +369,7 @@ prop_compose! {
         cni_address in option::of(an_address()),
         algorithm in option::of(proptest::sample::select(&Algorithm::ALL[..])),
         held in option::of(a_held()),
+        mesh in option::of(a_mesh()),
     ) -> Told {
         endpoints.sort();
         endpoints.dedup();
@@ -366,6 +389,7 @@ prop_compose! {
             cni_address,
             algorithm,
             held,
+            mesh,
         }
     }
 }

@@ -23,6 +23,7 @@ impl Told {
             cni_address,
             algorithm,
             held,
+            mesh,
         } = self;
         let or_empty = |first: Option<String>| Some(first.unwrap_or_default());
         let values = [
@@ -39,6 +40,7 @@ impl Told {
             (key::ALGORITHM, algorithm.as_ref().map(ToString::to_string)),
             // Maps with text for keys and no floats: always JSON.
             (key::HELD, held.as_ref().and_then(|held| serde_json::to_string(held).ok())),
+            (key::MESH, mesh.as_ref().and_then(|mesh| serde_json::to_string(mesh).ok())),
         ];
         let said = values.into_iter();
         said.filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()

@@ -280,3 +280,51 @@ fn a_port_of_its_own_is_where_neighbours_dial_a_node() {
     let plan = plan_of(&snapshot, "waw-2");
     assert_eq!(plan.tunnel_peers[0].endpoint, Some("10.20.0.1:7777".parse().unwrap()));
 }
+
+#[test]
+fn who_has_no_public_endpoint_keeps_its_tunnels_open_without_being_told() {
+    let mut snapshot = demo();
+    for node in &mut snapshot.nodes {
+        node.persistent_keepalive = None;
+    }
+    let keepalives = |snapshot: &Snapshot| -> BTreeSet<Option<u16>> {
+        let peers = plan_of(snapshot, "lon-1").tunnel_peers.into_iter();
+        peers.map(|peer| peer.persistent_keepalive.map(std::num::NonZeroU16::get)).collect()
+    };
+    for (endpoint, keepalive) in [
+        (Some("203.0.113.9:51820"), None),
+        (Some("gw.example.com:51820"), None),
+        (Some("[fd12::9]:51820"), Some(25)),
+        (None, Some(25)),
+    ] {
+        node(&mut snapshot, "lon-1").endpoint = endpoint.map(|text| text.parse().unwrap());
+        let all = keepalives(&snapshot);
+        assert!(all.contains(&keepalive), "{endpoint:?}: {all:?}");
+    }
+    node(&mut snapshot, "lon-1").persistent_keepalive = std::num::NonZeroU16::new(7);
+    assert!(keepalives(&snapshot).contains(&Some(7)));
+}
+
+#[test]
+fn a_peer_from_outside_has_a_plan_of_its_own_with_everything_its_tunnels_lead_to() {
+    let snapshot = demo();
+    let topology = Topology::of(&snapshot);
+    let peer = &snapshot.peers[0];
+    let view = topology.peer_view(&peer.name).unwrap();
+    let more: Cidr = "10.43.0.0/16".parse().unwrap();
+    let plan = Plan::outside(peer, view.clone(), &[more], topology.nodes(), Vec::new());
+    assert_eq!(plan.key, peer.key);
+    let own: Vec<String> = plan.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(own, ["10.5.0.1/32", "fd55::1/128"]);
+    assert_eq!(plan.tunnel_peers.len(), view.len());
+    assert!(plan.tunnel_peers.is_sorted_by_key(|peer| peer.name.clone()));
+    assert!(plan.tunnel_peers[0].allowed_ips.contains(&more));
+    let carried: BTreeSet<Cidr> =
+        plan.tunnel_peers.iter().flat_map(|peer| peer.allowed_ips.clone()).collect();
+    assert_eq!(carried, plan.routes.keys().copied().collect());
+    assert!(plan.routes.iter().all(|(prefix, hop)| {
+        let is_own_family =
+            |source: std::net::IpAddr| source.is_ipv4() == prefix.address().is_ipv4();
+        hop.gateway.is_none() && hop.source.is_some_and(is_own_family)
+    }));
+}

@@ -84,7 +84,6 @@ impl Turn<'_> {
         self.state.timers.session_began(now);
         self.count(response.len(), length);
         self.state.established(now, is_last);
-        self.flush(outbox);
         Ok(())
     }
 
@@ -116,7 +115,7 @@ impl Turn<'_> {
         if let Ok(opened) | Err(Refused { opened: Some(opened), .. }) = &opened {
             let mut heard = Heard::default();
             heard.note(opened, datagram.len(), &from.path);
-            self.arrived(receiver, &heard, sinks.outbox);
+            self.arrived(receiver, &heard);
         }
         let opened = opened.map_err(|refused| refused.reason)?;
         let Some((length, source)) = opened.packet else { return Ok(()) };

@@ -5,13 +5,14 @@
 
 mod flags;
 mod resolved;
-mod values;
+pub(crate) mod values;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use crate::logging::LogLevel;
 use flags::Settings;
 pub(crate) use resolved::Resolved;
 
@@ -30,13 +31,22 @@ pub(crate) struct SettingsArgs {
 
 impl SettingsArgs {
     /// Joins flags, environment, file and defaults.
-    pub(crate) fn resolve(self) -> anyhow::Result<Resolved> {
+    pub(crate) fn resolve(&self) -> anyhow::Result<Resolved> {
+        self.said()?.resolve()
+    }
+
+    /// What is logged at most, if somebody says so.
+    pub(crate) fn log_level(&self) -> anyhow::Result<Option<LogLevel>> {
+        Ok(self.said()?.log_level)
+    }
+
+    fn said(&self) -> anyhow::Result<Settings> {
         let file = match &self.config {
             Some(path) => read(path)?,
             None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
             None => Settings::default(),
         };
-        self.settings.or(file).resolve()
+        Ok(self.settings.clone().or(file))
     }
 }
 

@@ -1,7 +1,5 @@
 //! The demo as it is told: what is built, who reaches whom, and how fast.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -202,13 +200,5 @@ fn picture(mesh: &Mesh, voice: &Voice) -> anyhow::Result<Option<PathBuf>> {
 fn draw(mesh: &Mesh) -> anyhow::Result<PathBuf> {
     let snapshot = wireloom_file::parse(&mesh.file, Path::new("mesh.toml"))?;
     let svg = Graph::of(&Topology::of(&snapshot)).svg();
-    let path = std::env::temp_dir().join(format!("wireloom-demo-{}.svg", std::process::id()));
-    // Never through a link that somebody else laid there.
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-    file.write_all(svg.as_bytes())?;
-    Ok(path)
+    Ok(demo::keep_picture(&svg)?)
 }

@@ -3,13 +3,15 @@ use std::path::{Path, PathBuf};
 
 use wireloom_kernel::{Conflict, Feature, HostLink, PortOwner, Way};
 use wireloom_model::kernel::{Mark, Rule};
-use wireloom_model::{InterfaceName, PublicKey};
+use wireloom_model::{InterfaceName, Problem, PublicKey, Snapshot};
+use wireloom_topology::kilo::Seen;
 
 use super::*;
 use crate::agent::Identity;
 use crate::cleanup::Sockets;
-use crate::doctor::facts::{EndpointFacts, FamilyFacts, Place, Subject, Underlay};
-use crate::reconcile::{is_forwarder, place_in};
+use crate::doctor::facts::{EndpointFacts, FamilyFacts, Subject, Underlay};
+use crate::place::Place;
+use crate::planner::Planner;
 use crate::status::{PeerReport, ProblemReport, Status, Work};
 
 const KEYS: [&str; 2] = [
@@ -18,6 +20,10 @@ const KEYS: [&str; 2] = [
 ];
 
 const NOW: u64 = 1_800_000_000;
+
+fn place_in(snapshot: &Snapshot, key: PublicKey) -> Result<Place, Problem> {
+    Place::of(&Planner::default(), &Seen::default(), snapshot, &Identity::Key, key)
+}
 
 /// A machine on which nothing is wrong: a gateway of a mesh of two, before its agent starts.
 fn healthy() -> Facts {
@@ -29,8 +35,7 @@ fn healthy() -> Facts {
     );
     let snapshot = wireloom_file::parse(&text, Path::new("mesh.toml")).unwrap();
     let key: PublicKey = KEYS[0].parse().unwrap();
-    let (plan, own) = place_in(&snapshot, &Identity::Key, key).unwrap();
-    let place = Place { port: 51820, forwards: is_forwarder(&plan, own), plan };
+    let place = place_in(&snapshot, key).unwrap();
     let eth0: InterfaceName = "eth0".parse().unwrap();
     let good = FamilyFacts { forwards: Some(true), is_disabled: false };
     Facts {
@@ -428,7 +433,7 @@ fn a_machine_outside_the_mesh_is_told_how_to_get_in() {
     let mut facts = healthy();
     let stranger = "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=".parse().unwrap();
     let snapshot = facts.subject.mesh.as_ref().unwrap();
-    facts.place = place_in(snapshot, &Identity::Key, stranger).err().map(Err);
+    facts.place = place_in(snapshot, stranger).err().map(Err);
     let found = findings(&facts);
     assert!(found.len() == 1 && found[0].what.contains("gN65BkIK"), "{found:#?}");
 }

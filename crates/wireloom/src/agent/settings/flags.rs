@@ -9,7 +9,9 @@ use wireloom_agent::http::Listen;
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{Cidr, EncapsulateBy, EncapsulateWhen, GatewayCount, InterfaceName, NodeName};
 
-use super::values::{Compatibility, Mark, Mtu, word};
+use super::values::{Backend, Compatibility, Mark, Mtu, Period, word};
+use crate::logging::LogLevel;
+use crate::opener::DeviceKind;
 
 /// Every setting, as far as somebody says it.
 #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
@@ -19,6 +21,10 @@ pub(super) struct Settings {
     /// This machine's Node. Default: the host's name.
     #[arg(long, env = "WIRELOOM_HOSTNAME", value_name = "NAME")]
     pub(super) hostname: Option<NodeName>,
+    /// Where the mesh is written down: kubernetes, and nothing else so far.
+    #[arg(long, env = "WIRELOOM_BACKEND", value_name = "BACKEND")]
+    #[serde(deserialize_with = "word")]
+    pub(super) backend: Option<Backend>,
     /// A kubeconfig file. Without it, the service account of a pod.
     #[arg(long, env = "WIRELOOM_KUBECONFIG", value_name = "FILE")]
     pub(super) kubeconfig: Option<PathBuf>,
@@ -98,6 +104,29 @@ pub(super) struct Settings {
     #[arg(long, env = "WIRELOOM_LISTEN", value_name = "ADDRESS:PORT")]
     #[serde(deserialize_with = "word")]
     pub(super) listen: Option<Listen>,
+    /// How often everything on this machine is looked at though nothing tells of a change. Default: 60s.
+    #[arg(long, env = "WIRELOOM_RESYNC_PERIOD", value_name = "TIME")]
+    #[serde(deserialize_with = "word")]
+    pub(super) resync_period: Option<Period>,
+    /// Whether the agent takes what it made out of this machine when it ends. Default: true.
+    #[arg(long, env = "WIRELOOM_CLEAN_UP", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(super) clean_up: Option<bool>,
+    /// Whether the tunnel device goes too. One that the agent made always does; another's never. Without effect.
+    #[arg(long, env = "WIRELOOM_CLEAN_UP_INTERFACE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(super) clean_up_interface: Option<bool>,
+    /// Who runs the WireGuard device. Default: own.
+    #[arg(long, env = "WIRELOOM_DEVICE", value_enum, value_name = "DEVICE")]
+    pub(super) device: Option<DeviceKind>,
+    /// Whether the agent makes the tunnel device; if not, somebody else does: --device uapi. Default: true.
+    #[arg(long, env = "WIRELOOM_CREATE_INTERFACE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(super) create_interface: Option<bool>,
+    /// Kilo's agents have iptables pass on the mesh's packets by it. Without effect: what another table drops, none of
+    /// ours can let pass. `wireloom doctor` names what drops.
+    #[arg(long, env = "WIRELOOM_IPTABLES_FORWARD_RULES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(super) iptables_forward_rules: Option<bool>,
+    /// What is logged at most, by one of Kilo's words. --log beats it. Default: info.
+    #[arg(long, env = "WIRELOOM_LOG_LEVEL", value_enum, value_name = "LEVEL")]
+    pub(super) log_level: Option<LogLevel>,
     /// The tunnel device. Default: wl0.
     #[arg(long, env = "WIRELOOM_INTERFACE", value_name = "NAME")]
     pub(super) interface: Option<InterfaceName>,
@@ -125,9 +154,10 @@ impl Settings {
     /// These, and the others where these say nothing.
     pub(super) fn or(self, other: Self) -> Self {
         first_said!(self, other;
-            hostname, kubeconfig, master, topology_label, mesh_granularity, gateways, subnet, service_cidr,
+            hostname, backend, kubeconfig, master, topology_label, mesh_granularity, gateways, subnet, service_cidr,
             internal_cidr, prioritise_private_addresses, encapsulate, encapsulation, carry_internal_addresses,
-            masquerade, mtu, port, fwmark, compatibility, cni, cni_chain, cni_path, cni_bin, local, listen, interface, key, state_dir,
+            masquerade, mtu, port, fwmark, compatibility, cni, cni_chain, cni_path, cni_bin, local, listen, resync_period,
+            clean_up, clean_up_interface, device, create_interface, iptables_forward_rules, log_level, interface, key, state_dir,
             run_dir, namespace,
         )
     }

@@ -2,8 +2,9 @@
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use wireloom_agent::http::Listen;
 use wireloom_agent::pods::{self, List, PodNetwork};
 use wireloom_agent::{Planner, control};
@@ -15,7 +16,8 @@ use wireloom_model::{
 use wireloom_topology::kilo;
 
 use super::flags::Settings;
-use super::values::{Compatibility, Mark, Mtu};
+use super::values::{Compatibility, Mark, Mtu, Period};
+use crate::opener::DeviceKind;
 use crate::up::DEFAULT_INTERFACE;
 
 /// What the agent goes by.
@@ -31,16 +33,23 @@ pub(crate) struct Resolved {
     pub(crate) mark: u32,
     pub(crate) planner: Planner,
     pub(crate) listen: Option<Listen>,
+    pub(crate) resync: Duration,
+    pub(crate) clean_up: bool,
+    pub(crate) device: DeviceKind,
     pub(crate) interface: InterfaceName,
     pub(crate) key: PathBuf,
     pub(crate) state: PathBuf,
     pub(crate) run_dir: PathBuf,
+    /// What was said without effect, and why.
+    pub(crate) warnings: Vec<String>,
     pub(crate) pods: Option<PodNetwork>,
 }
 
 impl Settings {
     /// What is said, and the defaults for the rest.
     pub(super) fn resolve(self) -> anyhow::Result<Resolved> {
+        let device = self.device()?;
+        let warnings = self.without_effect(device);
         let or = |path: Option<PathBuf>, usual: &str| path.unwrap_or_else(|| usual.into());
         let node = match self.hostname {
             Some(name) => name,
@@ -69,10 +78,7 @@ impl Settings {
             overlay,
             gateways,
             port,
-            mtu: match self.mtu {
-                None | Some(Mtu::Auto) => None,
-                Some(Mtu::Bytes(bytes)) => Some(bytes),
-            },
+            mtu: self.mtu.and_then(Mtu::bytes),
             carry_internal_addresses: self.carry_internal_addresses.unwrap_or(true),
             encapsulation: Encapsulation {
                 when: self.encapsulate.unwrap_or(EncapsulateWhen::Always),
@@ -111,12 +117,19 @@ impl Settings {
                 }),
             },
             listen: self.listen,
+            resync: match self.resync_period {
+                Some(Period(period)) => period,
+                None => wireloom_agent::Config::RESYNC,
+            },
+            clean_up: self.clean_up.unwrap_or(true),
+            device,
             interface: match self.interface {
                 Some(interface) => interface,
                 None => DEFAULT_INTERFACE.parse()?,
             },
             key: or(self.key, "/var/lib/wireloom/key"),
             state: or(self.state_dir, "/var/lib/wireloom"),
+            warnings,
             pods: list.map(|list| PodNetwork {
                 list,
                 programs: or(self.cni_bin, pods::PROGRAMS),
@@ -124,6 +137,39 @@ impl Settings {
             }),
             run_dir,
         })
+    }
+
+    fn device(&self) -> anyhow::Result<DeviceKind> {
+        match (self.device, self.create_interface) {
+            (None, Some(false)) => Ok(DeviceKind::Uapi),
+            (Some(DeviceKind::Own | DeviceKind::Kernel), Some(false)) => {
+                bail!(
+                    "--create-interface=false is for a device that somebody else makes: say --device uapi, or leave it out"
+                )
+            }
+            (device, _) => Ok(device.unwrap_or_default()),
+        }
+    }
+
+    /// What Kilo's agents do by a flag and ours do not, in words.
+    fn without_effect(&self, device: DeviceKind) -> Vec<String> {
+        let is_others = device == DeviceKind::Uapi;
+        let said = [
+            (
+                self.iptables_forward_rules == Some(true),
+                "--iptables-forward-rules has no effect: what another table drops, none of ours can let pass; \
+                 `wireloom doctor` names what drops forwarded packets",
+            ),
+            (
+                self.clean_up_interface == Some(true) && is_others,
+                "--clean-up-interface has no effect: the device is another's, and stays",
+            ),
+            (
+                self.clean_up_interface == Some(false) && !is_others,
+                "--clean-up-interface=false has no effect: the device is the agent's, and goes with it",
+            ),
+        ];
+        said.into_iter().filter(|(is_said, _)| *is_said).map(|(_, why)| why.to_owned()).collect()
     }
 }
 

@@ -5,6 +5,7 @@ use wireloom_model::annotations::Granularity;
 use wireloom_model::{EncapsulateWhen, GatewayCount};
 
 use super::*;
+use crate::opener::DeviceKind;
 
 #[derive(Debug, Parser)]
 struct Line {
@@ -105,4 +106,28 @@ fn unknown_keys_are_errors_with_a_suggestion() {
     );
     assert!(format!("{:#}", parse("port = 0").unwrap_err()).contains("port"));
     assert!(parse("mtu = 100").is_err());
+}
+
+#[test]
+fn flags_of_kilos_manifests_are_taken_and_those_without_effect_are_named() {
+    // What Kilo's manifests for flannel, for Cilium and for a device of another container pass.
+    let resolved = |line: &str| flags(&format!("--hostname n1 {line}")).resolve().unwrap();
+    let flannel = "--backend=kubernetes --cni=false --compatibility=flannel --local=false --resync-period=30s \
+                   --internal-cidr=10.0.0.5/32 --log-level=debug --topology-label=region";
+    let flannel = resolved(flannel);
+    assert_eq!((flannel.resync.as_secs(), flannel.warnings.len()), (30, 0));
+    assert_eq!((flannel.clean_up, flannel.device), (true, DeviceKind::Own));
+    let cilium =
+        resolved("--compatibility=cilium --encapsulate=crosssubnet --clean-up-interface=true");
+    assert!(cilium.warnings.is_empty());
+    let other = resolved("--create-interface=false --interface=kilo0 --clean-up=false");
+    assert_eq!((other.device, other.clean_up), (DeviceKind::Uapi, false));
+
+    let warned = resolved("--iptables-forward-rules --clean-up-interface=false").warnings;
+    assert!(warned[0].contains("--iptables-forward-rules") && warned[0].contains("doctor"));
+    assert!(warned[1].contains("--clean-up-interface=false"));
+    assert!(flags("--hostname a --create-interface=false --device own").resolve().is_err());
+    for bad in ["--backend=etcd", "--resync-period=0s", "--log-level=loud"] {
+        assert!(Line::try_parse_from(["agent", bad]).is_err(), "{bad}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU16;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use wireloom_topology::kilo::Plugin;
@@ -9,12 +10,23 @@ use wireloom_topology::kilo::Plugin;
 use crate::up::mark;
 
 /// The MTU of the tunnel device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mtu {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Mtu {
     /// What the paths to others leave.
+    #[default]
     Auto,
     /// As many bytes.
     Bytes(NonZeroU16),
+}
+
+impl Mtu {
+    /// The bytes, if they are said.
+    pub(crate) const fn bytes(self) -> Option<NonZeroU16> {
+        match self {
+            Self::Auto => None,
+            Self::Bytes(bytes) => Some(bytes),
+        }
+    }
 }
 
 impl FromStr for Mtu {
@@ -40,6 +52,38 @@ impl FromStr for Mark {
 
     fn from_str(text: &str) -> Result<Self, String> {
         mark(text).map(Self)
+    }
+}
+
+/// Where the mesh is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Backend;
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "kubernetes" => Ok(Self),
+            _ => {
+                Err(format!("{text:?} is no place where a mesh is written down: write kubernetes"))
+            }
+        }
+    }
+}
+
+/// The time between two looks, of at least a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Period(pub(crate) Duration);
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let time = humantime::parse_duration(text).ok();
+        time.filter(|time| *time >= Duration::from_secs(1))
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is no time from a second on: write 30s or 1m30s"))
     }
 }
 
