@@ -352,7 +352,6 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         let publication = Publication {
             node: plan.node.clone(),
             key: plan.key,
-            endpoint: None,
             held: Held { pod_addresses: self.node.pod_addresses(), ..plan.publishes.clone() },
             discovered_endpoints: self.node.discoveries(),
         };

@@ -163,6 +163,7 @@ pub fn read(object: &NodeObject, topology_label: &str) -> ReadNode {
     let node = annotations.told.key.zip(location).map(|(key, location)| Node {
         internal_addresses: annotations.internal_addresses(),
         endpoint: annotations.endpoint().cloned(),
+        more_endpoints: annotations.more_endpoints().to_vec(),
         pod_prefixes,
         extra_prefixes: asked.allowed_location_ips.clone(),
         overlay_addresses: asked.overlay_addresses.clone(),

@@ -48,6 +48,7 @@ impl Plan {
             pods: BTreeSet::new(),
             clamp_mss: false,
             masquerade: None,
+            passed: BTreeSet::new(),
             publishes: Held::default(),
             node,
             tunnel_peers,

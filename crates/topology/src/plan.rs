@@ -7,8 +7,8 @@ use std::num::NonZeroU16;
 use serde::Serialize;
 use wireloom_model::kernel::NftSet;
 use wireloom_model::{
-    Algorithm, Cidr, EncapsulateBy, Endpoint, Family, Held, InterfaceAddress, NodeName, PeerName,
-    PresharedKey, Problem, PublicKey, Subject,
+    Algorithm, Cidr, EncapsulateBy, Endpoint, Family, Filter, Held, InterfaceAddress, NodeName,
+    PeerName, PresharedKey, Problem, PublicKey, Subject,
 };
 
 use crate::encapsulation::Wrap;
@@ -45,6 +45,8 @@ pub struct Plan {
     pub clamp_mss: bool,
     /// Whose source addresses are changed, and towards what not. `None` where none is.
     pub masquerade: Option<BTreeMap<NftSet, BTreeSet<Cidr>>>,
+    /// Between which prefixes packets are accepted in chains of others; between none without any.
+    pub passed: BTreeSet<Cidr>,
     /// What it holds once this is done, for others to plan by.
     pub publishes: Held,
     /// What is wrong with the whole mesh; the same list on every node.
@@ -62,6 +64,8 @@ pub struct TunnelPeer {
     pub name: TunnelPeerName,
     /// Where it is dialled, if it can be.
     pub endpoint: Option<Endpoint>,
+    /// Where else it may be reached, the best first: tried in turn while it is not.
+    pub alternatives: Vec<Endpoint>,
     /// What it may send from, and what is sent to it.
     pub allowed_ips: BTreeSet<Cidr>,
     /// How often the tunnel is kept open, in seconds.
@@ -172,7 +176,8 @@ impl Topology<'_> {
             wraps: self.wraps(me),
             pods: member.pods.iter().copied().collect(),
             clamp_mss: self.mesh.filter.clamp_mss,
-            masquerade: self.mesh.filter.masquerade.then(|| self.masquerade(me)),
+            masquerade: self.mesh.filter.masquerade.then(|| self.sets(me)),
+            passed: passed(&self.mesh.filter, || self.sets(me)),
             publishes: Held {
                 overlay_addresses: overlay,
                 gateway,
@@ -244,6 +249,7 @@ impl Topology<'_> {
                 key: outsider.peer.key,
                 name: TunnelPeerName::Peer(outsider.peer.name.clone()),
                 endpoint: outsider.endpoint.cloned(),
+                alternatives: Vec::new(),
                 allowed_ips: outsider.prefixes.iter().copied().collect(),
                 persistent_keepalive: shorter(keepalive, outsider.peer.persistent_keepalive),
                 preshared_key: outsider.peer.preshared_key.clone(),
@@ -258,6 +264,7 @@ impl Topology<'_> {
             key: member.node.key,
             name: TunnelPeerName::Node(member.node.name.clone()),
             endpoint: member.endpoint.cloned(),
+            alternatives: self.elsewhere.places(member),
             allowed_ips: BTreeSet::new(),
             persistent_keepalive: keepalive,
             preshared_key: None,
@@ -327,7 +334,7 @@ impl Topology<'_> {
     }
 
     /// The sets of prefixes that tell which source addresses a member changes.
-    fn masquerade(&self, me: usize) -> BTreeMap<NftSet, BTreeSet<Cidr>> {
+    fn sets(&self, me: usize) -> BTreeMap<NftSet, BTreeSet<Cidr>> {
         let mine = self.members[me].segment;
         let mut mesh: BTreeSet<Cidr> = self.mesh.overlay.ranges().collect();
         for at in 0..self.members.len() {
@@ -347,6 +354,18 @@ impl Topology<'_> {
             (NftSet::Site, site.iter().map(|extra| extra.prefix).collect()),
         ])
     }
+}
+
+/// All prefixes of a node's sets that lie in the mesh or behind it, if packets between them are to be accepted.
+pub(crate) fn passed(
+    filter: &Filter,
+    sets: impl FnOnce() -> BTreeMap<NftSet, BTreeSet<Cidr>>,
+) -> BTreeSet<Cidr> {
+    if !filter.forward_accept {
+        return BTreeSet::new();
+    }
+    let sets = sets().into_iter().filter(|(set, _)| *set != NftSet::Services);
+    sets.flat_map(|(_, prefixes)| prefixes).collect()
 }
 
 /// A prefix and the node of the own segment that leads to it.

@@ -120,8 +120,8 @@ pub(super) struct Settings {
     /// Whether the agent makes the tunnel device; if not, somebody else does: --device uapi. Default: true.
     #[arg(long, env = "WIRELOOM_CREATE_INTERFACE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) create_interface: Option<bool>,
-    /// Kilo's agents have iptables pass on the mesh's packets by it. Without effect: what another table drops, none of
-    /// ours can let pass. `wireloom doctor` names what drops.
+    /// Have packets between prefixes of the mesh accepted where an nftables chain of somebody else drops what this
+    /// machine passes on. Default: false.
     #[arg(long, env = "WIRELOOM_IPTABLES_FORWARD_RULES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) iptables_forward_rules: Option<bool>,
     /// What is logged at most, by one of Kilo's words. --log beats it. Default: info.

@@ -87,6 +87,7 @@ impl Settings {
             filter: Filter {
                 masquerade: self.masquerade.unwrap_or(cni),
                 services: self.service_cidr.unwrap_or_default(),
+                forward_accept: self.iptables_forward_rules.unwrap_or(false),
                 ..Filter::default()
             },
         };
@@ -155,11 +156,6 @@ impl Settings {
     fn without_effect(&self, device: DeviceKind) -> Vec<String> {
         let is_others = device == DeviceKind::Uapi;
         let said = [
-            (
-                self.iptables_forward_rules == Some(true),
-                "--iptables-forward-rules has no effect: what another table drops, none of ours can let pass; \
-                 `wireloom doctor` names what drops forwarded packets",
-            ),
             (
                 self.clean_up_interface == Some(true) && is_others,
                 "--clean-up-interface has no effect: the device is another's, and stays",

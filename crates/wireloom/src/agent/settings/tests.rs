@@ -123,9 +123,10 @@ fn flags_of_kilos_manifests_are_taken_and_those_without_effect_are_named() {
     let other = resolved("--create-interface=false --interface=kilo0 --clean-up=false");
     assert_eq!((other.device, other.clean_up), (DeviceKind::Uapi, false));
 
-    let warned = resolved("--iptables-forward-rules --clean-up-interface=false").warnings;
-    assert!(warned[0].contains("--iptables-forward-rules") && warned[0].contains("doctor"));
-    assert!(warned[1].contains("--clean-up-interface=false"));
+    assert!(!other.mesh.filter.forward_accept);
+    let through = resolved("--iptables-forward-rules --clean-up-interface=false");
+    assert!(through.mesh.filter.forward_accept);
+    assert!(through.warnings[0].contains("--clean-up-interface=false"));
     assert!(flags("--hostname a --create-interface=false --device own").resolve().is_err());
     for bad in ["--backend=etcd", "--resync-period=0s", "--log-level=loud"] {
         assert!(Line::try_parse_from(["agent", bad]).is_err(), "{bad}");
