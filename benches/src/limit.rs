@@ -24,11 +24,11 @@ fn mean(case: Case) -> f64 {
     let mut work = case.warm();
     let (mut sum, mut turns) = (Duration::ZERO, 0.0);
     while sum < SPAN {
-        work.prepare();
         let start = Instant::now();
         work.run();
         sum += start.elapsed();
         turns += 1.0;
+        work.prepare();
     }
     sum.as_secs_f64() / turns
 }

@@ -183,7 +183,8 @@ fn open_at(
     let mut arena = Arena::default();
     let segment = datagram.len().max(1);
     let received = Received { path, ecn: Ecn::NotEct, segment, bytes: datagram };
-    device.open(now, &[received], &mut arena, outbox);
+    let ready = device.open(now, &[received], &mut arena, outbox);
+    device.release(now, &ready, outbox);
     arena.packets().len()
 }
 

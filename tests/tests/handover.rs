@@ -9,7 +9,7 @@ use wireloom_cluster::ApiServer;
 use wireloom_lab::{Child, Host, Lab, Layout, Region};
 use wireloom_testkit::{need, wireloom_binary};
 use wireloom_tests::flow::Flow;
-use wireloom_tests::{NetworkState, eventually, ok, ping, run, wireloom, within};
+use wireloom_tests::{NetworkState, eventually, ok, ping, run, within};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

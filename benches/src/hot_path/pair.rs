@@ -86,5 +86,6 @@ pub fn open(device: &Device, from: usize, sent: &Outbox, arena: &mut Arena, answ
             bytes,
         })
         .collect();
-    device.open(NOW, &received, arena, answers);
+    let ready = device.open(NOW, &received, arena, answers);
+    device.release(NOW, &ready, answers);
 }

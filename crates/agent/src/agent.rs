@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use wireloom_kernel::{Event, Host, HostError};
-use wireloom_model::{Cidr, InterfaceName, NodeName, PeerName, PrivateKey, Problem};
+use wireloom_model::{Cidr, Held, InterfaceName, NodeName, PeerName, PrivateKey, Problem};
 use wireloom_registry::{Next, Publication, Registry, Update};
 use wireloom_topology::Plan;
 
@@ -151,8 +151,9 @@ pub async fn run(
     view.lock().device = Some(Arc::clone(&device));
     let (ask_down, mut down) = mpsc::unbounded_channel();
     let (ask_succeed, heirs) = mpsc::unbounded_channel();
+    let pods = Arc::new(Notify::new());
     let mut servers = Servers::default();
-    servers.start(serve(control, view.clone(), ask_down, ask_succeed));
+    servers.start(serve(control, view.clone(), ask_down, ask_succeed, Arc::clone(&pods)));
     if let Some(bound) = http {
         servers.start(http::serve(bound, view.clone()));
     }
@@ -165,6 +166,7 @@ pub async fn run(
         has_ended,
         device: Some(device),
         node,
+        pods,
         view,
         ready: Some(ready),
         due: None,
@@ -202,11 +204,14 @@ async fn serve(
     view: SharedView,
     ask_down: mpsc::UnboundedSender<()>,
     heirs: mpsc::UnboundedSender<UnixStream>,
+    pods: Arc<Notify>,
 ) {
     let answer = move |request| {
-        if request == Request::Down {
+        match request {
             // Fails only if the agent has ended, which is what is asked for.
-            let _ = ask_down.send(());
+            Request::Down => drop(ask_down.send(())),
+            Request::Pods => pods.notify_one(),
+            _ => {}
         }
         view.answer(request)
     };
@@ -225,6 +230,8 @@ struct Agent<R, O, F> {
     /// `None` while there is none and it is tried again.
     device: Option<Arc<dyn TunnelDevice>>,
     node: Reconciler,
+    /// Told when pods came or went.
+    pods: Arc<Notify>,
     view: SharedView,
     /// Called when the first plan is in force.
     ready: Option<F>,
@@ -256,6 +263,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                 },
                 () = at(self.due) => true,
                 occurrence = self.node.next() => self.hear(occurrence).await,
+                () = self.pods.notified() => true,
                 _ = names.tick() => self.node.refresh_names().await,
                 _ = audit.tick() => {
                     self.node.forget_host();
@@ -366,8 +374,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         let publication = Publication {
             node: plan.node.clone(),
             key: plan.key,
-            endpoint: None,
-            held: plan.publishes.clone(),
+            held: Held { pod_addresses: self.node.pod_addresses(), ..plan.publishes.clone() },
             discovered_endpoints: self.node.discoveries(),
         };
         if let Err(error) = self.registry.publish(&publication).await {

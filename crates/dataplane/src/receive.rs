@@ -64,10 +64,14 @@ impl Opener<'_> {
             counts.add(Counter::BytesReceived, received.bytes.len() as u64);
         }
         let now = shared.now();
-        let order = chunk.iter().any(holds_response).then(|| shared.order());
-        shared.device.open(now, chunk, arena, outbox);
+        let ready = shared.device.open(now, chunk, arena, outbox);
         shared.flush(*queue, now, outbox, counts);
-        drop(order);
+        if !ready.is_empty() {
+            let order = shared.order();
+            shared.device.release(now, &ready, outbox);
+            shared.flush(*queue, now, outbox, counts);
+            drop(order);
+        }
         merger.merge(arena, shared.tun.writes());
         let mut result = Ok(());
         for run in merger.runs() {
@@ -83,12 +87,6 @@ impl Opener<'_> {
         arena.clear();
         result
     }
-}
-
-/// Whether a handshake response may be among the datagrams (WireGuard paper, section 5.4.3): packets that waited for it
-/// are sealed where it is opened.
-fn holds_response(received: &Received<'_>) -> bool {
-    received.datagrams().any(|datagram| datagram.first() == Some(&2))
 }
 
 /// Neighbours that are no more than a chunk together, or alone.

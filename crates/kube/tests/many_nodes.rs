@@ -69,7 +69,6 @@ async fn idling_costs_three_writes_a_minute_and_node() {
         let publication = Publication {
             node: name.parse().unwrap(),
             key: key(number + 1),
-            endpoint: None,
             held: Held { gateway: true, ..Held::default() },
             discovered_endpoints: std::collections::BTreeMap::new(),
         };

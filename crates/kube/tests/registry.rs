@@ -17,7 +17,6 @@ fn publication(name: &str, byte: u8) -> Publication {
     Publication {
         node: name.parse().unwrap(),
         key: key(byte),
-        endpoint: None,
         held: Held {
             gateway: true,
             overlay_addresses: vec!["10.4.0.7".parse().unwrap()],

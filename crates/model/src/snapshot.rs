@@ -60,11 +60,14 @@ pub struct Filter {
     pub masquerade: bool,
     /// The prefixes of the cluster's services, to which no source address is changed.
     pub services: Vec<Cidr>,
+    /// Whether packets between prefixes of the mesh are accepted where somebody else's chain drops what a node passes
+    /// on.
+    pub forward_accept: bool,
 }
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { clamp_mss: true, masquerade: false, services: Vec::new() }
+        Self { clamp_mss: true, masquerade: false, services: Vec::new(), forward_accept: false }
     }
 }
 

@@ -137,11 +137,16 @@ impl Stage {
         text(&version["serverVersion"]["gitVersion"]).map(str::to_owned)
     }
 
-    /// Lets machines join by the token, tells how, and returns when the last of their kubelets was started.
+    /// Lets machines join by the token, tells how, and returns when the kubelet of the last one was started: exactly if it
+    /// is the only one, else that or a little later.
     pub(crate) fn join(&mut self, machines: &[Machine], voice: &Voice) -> Result<Instant> {
         let names: Vec<&str> = machines.iter().map(|machine| machine.name).collect();
+        voice.say(&format!(
+            " $ kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap.kubeconfig --node-labels={REGION}=... # on {}",
+            names.join(", ")
+        ))?;
         let spans = self.cluster.join(&names)?;
-        let started = Instant::now() - spans.iter().min().copied().unwrap_or_default();
+        let started = Instant::now() - spans.last().copied().unwrap_or_default();
         let mut joined = table(&["NODE", "REGION", "PROVIDER", "PODS", "KNOWN AFTER"]);
         for (machine, span) in machines.iter().zip(&spans) {
             let node = self.read(&["get", "node", machine.name])?;
@@ -155,10 +160,6 @@ impl Stage {
             ]);
             self.found.push((machine.name, NetworkState::of(self.host(machine.name)?)?));
         }
-        voice.say(&format!(
-            " $ kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap.kubeconfig --node-labels={REGION}=... # on {}",
-            names.join(", ")
-        ))?;
         voice.table(&joined)?;
         Ok(started)
     }

@@ -18,11 +18,12 @@ use crate::drops::{DropCounts, Drops};
 use crate::engine::{EngineKind, Identity, Limits, Wall};
 use crate::gate::Gate;
 use crate::moment::{Moment, wall_clock};
-use crate::peer::{Peer, Turn};
+use crate::peer::Peer;
 use crate::uapi::{DeviceStatus, PathStatus, PeerStatus};
 
 use configure::Control;
 pub use configure::Effects;
+pub use inbound::Ready;
 pub use outbound::{Refusal, Sealer};
 
 mod configure;
@@ -195,12 +196,6 @@ impl Device {
     /// What was dropped since the device was made.
     pub fn drops(&self) -> DropCounts {
         self.drops.read()
-    }
-
-    fn finish(&self, turn: Option<Turn<'_>>, outbox: &mut Outbox) {
-        if let Some(turn) = turn {
-            self.arm(turn.end(outbox));
-        }
     }
 
     fn arm(&self, deadline: Option<Moment>) {

@@ -21,7 +21,7 @@ mod timers;
 pub mod uapi;
 
 pub use allowed_ips::Routes;
-pub use device::{Device, Effects, Refusal, Sealer};
+pub use device::{Device, Effects, Ready, Refusal, Sealer};
 pub use drops::{DropCounts, DropReason};
 pub use engine::{EngineKind, UnknownEngine};
 pub use moment::Moment;

@@ -211,6 +211,16 @@ impl State {
         self.call(now);
     }
 
+    /// The peer sent an initiation that is older than one before. Right after a handshake that is one that was late, or
+    /// came twice; later, its clock may have been set back, and a handshake is begun from here.
+    fn doubt_order(&mut self, now: Moment) {
+        let is_late = self.last_handshake.is_some_and(|last| now.since(last) < REKEY_TIMEOUT);
+        if !is_late && self.path.is_some() && !self.timers.is_shaking_hands() {
+            let soonest = self.timers.next_initiation(now);
+            self.timers.handshake_at(soonest);
+        }
+    }
+
     /// A handshake is complete; if it is the last that we have begun, none is pending.
     fn established(&mut self, now: Moment, is_last: bool) {
         self.last_handshake = Some(now);
@@ -243,6 +253,11 @@ impl State {
 }
 
 impl Turn<'_> {
+    /// The peer's place.
+    pub(crate) const fn slot(&self) -> Slot {
+        self.peer.slot
+    }
+
     /// Whether this is a turn of that peer.
     pub(crate) fn is_of(&self, peer: &Peer) -> bool {
         std::ptr::eq(self.peer, peer)
@@ -265,14 +280,14 @@ impl Turn<'_> {
         }
     }
 
-    /// Seals a packet, padded already, or lets it wait for a session. The packet of this length stands 16 bytes into
-    /// the outbox's [slot](packet_slot).
+    /// Seals a packet, padded already, or lets it wait for a session or behind others that still do. The packet of this
+    /// length stands 16 bytes into the outbox's [slot](packet_slot).
     pub(crate) fn send(&mut self, length: usize, outbox: &mut Outbox, drops: &mut DropCounts) {
-        if self.seal(length, outbox) {
+        if self.state.staged.is_empty() && self.seal(length, outbox) {
             self.sent.data = true;
             return;
         }
-        self.wants_session = true;
+        self.wants_session |= self.state.sending(self.now).is_none();
         if self.state.staged.len() == STAGED {
             self.state.staged.pop_front();
             drops.add(DropReason::Unsent);
@@ -411,7 +426,13 @@ impl Turn<'_> {
         true
     }
 
-    fn flush(&mut self, outbox: &mut Outbox) {
+    /// Whether packets that waited for a session can leave.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.state.staged.is_empty() && self.state.sending(self.now).is_some()
+    }
+
+    /// Lets the packets leave that waited for a session, as far as there is one.
+    pub(crate) fn release(&mut self, outbox: &mut Outbox) {
         while let Some(packet) = self.state.staged.pop_front() {
             packet_slot(outbox, packet.len()).copy_from_slice(&packet);
             if !self.seal(packet.len(), outbox) {

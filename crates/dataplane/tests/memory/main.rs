@@ -122,6 +122,25 @@ fn packets_cross_both_ways_in_order() {
 }
 
 #[test]
+fn nothing_overtakes_what_waits_for_a_session_at_either_end() {
+    for _ in 0..20 {
+        let (a, b) = two_ends();
+        let sent = [(&a, &b), (&b, &a)].map(|(from, to)| {
+            (0..200).map(|n| datagram(from.number, to.number, &[n; 100])).collect::<Vec<_>>()
+        });
+        for (one, other) in sent[0].iter().zip(&sent[1]) {
+            a.host.send(one);
+            b.host.send(other);
+        }
+        for (to, packets) in [&b, &a].into_iter().zip(sent) {
+            for packet in packets {
+                assert_eq!(to.host.receive(PATIENCE), Some(packet));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_super_packet_arrives_as_its_packets() {
     let (a, b) = two_ends();
     let payload: Vec<u8> = (0..3000u16).map(|n| n as u8).collect();

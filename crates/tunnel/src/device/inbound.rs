@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use wireloom_packet::{Arena, Ecn, Outbox, Received};
 
 use super::{Device, Table};
-use crate::allowed_ips::Routes;
+use crate::allowed_ips::{Routes, Slot};
 use crate::drops::{DropCounts, DropReason};
 use crate::engine::Introduction;
 use crate::gate::Admission;
@@ -31,8 +31,22 @@ impl Incoming<'_> {
     }
 }
 
+/// The peers whose packets waited for a session that is there now, for [`Device::release`]. Holds no memory while there
+/// are none.
+#[derive(Debug, Default)]
+#[must_use = "packets wait until they are released"]
+pub struct Ready(Vec<Slot>);
+
+impl Ready {
+    /// Whether nobody's packets waited.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Device {
-    /// Opens datagrams: packets go to the arena, answers of any kind to the outbox.
+    /// Opens datagrams: packets go to the arena, answers of any kind to the outbox. Packets that waited for a session which
+    /// these datagrams complete leave by [`release`](Self::release).
     ///
     /// A packet is let in only if the longest match of its source over all peers is the peer that sent it. A peer's
     /// endpoint moves to where its newest authentic data message, or a response, came from.
@@ -42,10 +56,11 @@ impl Device {
         received: &[Received<'_>],
         arena: &mut Arena,
         outbox: &mut Outbox,
-    ) {
+    ) -> Ready {
         let table = self.table.load();
         let mut drops = DropCounts::default();
         let mut sinks = Sinks { arena, outbox, drops: &mut drops };
+        let mut ready = Ready::default();
         let mut turn: Option<Turn<'_>> = None;
         let datagrams = received.iter().flat_map(|from| {
             let incoming = move |bytes| Incoming { from, bytes, message: Message::parse(bytes) };
@@ -59,7 +74,7 @@ impl Device {
             };
             if matches!(message, Message::Initiation { .. } | Message::Response { .. }) {
                 // Nobody waits for a lock while the gate thinks.
-                self.finish(turn.take(), sinks.outbox);
+                self.finish(turn.take(), &mut ready, sinks.outbox);
             }
             let recipient = self.recipient(now, &table, message, bytes, from, sinks.outbox);
             let (peer, introduction) = match recipient {
@@ -70,7 +85,7 @@ impl Device {
                 }
             };
             if turn.as_ref().is_some_and(|turn| !turn.is_of(peer)) {
-                self.finish(turn.take(), sinks.outbox);
+                self.finish(turn.take(), &mut ready, sinks.outbox);
             }
             let arrival = match (message, &turn) {
                 (Message::Data { receiver, .. }, Some(turn)) => turn.arrival(receiver),
@@ -78,7 +93,7 @@ impl Device {
                 _ => None,
             };
             if let Some(arrival) = arrival {
-                self.finish(turn.take(), sinks.outbox);
+                self.finish(turn.take(), &mut ready, sinks.outbox);
                 let after = open_run(&arrival, incoming, &mut datagrams, &table.routes, &mut sinks);
                 turn = Some(after);
                 continue;
@@ -86,8 +101,29 @@ impl Device {
             let turn = turn.get_or_insert_with(|| peer.turn(now));
             turn.take(message, introduction, bytes, from, &table.routes, &mut sinks);
         }
-        self.finish(turn, sinks.outbox);
+        self.finish(turn, &mut ready, sinks.outbox);
         self.drops.add(&drops);
+        ready
+    }
+
+    /// Seals packets that waited for a session. Until then those that come after them wait as well: so nothing is
+    /// overtaken if nobody seals or sends for these peers between this and the sending of the outbox.
+    pub fn release(&self, now: Moment, ready: &Ready, outbox: &mut Outbox) {
+        let table = self.table.load();
+        for peer in ready.0.iter().filter_map(|slot| table.peer(*slot)) {
+            let mut turn = peer.turn(now);
+            turn.release(outbox);
+            self.arm(turn.end(outbox));
+        }
+    }
+
+    fn finish(&self, turn: Option<Turn<'_>>, ready: &mut Ready, outbox: &mut Outbox) {
+        if let Some(turn) = turn {
+            if turn.is_ready() {
+                ready.0.push(turn.slot());
+            }
+            self.arm(turn.end(outbox));
+        }
     }
 
     /// The peer that a message is for, and an initiation's introduction. Handshake messages pass the gate on the way.
@@ -155,5 +191,5 @@ fn open_run<'peer, 'data>(
         next = more.next_if(|incoming| incoming.counter_on(arrival.index).is_some());
     }
     let heard = opening.end();
-    arrival.end(&heard, sinks.outbox)
+    arrival.end(&heard)
 }

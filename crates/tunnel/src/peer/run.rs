@@ -52,9 +52,12 @@ pub(crate) struct Heard {
 }
 
 impl Peer {
-    /// Takes what so many packets are sealed with, if they all can be.
+    /// Takes what so many packets are sealed with, if they all can be, and none waits before them.
     pub(crate) fn depart(&self, now: Moment, packets: u64) -> Option<Departure> {
         let state = self.state();
+        if !state.staged.is_empty() {
+            return None;
+        }
         let path = state.path?;
         let mut engines = state.engine.iter().chain(&state.retired);
         let lane = engines.find(|engine| engine.sending(now).is_some())?.lane(now, packets)?;
@@ -103,9 +106,9 @@ impl<'a> Arrival<'a> {
     }
 
     /// Tells the peer what the messages say of it.
-    pub(crate) fn end(&self, heard: &Heard, outbox: &mut Outbox) -> Turn<'a> {
+    pub(crate) fn end(&self, heard: &Heard) -> Turn<'a> {
         let mut turn = self.peer.turn(self.now);
-        turn.arrived(self.index, heard, outbox);
+        turn.arrived(self.index, heard);
         turn
     }
 }
@@ -211,7 +214,7 @@ impl<'a> Turn<'a> {
     }
 
     /// Authentic data messages came in on this index of ours.
-    pub(crate) fn arrived(&mut self, index: u32, heard: &Heard, outbox: &mut Outbox) {
+    pub(crate) fn arrived(&mut self, index: u32, heard: &Heard) {
         self.received.any |= heard.traffic.any;
         self.received.data |= heard.traffic.data;
         self.state.rx_bytes += heard.bytes;
@@ -223,7 +226,6 @@ impl<'a> Turn<'a> {
             let engines = state.engine.iter_mut().chain(&mut state.retired);
             engines.for_each(|engine| engine.confirmed(index));
             self.state.established(self.now, true);
-            self.flush(outbox);
         }
     }
 }

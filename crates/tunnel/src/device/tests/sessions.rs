@@ -133,7 +133,9 @@ fn a_batch_is_padded_to_16_bytes_but_not_beyond_the_mtu() {
         segment: sent.bytes.len(),
         bytes: &sent.bytes,
     };
-    world.hosts[1].device.open(world.now, &[received], &mut arena, &mut Outbox::default());
+    let ready =
+        world.hosts[1].device.open(world.now, &[received], &mut arena, &mut Outbox::default());
+    assert!(ready.is_empty());
     assert_eq!(arena.packets().first(), Some(&(0..29)));
     assert_eq!(arena.slot(3), [0; 3]);
     world.hosts[0].device.set_mtu(1000);

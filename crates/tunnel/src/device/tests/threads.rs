@@ -67,7 +67,8 @@ fn sealing_opening_and_configuring_do_not_disturb_each_other() {
                 })
                 .collect();
             let mut arena = Arena::default();
-            server_device.open(now, &received, &mut arena, &mut Outbox::default());
+            let ready = server_device.open(now, &received, &mut arena, &mut Outbox::default());
+            assert!(ready.is_empty());
             sizes.extend(arena.packets().iter().map(|place| place.len() - 28));
         }
         configure.join().unwrap();
@@ -134,7 +135,9 @@ fn several_threads_of_one_peer_use_no_number_twice_and_lose_nothing() {
                         })
                         .collect();
                     let mut outbox = Outbox::default();
-                    hosts[1 - from].device.open(now, &received, &mut arena, &mut outbox);
+                    let ready =
+                        hosts[1 - from].device.open(now, &received, &mut arena, &mut outbox);
+                    assert!(ready.is_empty());
                     for place in arena.packets() {
                         let packet = &arena.bytes()[place.clone()];
                         let number = u32::from_be_bytes(packet[28..32].try_into().unwrap());
@@ -147,6 +150,45 @@ fn several_threads_of_one_peer_use_no_number_twice_and_lose_nothing() {
     });
     for host in hosts {
         assert_eq!(host.device.drops(), DropCounts::default());
+    }
+}
+
+/// While packets that waited for a session are about to leave, another thread seals more, at either end of the handshake.
+#[test]
+fn what_waited_leaves_before_what_comes_meanwhile() {
+    for place in [0, 1] {
+        let addresses = [0, 1].map(|host| format!("10.0.{host}.1"));
+        let numbered = |size| packet(&addresses[place], &addresses[1 - place], size);
+        let mut world = World::new(2);
+        world.seal(0, &[packet(&addresses[0], &addresses[1], 1)]);
+        let initiation = world.intercept().remove(0);
+        world.deliver(&initiation);
+        let mut completing = world.intercept().remove(0);
+        if place == 1 {
+            world.seal(1, &[numbered(1)]);
+            assert!(world.wire.is_empty(), "it waits for the first message of the session");
+            world.deliver(&completing);
+            completing = world.intercept().remove(0);
+        }
+        let (mut arena, mut outbox) = (Arena::default(), Outbox::default());
+        let host = &world.hosts[place];
+        let received = Received {
+            path: host.path_to(completing.from),
+            ecn: completing.class.ecn(),
+            segment: completing.bytes.len(),
+            bytes: &completing.bytes,
+        };
+        let ready = host.device.open(world.now, &[received], &mut arena, &mut outbox);
+        assert!(!ready.is_empty());
+        world.seal(place, &[numbered(2)]);
+        world.post(place, &outbox);
+        outbox.clear();
+        world.hosts[place].device.release(world.now, &ready, &mut outbox);
+        world.post(place, &outbox);
+        world.seal(place, &[numbered(3)]);
+        world.run();
+        assert_eq!(world.take_delivered(1 - place), [1, 2, 3].map(numbered));
+        assert_eq!(world.initiations, 1, "the session that is there will do");
     }
 }
 

@@ -197,7 +197,8 @@ impl World {
             segment: datagram.bytes.len(),
             bytes: &datagram.bytes,
         };
-        host.device.open(self.now, &[received], &mut arena, &mut outbox);
+        let ready = host.device.open(self.now, &[received], &mut arena, &mut outbox);
+        host.device.release(self.now, &ready, &mut outbox);
         let packets = arena.packets().iter().map(|place| arena.bytes()[place.clone()].to_vec());
         host.delivered.extend(packets);
         self.post(place, &outbox);
