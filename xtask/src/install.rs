@@ -22,7 +22,7 @@ pub(crate) enum Purpose {
     Test,
 }
 
-/// A program, the Debian package that brings it, and what we do with it.
+/// A program, by its name in PATH or its whole path, the Debian package that brings it, and what we do with it.
 struct Need {
     program: &'static str,
     package: &'static str,
