@@ -1,25 +1,18 @@
 //! The task that follows a cluster: watches in, snapshots out, and what the node writes of itself.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::core::{DynamicObject, PartialObjectMeta};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
-use wireloom_model::Snapshot;
 use wireloom_model::annotations::key;
+use wireloom_model::{NodeName, Snapshot};
 use wireloom_registry::Publication;
 
 use crate::addresses;
@@ -30,7 +23,8 @@ use crate::node::NodeObject;
 use crate::outage::{Outage, Use};
 use crate::own::{Facts, Own};
 use crate::peer;
-use crate::registry::{Known, KubeConfig, WATCH};
+use crate::registry::{Known, KubeConfig};
+use crate::watch::{Change, Patience, Watch, next_of, random};
 use crate::write::{self, WriteError, Writer};
 
 /// How long changes are gathered before a snapshot is made of them.
@@ -45,6 +39,7 @@ const MISSES: u32 = 3;
 const PEERS_DENIED: &str = "Peers can't be read, and the mesh does without";
 const LEASES_DENIED: &str = "heartbeats can't be read, and every node counts as healthy";
 const BEAT_DENIED: &str = "the heartbeat of this node can't be written";
+const RIVAL: &str = "somebody else writes to this machine's Node";
 const ANNOTATIONS_DENIED: &str = "the annotations of this node can't be written";
 
 /// Everything that the task holds.
@@ -74,6 +69,10 @@ pub(crate) struct Follower {
     last_seen: Option<u64>,
     /// What was written last.
     written: Option<BTreeMap<String, String>>,
+    /// How long to wait before what somebody else wrote over is written again.
+    rivals: Patience,
+    /// Until when that is.
+    yields: Option<Instant>,
 }
 
 /// What is known of the agent's DaemonSet.
@@ -120,6 +119,8 @@ impl Follower {
             beat_due: now,
             last_seen: None,
             written: None,
+            rivals: Patience::default(),
+            yields: None,
         }
     }
 
@@ -331,6 +332,16 @@ impl Follower {
         let Some(uid) = own.object.metadata.uid.as_deref().filter(|_| !is_said || is_more) else {
             return false;
         };
+        if !is_said && self.written.as_ref() == Some(&shall) {
+            // Somebody has written over it since. If that is another agent, it will again.
+            let yields = *self.yields.get_or_insert_with(|| now + self.rivals.delay(now));
+            if now < yields {
+                self.write_due = Some(yields);
+                let reason = self.rivals.is_long().then(|| rival(&self.config.node));
+                return self.cluster.deny(RIVAL, reason);
+            }
+        }
+        self.yields = None;
         tracing::debug!("the annotations of this node are written");
         match self.writer.annotate(uid, &shall).await {
             Ok(object) => {
@@ -395,6 +406,7 @@ impl Follower {
         };
         let now = Instant::now();
         self.cluster.set_deaf(self.outage.is_deaf(), now);
+        let is_calm = self.rivals.is_calm(now) && self.cluster.deny(RIVAL, None);
         let seen = self
             .cluster
             .has_kilo(now)
@@ -403,8 +415,14 @@ impl Follower {
             self.last_seen = seen;
             self.write_soon();
         }
-        is_news || before != self.outage.reason().is_some()
+        is_news || is_calm || before != self.outage.reason().is_some()
     }
+}
+
+fn rival(own: &NodeName) -> String {
+    format!(
+        "there are two machines of the name {own}, perhaps a copy: stop one of them, or say another name by --hostname"
+    )
 }
 
 /// The annotations that agents write of their own Nodes.
@@ -441,131 +459,5 @@ async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// All objects of a kind, listed and then watched.
-struct Watch<K> {
-    stream: BoxStream<'static, watcher::Result<Event<K>>>,
-    /// The part of a new list that has come so far.
-    list: Vec<K>,
-    /// Whether a list was whole once.
-    is_listed: bool,
-}
-
-/// Waits for the next change of what may not be watched at all.
-async fn next_of<K>(watch: &mut Option<Watch<K>>) -> Change<K>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    match watch {
-        Some(watch) => watch.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// What a watch tells.
-enum Change<K> {
-    All(Vec<K>),
-    Put(K),
-    Gone(K),
-    Failed(watcher::Error),
-}
-
-impl<K> Watch<K>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    fn new(api: Api<K>) -> Self {
-        Self::with(api, watcher::Config::default())
-    }
-
-    fn of_one(api: Api<K>, name: &str) -> Self {
-        Self::with(api, watcher::Config::default().fields(&format!("metadata.name={name}")))
-    }
-
-    fn with(api: Api<K>, config: watcher::Config) -> Self {
-        let config = config.timeout(WATCH);
-        let stream = watcher(api, config).backoff(Patience::default()).boxed();
-        Self { stream, list: Vec::new(), is_listed: false }
-    }
-
-    /// Waits for the next change. Dropping the future loses nothing.
-    async fn next(&mut self) -> Change<K> {
-        loop {
-            match self.stream.next().await {
-                Some(Ok(Event::Init)) => self.list.clear(),
-                Some(Ok(Event::InitApply(object))) => self.list.push(object),
-                Some(Ok(Event::InitDone)) => {
-                    self.is_listed = true;
-                    return Change::All(std::mem::take(&mut self.list));
-                }
-                Some(Ok(Event::Apply(object))) => return Change::Put(object),
-                Some(Ok(Event::Delete(object))) => return Change::Gone(object),
-                Some(Err(error)) => return Change::Failed(error),
-                // A watcher never ends.
-                None => std::future::pending().await,
-            }
-        }
-    }
-}
-
-/// How long a watch that fails waits: twice as long each time, up to a limit, and up to half as long again by chance, so
-/// that a thousand agents do not come back at one moment. One that did not fail for a while begins anew.
-#[derive(Debug, Default)]
-struct Patience {
-    failures: u32,
-    last: Option<Instant>,
-}
-
-impl Patience {
-    fn delay(&mut self, now: Instant) -> Duration {
-        const FIRST: Duration = Duration::from_millis(500);
-        const MOST: Duration = Duration::from_secs(15);
-        const CALM: Duration = Duration::from_secs(60);
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) > CALM) {
-            self.failures = 0;
-        }
-        self.last = Some(now);
-        let delay = FIRST.saturating_mul(1 << self.failures.min(8)).min(MOST);
-        self.failures += 1;
-        delay.mul_f64(1.0 + random() / 2.0)
-    }
-}
-
-impl Iterator for Patience {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.delay(Instant::now()))
-    }
-}
-
-impl Backoff for Patience {
-    /// Called whenever a watch tells something, its intention to list included, which is no sign that it will succeed.
-    fn reset(&mut self) {}
-}
-
-/// A number from 0 to 1 that differs from process to process, for times to spread.
-fn random() -> f64 {
-    f64::from(RandomState::new().build_hasher().finish() as u32) / f64::from(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patience_grows_and_is_not_reset_by_a_mere_try() {
-        let start = Instant::now();
-        let mut patience = Patience::default();
-        assert!(patience.delay(start) < Duration::from_secs(1));
-        let delay = (0..12).map(|_| {
-            patience.reset();
-            patience.delay(start)
-        });
-        let last = delay.last().unwrap();
-        assert!(last >= Duration::from_secs(15) && last < Duration::from_secs(23));
-        assert!(patience.delay(start + Duration::from_secs(61)) < Duration::from_secs(1));
     }
 }

@@ -20,6 +20,7 @@ pub mod own;
 pub mod peer;
 mod registry;
 pub mod visitor;
+mod watch;
 mod write;
 
 pub use addresses::{AddressRules, HostAddress};
