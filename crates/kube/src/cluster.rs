@@ -8,6 +8,7 @@ use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::{Resource, ResourceExt as _};
 use wireloom_model::{Mesh, Node, NodeName, Peer, Problem, ProblemKind, Snapshot, Subject};
 
+use crate::agreement::disagreement;
 use crate::heartbeat::Heartbeats;
 use crate::node::{self, NodeObject, ReadNode};
 use crate::peer;
@@ -69,7 +70,9 @@ impl Cluster {
         }
         let read = node::read(&object, &self.topology_label);
         self.hear_node(&name, &read, now);
-        let said = |read: &ReadNode| (read.node.clone(), read.problems.clone());
+        let said = |read: &ReadNode| {
+            (read.node.clone(), read.problems.clone(), read.annotations.told.mesh.clone())
+        };
         let is_news = self.nodes.get(&name).map(|known| said(&known.read)) != Some(said(&read));
         self.nodes.insert(name, KnownNode { object, read });
         is_news
@@ -200,6 +203,11 @@ impl Cluster {
         let denied = self.denied.iter().map(|(what, reason)| {
             Problem::error(Subject::Mesh, ProblemKind::Invalid, format!("{what}: {reason}"))
         });
+        let disagree = self.nodes.values().filter_map(|known| {
+            let (node, told) = (known.read.node.as_ref()?, &known.read.annotations.told);
+            let other = told.mesh.as_ref().filter(|_| node.name != self.own)?;
+            disagreement(&node.name, other, &self.mesh)
+        });
         let stranger = self.own().is_none().then(|| {
             let message = format!(
                 "the cluster has no Node {}, which this machine is said to be; say its name with --hostname",
@@ -211,7 +219,11 @@ impl Cluster {
             mesh: self.mesh.clone(),
             nodes: nodes.collect(),
             peers: self.peers.values().filter_map(|(peer, _)| peer.clone()).collect(),
-            problems: denied.chain(stranger).chain(of_nodes.chain(of_peers).cloned()).collect(),
+            problems: denied
+                .chain(stranger)
+                .chain(disagree)
+                .chain(of_nodes.chain(of_peers).cloned())
+                .collect(),
         }
     }
 
