@@ -237,6 +237,11 @@ impl Reconciler {
         }
     }
 
+    /// The addresses of this node's pods that its prefixes do not hold.
+    pub(crate) fn pod_addresses(&self) -> BTreeSet<IpAddr> {
+        self.pods.as_ref().map(|pods| pods.addresses().clone()).unwrap_or_default()
+    }
+
     /// Resolves the endpoints that are names. Returns whether an answer changed.
     pub(crate) async fn refresh_names(&mut self) -> bool {
         let (plan, mesh) = (self.plan.clone(), self.kilos_mesh());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -27,7 +27,7 @@ use crate::events::Events;
 use crate::node::NodeObject;
 use crate::outage::{Outage, Use};
 use crate::own::{Facts, Own};
-use crate::peer::Peer;
+use crate::peer;
 use crate::registry::{Known, KubeConfig, WATCH};
 use crate::write::{self, WriteError, Writer};
 
@@ -84,7 +84,7 @@ impl Follower {
             cluster: Cluster::new(config.node.clone(), config.mesh.clone(), label, span),
             outage: Outage::default(),
             nodes: Watch::new(Api::all(client.clone())),
-            peers: Watch::new(Api::all_with(client.clone(), &ApiResource::erase::<Peer>(&()))),
+            peers: Watch::new(Api::all_with(client.clone(), &peer::resource())),
             leases: Watch::new(Api::namespaced(client.clone(), &config.namespace)),
             writer: Writer::new(&client, config.node.clone(), &config.namespace, span),
             events: Events::new(&client, &config.node, now),
@@ -114,7 +114,11 @@ impl Follower {
                 () = at(self.due) => self.tell(),
                 () = at(self.write_due) => self.write().await,
                 () = at(Some(self.beat_due)) => self.beat().await,
-                () = at(loss) => true,
+                // Somebody else may have to speak for all.
+                () = at(loss) => {
+                    self.write_soon();
+                    true
+                }
             };
             if is_news {
                 self.due = self.due.or_else(|| Some(Instant::now() + GATHER));
@@ -162,6 +166,9 @@ impl Follower {
                 };
             }
         };
+        if is_news {
+            self.write_soon();
+        }
         let is_news = self.cluster.deny(PEERS_DENIED, None) || is_news;
         self.work(Use::Peers) || is_news
     }
@@ -240,8 +247,9 @@ impl Follower {
     /// Has the Node say what it shall, unless it does.
     async fn write(&mut self) -> bool {
         self.write_due = None;
+        let now = Instant::now();
+        self.events.tell(&self.cluster.to_tell(now), now).await;
         let Some(own) = self.cluster.own().cloned() else { return false };
-        self.events.tell(&own.object, &own.read.problems, Instant::now()).await;
         let shall = self.shall_say(&own);
         let says = own.object.annotations();
         let is_said = shall.iter().all(|(key, value)| says.get(key) == Some(value));

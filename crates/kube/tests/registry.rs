@@ -9,7 +9,7 @@ use std::time::Duration;
 use rig::{Rig, eventually, key, mesh, names, next, node, peer};
 use serde_json::{Value, json};
 use wireloom_kube::KubeConfig;
-use wireloom_model::{Held, NodeName, Snapshot};
+use wireloom_model::{Held, Mesh, NodeName, Snapshot};
 use wireloom_registry::{Publication, Registry as _, Update};
 use wireloom_testkit::need;
 

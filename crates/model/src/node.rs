@@ -88,6 +88,9 @@ pub struct Held {
     /// How it planned. `None` until it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<Algorithm>,
+    /// Addresses of its pods that its pod prefixes do not hold, from a cloud's own address management or fixed.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub pod_addresses: BTreeSet<IpAddr>,
 }
 
 /// Something outside the mesh that joins it by WireGuard: a laptop, another cluster. Kilo's `Peer` resource.

@@ -92,6 +92,8 @@ pub struct Hop {
     pub gateway: Option<IpAddr>,
     /// The address that the node's own packets take. `None` leaves it to the kernel.
     pub source: Option<IpAddr>,
+    /// Whether it leads out of the node's segment.
+    pub away: bool,
 }
 
 /// What carries a packet to its next step.
@@ -144,6 +146,18 @@ pub enum PlanError {
     },
 }
 
+impl Plan {
+    /// What lies outside the node's segment.
+    pub fn elsewhere(&self) -> BTreeSet<Cidr> {
+        self.routes.iter().filter(|(_, hop)| hop.away).map(|(prefix, _)| *prefix).collect()
+    }
+
+    /// What the node reaches within its segment, its own pods aside.
+    pub fn near(&self) -> BTreeSet<Cidr> {
+        self.routes.iter().filter(|(_, hop)| !hop.away).map(|(prefix, _)| *prefix).collect()
+    }
+}
+
 impl Topology<'_> {
     pub(crate) fn plan_of(&self, me: usize) -> Plan {
         let member = &self.members[me];
@@ -174,6 +188,7 @@ impl Topology<'_> {
                     .collect(),
                 owns: self.owned_by(me).collect(),
                 algorithm: Some(Algorithm::Wireloom),
+                pod_addresses: BTreeSet::new(),
             },
             problems: self.problems().to_vec(),
             nodes: self.nodes(),
@@ -405,9 +420,9 @@ impl<'a> Table<'a> {
     fn route(&self, lead: &Lead) -> Option<(Cidr, Hop)> {
         match lead.lies {
             // The source is one that the other side accepts.
-            Lies::Away => self.to(lead.prefix, lead.by, self.source(lead.prefix.family())),
+            Lies::Away => self.to(lead, self.source(lead.prefix.family())),
             Lies::Back => None,
-            Lies::Near => self.to(lead.prefix, lead.by, None),
+            Lies::Near => self.to(lead, None),
         }
     }
 
@@ -421,27 +436,28 @@ impl<'a> Table<'a> {
 
     /// A route by this node, if its family has a next hop there. None may lead to an internal address of the own
     /// segment: those are on-link, and the next hop is one of them.
-    fn to(&self, prefix: Cidr, at: usize, source: Option<IpAddr>) -> Option<(Cidr, Hop)> {
+    fn to(&self, lead: &Lead, source: Option<IpAddr>) -> Option<(Cidr, Hop)> {
+        let (prefix, at, away) = (lead.prefix, lead.by, matches!(lead.lies, Lies::Away));
         let behind = self.on_link.partition_point(|address| *address < prefix.address());
         if self.on_link.get(behind).is_some_and(|address| prefix.contains(*address)) {
             return None;
         }
         let family = prefix.family();
         if at == self.me {
-            return Some((prefix, Hop { by: Way::Tunnel, gateway: None, source }));
+            return Some((prefix, Hop { by: Way::Tunnel, gateway: None, source, away }));
         }
         if let Some(end) = self.topology.end(self.me, at, family) {
             // The link that wraps has no address that the kernel could take. Answers to this one are wrapped too.
             let own = || self.topology.members[self.me].outer(family);
             let source = source.or_else(|| self.source(family)).or_else(own);
             let hop = match self.topology.mesh.encapsulation.by {
-                EncapsulateBy::WireGuard => Hop { by: Way::Tunnel, gateway: None, source },
-                _ => Hop { by: Way::Wrapped, gateway: Some(end), source },
+                EncapsulateBy::WireGuard => Hop { by: Way::Tunnel, gateway: None, source, away },
+                _ => Hop { by: Way::Wrapped, gateway: Some(end), source, away },
             };
             return Some((prefix, hop));
         }
         let members = &self.topology.members;
         let gateway = Some(members[self.me].next_hop(&members[at], family)?);
-        Some((prefix, Hop { by: Way::Location, gateway, source }))
+        Some((prefix, Hop { by: Way::Location, gateway, source, away }))
     }
 }

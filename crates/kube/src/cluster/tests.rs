@@ -251,3 +251,33 @@ fn agents_that_plan_by_other_settings_are_named() {
     }
     assert!(!text.contains("1400"), "{text}");
 }
+
+#[test]
+fn what_all_see_is_told_by_the_first_that_is_alive() {
+    let start = Instant::now();
+    let mut cluster = cluster();
+    let ours = [("wireloom.dev/algorithm", "wireloom")];
+    cluster.put_node(node("a-kilo", 1, &[("kilo.squat.ai/last-seen", "1")]), start);
+    cluster.put_node(node("own", 2, &ours), start);
+    cluster.put_node(node("other", 3, &ours), start);
+    let spec = json!({ "allowedIPs": [], "publicKey": key(9) });
+    cluster.put_peer(&peer("empty", spec.clone()));
+    assert!(!cluster.put_peer(&peer("empty", spec)), "the same again is no news");
+    for name in ["own", "other"] {
+        cluster.put_lease(&lease(name, 1), start);
+    }
+    let told = |cluster: &Cluster, now| {
+        let all = cluster.to_tell(now);
+        all.iter().map(|(about, _)| about.name.clone().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&cluster, start), Vec::<String>::new(), "other comes before own");
+    let later = start + SPAN;
+    cluster.put_lease(&lease("own", 2), later);
+    assert_eq!(told(&cluster, later), ["empty"]);
+
+    // Of its own Node it always speaks itself.
+    cluster.put_lease(&lease("other", 2), later);
+    cluster
+        .put_node(node("own", 2, &[ours[0], ("kilo.squat.ai/persistent-keepalive", "x")]), later);
+    assert_eq!(told(&cluster, later), ["own"]);
+}

@@ -43,6 +43,7 @@ impl View<'_> {
                 anchors: self.peers.iter().filter(|_| is_leader).map(mine).collect(),
                 owns: part.location_prefixes.iter().copied().filter(|_| is_leader).collect(),
                 algorithm: Some(Algorithm::Kilo),
+                pod_addresses: BTreeSet::new(),
             },
             problems: self.problems.clone(),
             nodes: self.nodes(),

@@ -113,7 +113,7 @@ proptest! {
                     true => (Way::Tunnel, None),
                     false => (Way::Location, Some(neighbour)),
                 };
-                (*prefix, Hop { by, gateway, source: None })
+                (*prefix, Hop { by, gateway, source: None, away: false })
             })
             .collect();
         let usual = plan.kernel_state(&wl0(), &wide());
