@@ -122,13 +122,16 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let host = Host::new()?;
+    let pods = Arc::new(Notify::new());
     let node = Reconciler::new(
         config.identity,
         config.private_key.clone(),
         config.interface.clone(),
         config.mark,
         config.planner.clone(),
-        config.pods.map(|network| Pods::new(network, config.control.clone(), host.clone())),
+        config.pods.map(|network| {
+            Pods::new(network, config.control.clone(), host.clone(), Arc::clone(&pods))
+        }),
         host,
     );
     let node = node.await?;
@@ -149,7 +152,6 @@ pub async fn run(
     );
     view.lock().device = Some(Arc::clone(&device));
     let (ask_down, mut down) = mpsc::unbounded_channel();
-    let pods = Arc::new(Notify::new());
     let answers = serve(control, view.clone(), ask_down, Arc::clone(&pods));
     let _server = AbortOnDrop(tokio::spawn(answers));
     let _http = http.map(|bound| AbortOnDrop(tokio::spawn(http::serve(bound, view.clone()))));

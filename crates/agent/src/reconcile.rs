@@ -302,6 +302,9 @@ impl Reconciler {
         if let Some(link) = desired.links.get_mut(&self.interface) {
             link.kind = device.link();
         }
+        if let (Some(pods), Some(plan)) = (&mut self.pods, &self.plan) {
+            problems.extend(pods.look(plan, &mut desired));
+        }
         problems.extend(self.reconcile_kernel(&desired).await);
         if device_problem.is_some() && device.link() != LinkKind::Held {
             // The link is there only now.
