@@ -336,3 +336,34 @@ async fn the_rights_that_are_documented_are_enough_and_without_them_the_mesh_goe
         assert!(said.iter().any(|text| text.contains(what)), "{what}: {said:#?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_machines_of_one_name_are_told_so_and_do_not_storm_the_server() {
+    need!(root);
+    need!(cluster);
+    let rig = Rig::start().await;
+    rig.define_peers();
+    rig.api.apply(&node("own", "nl", None).to_string()).unwrap();
+    // A machine and its copy, at other addresses.
+    let (mut one, one_facts) = rig.registry("own", 1, KubeConfig::HEARTBEAT).await;
+    let (mut copy, facts) = rig.registry("own", 2, KubeConfig::HEARTBEAT).await;
+    let is_told = |mesh: &Snapshot| {
+        mesh.problems.iter().any(|problem| problem.message.contains("two machines"))
+    };
+    mesh(&mut one, "one is told", is_told).await;
+    mesh(&mut copy, "so is the other", is_told).await;
+    let before = rig.writes();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let written = rig.writes() - before;
+    // Both tell who they are each 15 s, and give signs of life each 20 s.
+    assert!(written <= 10, "{written} writes in 30 s");
+
+    // The copy is stopped.
+    drop((copy, facts));
+    eventually("the Node is the first one's", || {
+        rig.annotations("own")["kilo.squat.ai/key"] == json!(key(1))
+    })
+    .await;
+    mesh(&mut one, "and it knows", |mesh| !is_told(mesh)).await;
+    drop(one_facts);
+}

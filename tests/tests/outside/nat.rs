@@ -12,8 +12,8 @@ use crate::rig::{Cluster, PATIENCE, status};
 const NODES: [&str; 3] = ["waw-1", "pi-1", "pi-2"];
 
 fn peer(status: &Value, name: &str) -> Value {
-    let peers = status["peers"].as_array().into_iter().flatten();
-    peers.filter(|peer| peer["name"] == name).next().cloned().unwrap_or_default()
+    let mut peers = status["peers"].as_array().into_iter().flatten();
+    peers.find(|peer| peer["name"] == name).cloned().unwrap_or_default()
 }
 
 #[test]
