@@ -356,12 +356,16 @@ fn the_reference_asks_for_status_and_collects_what_is_lost() {
     };
     let status = newer("status wireloom /run/netns/pod");
     assert!(status.status.success(), "{}{}", status.stdout, status.stderr);
-    let start = Instant::now();
-    let asked_directly = format!(
-        "echo '{{\"cniVersion\":\"1.1.0\",\"name\":\"wireloom\"}}' | CNI_COMMAND=STATUS CNI_PATH=/ /var/lib/cni/bin/wireloom"
-    );
-    assert!(shell(host, &asked_directly).status.success());
-    println!("status in {:?}, with a shell around it", start.elapsed());
+    // A kubelet asks every few seconds. On a busy machine one of a few answers shows what it takes.
+    let status = "echo '{\"cniVersion\":\"1.1.0\",\"name\":\"wireloom\"}' | \
+                  CNI_COMMAND=STATUS CNI_PATH=/ /var/lib/cni/bin/wireloom";
+    let spans = (0..10).map(|_| {
+        let start = Instant::now();
+        assert!(shell(host, status).status.success());
+        start.elapsed()
+    });
+    let least = spans.min().unwrap();
+    assert!(least < Duration::from_millis(50), "{least:?}");
 
     // A machine that lost power has lost what its runtime knew.
     ok(host, "rm -r /var/lib/cni/results");
