@@ -126,7 +126,7 @@ impl<'a> Pod<'a> {
                 on_node(cluster, node, &format!("nsenter --net=/run/netns/{file} ip -o address"));
             shown.stdout.contains(&format!("{}/", addresses[0]))
         };
-        let file = names.lines().find(has_address).expect("the pod has a namespace");
+        let file = names.lines().find(has_address).unwrap();
         Self { node, namespace: format!("/run/netns/{file}"), addresses }
     }
 

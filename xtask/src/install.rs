@@ -22,7 +22,7 @@ pub(crate) enum Purpose {
     Test,
 }
 
-/// A program, the Debian package that brings it, and what we do with it.
+/// A program, by its name in PATH or its whole path, the Debian package that brings it, and what we do with it.
 struct Need {
     program: &'static str,
     package: &'static str,
@@ -50,6 +50,8 @@ const NEEDS: &[Need] = &[
     need("containerd", "containerd", "runs the pods of a cluster", &[Kubernetes, Test]),
     need("curl", "curl", "asks over HTTP", &[Test]),
     need("depmod", "kmod", "finds out which module needs which", &[Test]),
+    need("dnsmasq", "dnsmasq-base", "is a name server", &[Test]),
+    need("faketime", "faketime", "puts the clock of a program wrong", &[Test]),
     need("ip", "iproute2", "builds the networks and shows what is in them", &[Demo, Test, Bench]),
     need("iperf3", "iperf3", "measures throughput", &[Demo, Test, Bench]),
     need("iptables-legacy", "iptables", "makes the chains that an older Kilo leaves", &[Test]),

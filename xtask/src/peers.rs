@@ -1,4 +1,5 @@
-//! Other implementations of WireGuard, the newest of each: measured beside ours, and the other end of its interop tests.
+//! Programs of others that ours is measured beside or tested with, the newest of each: implementations of WireGuard, and
+//! the reference for what calls CNI plugins.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,6 +11,9 @@ use crate::shell;
 
 /// wireguard-go's module; the program that it builds is called `wireguard`.
 const WIREGUARD_GO: &str = "golang.zx2c4.com/wireguard@latest";
+
+/// The reference for a runtime that calls CNI plugins.
+const CNITOOL: &str = "github.com/containernetworking/cni/cnitool@latest";
 
 /// Peers from the crate registry: our name for them, the package, and its program.
 const CRATES: [(&str, &str, &str); 2] =
@@ -38,6 +42,9 @@ pub(crate) fn for_tests() {
     if let Err(error) = wireguard_go() {
         told("wireguard-go", error);
     }
+    if let Err(error) = from_go(CNITOOL, "cnitool") {
+        told("cnitool", error);
+    }
     for (name, package, program) in CRATES {
         if let Err(error) = from_crate(package, program) {
             told(name, error);
@@ -52,18 +59,23 @@ fn place() -> PathBuf {
 
 /// Builds the newest wireguard-go.
 fn wireguard_go() -> Result<Peer> {
+    Ok(("wireguard-go", from_go(WIREGUARD_GO, "wireguard")?))
+}
+
+/// Builds a Go module's program.
+fn from_go(module: &str, program: &str) -> Result<PathBuf> {
     let peers = place();
     let go = go()?;
-    eprintln!("building {WIREGUARD_GO} by {}", go.display());
+    eprintln!("building {module} by {}", go.display());
     let mut install = Command::new("timeout");
-    install.args([BUILD_LIMIT.as_ref(), go.as_os_str()]).args(["install", WIREGUARD_GO]);
+    install.args([BUILD_LIMIT.as_ref(), go.as_os_str()]).args(["install", module]);
     shell::run(install.env("GOBIN", peers.join("bin")))?;
-    let program = peers.join("bin/wireguard");
+    let program = peers.join("bin").join(program);
     let built = shell::output(Command::new(&go).args(["version", "-m"]).arg(&program))?;
     if let Some(module) = built.lines().map(str::trim).find(|line| line.starts_with("mod")) {
         eprintln!("built {module}");
     }
-    Ok(("wireguard-go", program))
+    Ok(program)
 }
 
 fn from_crate(package: &str, program: &str) -> Result<PathBuf> {

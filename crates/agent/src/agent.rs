@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use wireloom_kernel::{Event, Host, HostError};
-use wireloom_model::{Cidr, InterfaceName, NodeName, PeerName, PrivateKey, Problem};
+use wireloom_model::{Cidr, Held, InterfaceName, NodeName, PeerName, PrivateKey, Problem};
 use wireloom_registry::{Publication, Registry, Update};
 use wireloom_topology::Plan;
 
@@ -128,7 +128,7 @@ pub async fn run(
         config.interface.clone(),
         config.mark,
         config.planner.clone(),
-        config.pods.map(|network| Pods::new(network, host.clone())),
+        config.pods.map(|network| Pods::new(network, config.control.clone(), host.clone())),
         host,
     );
     let node = node.await?;
@@ -149,7 +149,9 @@ pub async fn run(
     );
     view.lock().device = Some(Arc::clone(&device));
     let (ask_down, mut down) = mpsc::unbounded_channel();
-    let _server = AbortOnDrop(tokio::spawn(serve(control, view.clone(), ask_down)));
+    let pods = Arc::new(Notify::new());
+    let answers = serve(control, view.clone(), ask_down, Arc::clone(&pods));
+    let _server = AbortOnDrop(tokio::spawn(answers));
     let _http = http.map(|bound| AbortOnDrop(tokio::spawn(http::serve(bound, view.clone()))));
     let mut agent = Agent {
         resync: config.resync,
@@ -159,6 +161,7 @@ pub async fn run(
         has_ended,
         device: Some(device),
         node,
+        pods,
         view,
         ready: Some(ready),
         due: None,
@@ -177,11 +180,18 @@ pub async fn run(
 }
 
 /// Answers over the control socket for as long as the agent runs.
-async fn serve(control: ControlSocket, view: SharedView, ask_down: mpsc::UnboundedSender<()>) {
+async fn serve(
+    control: ControlSocket,
+    view: SharedView,
+    ask_down: mpsc::UnboundedSender<()>,
+    pods: Arc<Notify>,
+) {
     let answer = move |request| {
-        if request == Request::Down {
+        match request {
             // Fails only if the agent has ended, which is what is asked for.
-            let _ = ask_down.send(());
+            Request::Down => drop(ask_down.send(())),
+            Request::Pods => pods.notify_one(),
+            _ => {}
         }
         view.answer(request)
     };
@@ -198,6 +208,8 @@ struct Agent<R, O, F> {
     /// `None` while there is none and it is tried again.
     device: Option<Arc<dyn TunnelDevice>>,
     node: Reconciler,
+    /// Told when pods came or went.
+    pods: Arc<Notify>,
     view: SharedView,
     /// Called when the first plan is in force.
     ready: Option<F>,
@@ -229,6 +241,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                 },
                 () = at(self.due) => true,
                 occurrence = self.node.next() => self.hear(occurrence).await,
+                () = self.pods.notified() => true,
                 _ = names.tick() => self.node.refresh_names().await,
                 _ = audit.tick() => {
                     self.node.forget_host();
@@ -339,8 +352,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         let publication = Publication {
             node: plan.node.clone(),
             key: plan.key,
-            endpoint: None,
-            held: plan.publishes.clone(),
+            held: Held { pod_addresses: self.node.pod_addresses(), ..plan.publishes.clone() },
             discovered_endpoints: self.node.discoveries(),
         };
         if let Err(error) = self.registry.publish(&publication).await {

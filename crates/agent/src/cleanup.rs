@@ -109,7 +109,11 @@ impl Sockets {
 /// What of ours is on the host: everything with a mark of ours, whichever agent made it. Whatever stands on one of these
 /// links goes with it.
 pub async fn ours(host: &Host) -> Result<Vec<Change>, HostError> {
-    Ok(diff(&KernelState::default(), &host.observe(&[]).await?))
+    let mut changes = diff(&KernelState::default(), &host.observe(&[]).await?);
+    if !host.forward_accepts()?.is_empty() {
+        changes.push(Change::AcceptPassed(0));
+    }
+    Ok(changes)
 }
 
 /// Takes everything of ours out of the host: routes, rules, links, the nftables table, and the sockets that dead agents

@@ -40,6 +40,11 @@ pub struct DesiredDevice {
 /// and one more attempt.
 const LOST: Duration = Duration::from_secs(190);
 
+/// Whether a peer is out of reach, or idle for long, at `wall`, the time since the Unix epoch.
+pub(crate) fn is_lost(peer: &PeerStatus, wall: Duration) -> bool {
+    peer.last_handshake.is_none_or(|at| wall.saturating_sub(at) > LOST)
+}
+
 /// The request that turns the observed device into the desired one, or `None` when nothing differs.
 ///
 /// Only what differs is written, peer by peer, so no other session notices. An endpoint is written when the peer has
@@ -71,8 +76,7 @@ pub fn request(
     for peer in &desired.peers {
         request.peers.extend(match present.get(&peer.key) {
             Some(status) => {
-                let lost = status.last_handshake.is_none_or(|at| wall.saturating_sub(at) > LOST);
-                change(peer, status, dialled.get(&peer.key).copied(), lost)
+                change(peer, status, dialled.get(&peer.key).copied(), is_lost(status, wall))
             }
             None => Some(whole(peer)),
         });

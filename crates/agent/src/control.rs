@@ -27,6 +27,8 @@ pub enum Request {
         /// The form of the text.
         format: GraphFormat,
     },
+    /// Look at the pods that came and went. Answered before it happens.
+    Pods,
     /// A configuration for a device elsewhere. Its answer may hold a preshared key.
     Showconf(Ask),
     /// What the node does and sees.

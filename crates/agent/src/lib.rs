@@ -14,6 +14,7 @@ pub mod cleanup;
 pub mod configure;
 pub mod control;
 pub mod device;
+mod dial;
 pub mod doctor;
 mod echo;
 pub mod graph;

@@ -1,9 +1,13 @@
 //! What the container runtime of this machine is told, so that pods are on the mesh.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use wireloom_cni::{Conflist, ConflistFile, PLUGIN, Programs, Written};
+use wireloom_cni::{
+    Attachments, Chain, Conflist, ConflistFile, Guidance, PLUGIN, Programs, Written,
+};
 use wireloom_kernel::{Host, Removal};
 use wireloom_model::{InterfaceName, Problem, ProblemKind, Subject};
 use wireloom_topology::{Plan, Underlay};
@@ -14,6 +18,12 @@ const NETWORK: &str = "wireloom";
 /// The bridge that this machine's pods hang on.
 const BRIDGE: &str = "wl-pods0";
 
+/// Our file among those that tell a runtime, unless another is asked for.
+pub const FILE: &str = "/etc/cni/net.d/10-wireloom.conflist";
+
+/// Where runtimes look for plugins, unless another place is asked for.
+pub const PROGRAMS: &str = "/opt/cni/bin";
+
 /// Where our image carries the plugins of others.
 const CARRIED: &str = "/opt/cni/bin";
 
@@ -23,48 +33,145 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 /// How a machine gives its pods their network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodNetwork {
-    /// The file by which the runtime is told, such as `/etc/cni/net.d/10-wireloom.conflist`.
-    pub file: PathBuf,
+    /// Whose list the runtime reads.
+    pub list: List,
     /// The directory in which the runtime looks for plugins, such as `/opt/cni/bin`, as it is seen from here.
     pub programs: PathBuf,
-    /// Where addresses that are given out are written down. Goes when the machine starts anew.
-    pub leases: PathBuf,
+    /// Where agents have their sockets. The plugin finds there what it goes by.
+    pub run: PathBuf,
+}
+
+/// A list of plugins that the runtime calls for each pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum List {
+    /// Another plugin's, the first in this directory, such as `/etc/cni/net.d`; ours is chained to it.
+    Anothers(PathBuf),
+    /// Ours, in this file, such as `/etc/cni/net.d/10-wireloom.conflist`.
+    Ours(PathBuf),
+}
+
+/// Why it is not known whose list the runtime reads.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListError {
+    /// Both were asked for.
+    #[error("--cni and --cni-chain both are too much: pods get their network from one plugin")]
+    Both,
+    /// The path of our file has no directory.
+    #[error("{}: --cni-path names a file in a directory", file.display())]
+    NoDirectory {
+        /// The path.
+        file: PathBuf,
+    },
+}
+
+impl List {
+    /// The list that `--cni`, `--cni-chain` and `--cni-path` ask for; none if neither does.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be met.
+    pub fn of(own: bool, chained: bool, file: PathBuf) -> Result<Option<Self>, ListError> {
+        match (own, chained) {
+            (true, true) => Err(ListError::Both),
+            (false, true) => match file.parent() {
+                Some(directory) => Ok(Some(Self::Anothers(directory.to_owned()))),
+                None => Err(ListError::NoDirectory { file }),
+            },
+            (true, false) => Ok(Some(Self::Ours(file))),
+            (false, false) => Ok(None),
+        }
+    }
 }
 
 /// The network of this machine's pods, as the agent follows it.
 pub(crate) struct Pods {
     host: Host,
-    file: ConflistFile,
+    list: Place,
     programs: Programs,
-    leases: PathBuf,
+    run: PathBuf,
+    /// The agent's control socket.
+    agent: PathBuf,
     /// Whether our program lies among those of the runtime.
     is_installed: bool,
+    /// The addresses of pods that the node's prefixes do not hold.
+    addresses: BTreeSet<IpAddr>,
+}
+
+/// Where the runtime is told.
+enum Place {
+    Chained(Chain),
+    Own(ConflistFile),
 }
 
 impl Pods {
-    pub(crate) fn new(network: PodNetwork, host: Host) -> Self {
+    /// Of an agent with this control socket.
+    pub(crate) fn new(network: PodNetwork, agent: PathBuf, host: Host) -> Self {
+        let list = match network.list {
+            List::Anothers(directory) => Place::Chained(Chain::new(directory, network.run.clone())),
+            List::Ours(file) => Place::Own(ConflistFile::new(file)),
+        };
         Self {
             host,
-            file: ConflistFile::new(network.file),
+            list,
             programs: Programs::new(network.programs),
-            leases: network.leases,
+            run: network.run,
+            agent,
             is_installed: false,
+            addresses: BTreeSet::new(),
         }
     }
 
-    /// Has the runtime told what the plan says. Returns what is wrong.
+    /// The addresses of pods that the node's prefixes do not hold.
+    pub(crate) const fn addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.addresses
+    }
+
+    /// Has the runtime and the plugin told what the plan says, and hears of the pods that the plugin saw. Returns what is
+    /// wrong.
     pub(crate) fn follow(&mut self, plan: &Plan, underlay: &Underlay) -> Vec<Problem> {
+        // Single addresses are those of pods that were announced, by whoever ran here before.
+        let pods = plan.pods.iter().copied().filter(|prefix| !prefix.is_host());
+        let guidance = Guidance {
+            agent: self.agent.clone(),
+            mtu: plan.pod_mtu(underlay),
+            pods: pods.collect(),
+            near: plan.near(),
+            elsewhere: plan.elsewhere(),
+        };
         let mut problems = self.install();
+        if let Err(error) = guidance.write(&self.run) {
+            problems.push(failure(format!("{}: {error}", self.run.display())));
+        }
+        match &self.list {
+            Place::Chained(chain) if self.is_installed => problems.extend(join(chain)),
+            // What names a program that is not there would keep every pod from starting.
+            Place::Chained(_) => {}
+            Place::Own(file) => problems.extend(self.write(file, &guidance)),
+        }
+        match Attachments::of(&self.run).all() {
+            Ok(all) => {
+                let addresses = all.into_iter().flat_map(|attachment| attachment.addresses);
+                self.addresses = addresses.filter(|address| !guidance.knows(*address)).collect();
+            }
+            Err(error) => problems.push(failure(format!("{}: {error}", self.run.display()))),
+        }
+        problems
+    }
+
+    fn write(&self, file: &ConflistFile, guidance: &Guidance) -> Vec<Problem> {
+        let mut problems = Vec::new();
         let conflist = Conflist {
             name: NETWORK.to_owned(),
             bridge: BRIDGE.to_owned(),
-            prefixes: plan.pods.clone(),
-            mtu: plan.pod_mtu(underlay),
-            leases: self.leases.clone(),
+            prefixes: guidance.pods.clone(),
+            mtu: guidance.mtu,
+            run: self.run.clone(),
+            is_chained: self.is_installed,
         };
-        match self.file.write(&conflist) {
+        match file.write(&conflist) {
             Ok(Written::New) => {
-                tracing::info!(file = %self.file.path().display(), mtu = conflist.mtu, "pods' network");
+                tracing::info!(file = %file.path().display(), mtu = conflist.mtu, "pods' network");
             }
             Ok(Written::Unchanged) => {}
             Ok(Written::Withdrawn) => problems.push(warning(
@@ -74,12 +181,13 @@ impl Pods {
             )),
             Err(error) => problems.push(failure(error)),
         }
-        match self.file.overruled_by() {
+        match file.overruled_by() {
             Ok(None) => {}
             Ok(Some(first)) => problems.push(warning(format!(
-                "pods get their network from {}, which comes before {}: remove it, or say --cni=false",
+                "pods get their network from {}, which comes before {}: remove it, be chained to it by --cni-chain, or \
+                 say --cni=false",
                 first.display(),
-                self.file.path().display()
+                file.path().display()
             ))),
             Err(error) => problems.push(failure(error)),
         }
@@ -98,27 +206,28 @@ impl Pods {
             }
         }
         let missing = self.programs.missing();
-        if !missing.is_empty() {
-            problems.push(Problem::error(
-                Subject::Mesh,
-                ProblemKind::PodNetwork,
-                format!(
-                    "no pod starts without the plugins {}, which are not in {}: install them (Debian has them in \
-                     containernetworking-plugins), or say by --cni-bin where they are",
-                    missing.join(", "),
-                    self.programs.directory().display()
-                ),
-            ));
+        if matches!(self.list, Place::Own(_)) && !missing.is_empty() {
+            problems.push(failure(format!(
+                "no pod starts without the plugins {}, which are not in {}: install them (Debian has them in \
+                 containernetworking-plugins), or say by --cni-bin where they are",
+                missing.join(", "),
+                self.programs.directory().display()
+            )));
         }
         problems
     }
 
     /// Takes what the runtime was told back, and the bridge if no pod hangs on it any longer.
     pub(crate) async fn leave(&self) -> Vec<Problem> {
-        let withdrawn = self.file.withdraw(NETWORK).err().map(failure);
-        let removed = self.programs.remove().err().map(failure);
-        let bridge = self.remove_bridge().await;
-        withdrawn.into_iter().chain(removed).chain(bridge).collect()
+        let mut problems = Vec::new();
+        match &self.list {
+            Place::Chained(chain) => problems.extend(chain.leave().err().map(failure)),
+            Place::Own(file) => problems.extend(file.withdraw(NETWORK).err().map(failure)),
+        }
+        problems.extend(Guidance::remove(&self.run).err().map(failure));
+        problems.extend(self.programs.remove().err().map(failure));
+        problems.extend(self.remove_bridge().await);
+        problems
     }
 
     async fn remove_bridge(&self) -> Option<Problem> {
@@ -131,6 +240,18 @@ impl Pods {
             Ok(failed) => failed.first().map(failure),
             Err(error) => Some(failure(error)),
         }
+    }
+}
+
+/// Chains ours to another plugin's list.
+fn join(chain: &Chain) -> Option<Problem> {
+    match chain.follow() {
+        Ok(None) => None,
+        Ok(Some(file)) => {
+            tracing::info!(file = %file.display(), "chained behind another plugin");
+            None
+        }
+        Err(error) => Some(failure(error)),
     }
 }
 

@@ -11,12 +11,13 @@ use wireloom_model::{
     Cidr, Family, InterfaceName, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
 };
 use wireloom_topology::kilo::{Seen, discoveries};
-use wireloom_topology::{Plan, Underlay};
-use wireloom_tunnel::uapi::DeviceStatus;
+use wireloom_topology::{Plan, TunnelPeer, Underlay, sightings};
+use wireloom_tunnel::uapi::{DeviceStatus, PeerStatus};
 
 use crate::agent::Identity;
 use crate::configure::{self, DesiredDevice, DesiredPeer};
 use crate::device::{DeviceError, TunnelDevice};
+use crate::dial::Dialler;
 use crate::network::Network;
 use crate::paths::{Paths, far_ends, overhead};
 use crate::place::Place;
@@ -55,6 +56,9 @@ pub(crate) struct Reconciler {
     seen: Seen,
     wrapping: Wrapping,
     resolver: Resolver,
+    dialler: Dialler,
+    /// Where the device hears those that answer.
+    sighted: BTreeMap<PublicKey, SocketAddr>,
     /// The endpoints that were written last; the device may have learnt others since.
     dialled: BTreeMap<PublicKey, SocketAddr>,
     /// Where each peer is, by the device or else by the plan.
@@ -100,6 +104,8 @@ impl Reconciler {
             snapshot: None,
             seen: Seen::default(),
             resolver: Resolver::default(),
+            dialler: Dialler::default(),
+            sighted: BTreeMap::new(),
             dialled: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             plan: None,
@@ -222,10 +228,18 @@ impl Reconciler {
         }
     }
 
-    /// Where the device hears those whose endpoints move, for Kilo's agents and those that plan as they do.
+    /// Where the device hears those whose endpoints move, for others to dial them there.
     pub(crate) fn discoveries(&self) -> BTreeMap<PublicKey, SocketAddr> {
-        let heard = self.seen.heard.clone().unwrap_or_default();
-        self.kilos_mesh().map_or_else(BTreeMap::new, |snapshot| discoveries(&snapshot, heard))
+        let Some(snapshot) = &self.snapshot else { return BTreeMap::new() };
+        match self.planner.kilo(snapshot) {
+            Some(_) => discoveries(snapshot, self.seen.heard.clone().unwrap_or_default()),
+            None => sightings(snapshot, self.sighted.clone()),
+        }
+    }
+
+    /// The addresses of this node's pods that its prefixes do not hold.
+    pub(crate) fn pod_addresses(&self) -> BTreeSet<IpAddr> {
+        self.pods.as_ref().map(|pods| pods.addresses().clone()).unwrap_or_default()
     }
 
     /// Resolves the endpoints that are names. Returns whether an answer changed.
@@ -326,6 +340,9 @@ impl Reconciler {
 
     fn reconcile_device(&mut self, device: &dyn TunnelDevice) -> Option<Problem> {
         let outcome = device.status().and_then(|observed| {
+            let wall = wall_now();
+            let answer = observed.peers.iter().filter(|peer| !configure::is_lost(peer, wall));
+            self.sighted = answer.filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
             let desired = self.desired_device(&observed);
             let request = configure::request(&desired, &observed, &self.dialled, wall_now());
             if let Some(request) = request {
@@ -361,14 +378,24 @@ impl Reconciler {
         outcome.err().map(|error| device_problem(&error))
     }
 
-    fn desired_device(&self, observed: &DeviceStatus) -> DesiredDevice {
-        let in_use = endpoints(observed);
-        let peers = self.plan.iter().flat_map(|plan| &plan.tunnel_peers).map(|peer| DesiredPeer {
+    fn desired_device(&mut self, observed: &DeviceStatus) -> DesiredDevice {
+        let present: BTreeMap<PublicKey, &PeerStatus> =
+            observed.peers.iter().map(|peer| (peer.key, peer)).collect();
+        let planned = || self.plan.iter().flat_map(|plan| &plan.tunnel_peers);
+        self.dialler.retain(&planned().map(|peer| peer.key).collect());
+        let wall = wall_now();
+        let mut dial = |peer: &TunnelPeer| {
+            let status = present.get(&peer.key).copied();
+            let in_use = status.and_then(|status| status.endpoint);
+            let places = peer.endpoint.iter().chain(&peer.alternatives);
+            let addresses: Vec<SocketAddr> =
+                places.filter_map(|place| self.resolver.address(place, in_use)).collect();
+            self.dialler.choose(peer.key, &addresses, status, wall)
+        };
+        let peers = planned().map(|peer| DesiredPeer {
             key: peer.key,
             preshared_key: peer.preshared_key.clone(),
-            endpoint: peer.endpoint.as_ref().and_then(|endpoint| {
-                self.resolver.address(endpoint, in_use.get(&peer.key).copied())
-            }),
+            endpoint: dial(peer),
             persistent_keepalive: peer.persistent_keepalive.map_or(0, NonZeroU16::get),
             allowed_ips: peer.allowed_ips.clone(),
         });

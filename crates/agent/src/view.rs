@@ -63,7 +63,7 @@ impl SharedView {
     pub(crate) fn answer(&self, request: Request) -> String {
         let view = self.lock().clone();
         let text = match request {
-            Request::Down => serde_json::to_string(&true),
+            Request::Down | Request::Pods => serde_json::to_string(&true),
             Request::Graph { format } => match &view.snapshot {
                 Some(snapshot) => {
                     serde_json::to_string(&graph::text(snapshot, &view.planner, format))

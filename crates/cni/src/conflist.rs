@@ -1,10 +1,13 @@
 //! The list of plugins that a runtime calls for each pod.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use wireloom_model::{Cidr, Family};
+
+use crate::plugin::ANNOTATIONS;
+use crate::programs::PLUGIN;
 
 /// The version of the specification that the list is written in: the newest that containerd 1.6, cri-o 1.26 and Debian's
 /// plugins of 2022 all know.
@@ -23,15 +26,17 @@ pub struct Conflist {
     pub prefixes: BTreeSet<Cidr>,
     /// The largest packet in bytes that reaches every other pod of the mesh.
     pub mtu: u32,
-    /// Where `host-local` writes down which addresses are taken. In a directory that goes when the machine starts anew,
-    /// as all of its pods do: an address is free again even if nobody gave it back.
-    pub leases: PathBuf,
+    /// The agent's run directory, which goes when the machine starts anew, as all of its pods do. Below it, `host-local`
+    /// writes down which addresses are taken: they are free then even if nobody gave them back.
+    pub run: PathBuf,
+    /// Whether [ours](crate::plugin) comes last, which must then lie among the runtime's [`Programs`](crate::Programs).
+    pub is_chained: bool,
 }
 
 impl Conflist {
     /// The list as JSON. `None` while the node has no pod prefix, since the runtime would start pods without an address.
     ///
-    /// The plugins are those of `containernetworking/plugins`: `bridge` with `host-local`, then `portmap`.
+    /// The plugins are those of `containernetworking/plugins`: `bridge` with `host-local`, then `portmap`; then ours.
     pub fn to_json(&self) -> Option<Value> {
         let ranges: Vec<Value> = Family::BOTH
             .into_iter()
@@ -45,32 +50,31 @@ impl Conflist {
             .filter(|family| !self.ranges(*family).is_empty())
             .map(|family| json!({"dst": everything(family)}))
             .collect();
-        (!ranges.is_empty()).then(|| {
+        if ranges.is_empty() {
+            return None;
+        }
+        let mut plugins = vec![
             json!({
-                "cniVersion": CNI_VERSION,
+                "type": "bridge",
                 "name": self.name,
-                "plugins": [
-                    {
-                        "type": "bridge",
-                        "name": self.name,
-                        "bridge": self.bridge,
-                        // Not `isDefaultGateway`: that adds the routes below a second time, which the kernel refuses.
-                        "isGateway": true,
-                        "forceAddress": true,
-                        // A pod reaches itself through a service of which it is the only end.
-                        "hairpinMode": true,
-                        "mtu": self.mtu,
-                        "ipam": {
-                            "type": "host-local",
-                            "ranges": ranges,
-                            "routes": routes,
-                            "dataDir": self.leases,
-                        },
-                    },
-                    {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}},
-                ],
-            })
-        })
+                "bridge": self.bridge,
+                // Not `isDefaultGateway`: that adds the routes below a second time, which the kernel refuses.
+                "isGateway": true,
+                "forceAddress": true,
+                // A pod reaches itself through a service of which it is the only end.
+                "hairpinMode": true,
+                "mtu": self.mtu,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": ranges,
+                    "routes": routes,
+                    "dataDir": self.run.join("leases"),
+                },
+            }),
+            json!({"type": "portmap", "snat": true, "capabilities": {"portMappings": true}}),
+        ];
+        plugins.extend(self.is_chained.then(|| plugin(&self.run)));
+        Some(json!({"cniVersion": CNI_VERSION, "name": self.name, "plugins": plugins}))
     }
 
     /// The prefixes of a family as one set of ranges, of which `host-local` gives a pod one address.
@@ -81,6 +85,16 @@ impl Conflist {
             .map(|prefix| json!({"subnet": prefix.to_string()}))
             .collect()
     }
+}
+
+/// Ours, as it stands in a list.
+pub(crate) fn plugin(run: &Path) -> Value {
+    json!({
+        "type": PLUGIN,
+        "runDirectory": run,
+        // A runtime passes on what a plugin says it understands.
+        "capabilities": {ANNOTATIONS: true},
+    })
 }
 
 const fn everything(family: Family) -> &'static str {
@@ -100,7 +114,8 @@ mod tests {
             bridge: "wl-pods0".to_owned(),
             prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1370,
-            leases: "/run/wireloom/leases".into(),
+            run: "/run/wireloom".into(),
+            is_chained: true,
         }
     }
 

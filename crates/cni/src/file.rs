@@ -2,13 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::conflist::Conflist;
+use crate::whole;
 
 /// Where our list stands. Runtimes read the first file of its directory by name, if its name ends as below.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ impl ConflistFile {
             Some(present) if present == wanted => return Ok(Written::Unchanged),
             present => self.check_owner(present.as_ref(), &conflist.name)?,
         }
-        self.replace(&wanted).map_err(|error| self.io(error))?;
+        whole::write(&self.path, &whole::pretty(&wanted), MODE).map_err(|error| self.io(error))?;
         Ok(Written::New)
     }
 
@@ -105,25 +105,14 @@ impl ConflistFile {
             return Ok(None);
         };
         let failed = |error| ConflistError::Io { path: directory.to_owned(), error };
-        let mut names: Vec<OsString> = Vec::new();
-        for entry in fs::read_dir(directory).map_err(failed)? {
-            names.push(entry.map_err(failed)?.file_name());
-        }
-        let is_read = |name: &OsString| {
-            let extension = Path::new(name).extension().and_then(|ending| ending.to_str());
-            extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
-        };
-        let first = names.into_iter().filter(is_read).min();
+        let first = readable(directory).map_err(failed)?.into_iter().min();
         Ok(first.filter(|name| name.as_os_str() < own).map(|name| directory.join(name)))
     }
 
     /// What stands there. Something that is no JSON reads as `Null`.
     fn read(&self) -> Result<Option<Value>, ConflistError> {
-        match fs::read(&self.path) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or(Value::Null))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.io(error)),
-        }
+        let bytes = whole::read(&self.path).map_err(|error| self.io(error))?;
+        Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
     }
 
     /// What is half written or empty has no owner.
@@ -136,28 +125,26 @@ impl ConflistFile {
         }
     }
 
-    fn replace(&self, wanted: &Value) -> io::Result<()> {
-        let directory = self.path.parent().unwrap_or_else(|| Path::new("."));
-        fs::create_dir_all(directory)?;
-        // A name that runtimes pass over, in the same file system.
-        let mut file =
-            tempfile::Builder::new().prefix(".wireloom-").suffix(".new").tempfile_in(directory)?;
-        serde_json::to_writer_pretty(&mut file, wanted)?;
-        file.write_all(b"\n")?;
-        file.as_file().set_permissions(fs::Permissions::from_mode(MODE))?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path).map_err(|error| error.error)?;
-        Ok(())
-    }
-
     fn io(&self, error: io::Error) -> ConflistError {
         ConflistError::Io { path: self.path.clone(), error }
     }
 }
 
+/// The names of the files that runtimes look at, of which they read the first.
+pub(crate) fn readable(directory: &Path) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let ending = Path::new(&name).extension().and_then(|ending| ending.to_str());
+        let is_read = ending.is_some_and(|ending| EXTENSIONS.contains(&ending));
+        names.extend(is_read.then_some(name));
+    }
+    Ok(names)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     use super::*;
 
@@ -167,7 +154,8 @@ mod tests {
             bridge: "wl-pods0".to_owned(),
             prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1370,
-            leases: "/run/wireloom/leases".into(),
+            run: "/run/wireloom".into(),
+            is_chained: true,
         }
     }
 

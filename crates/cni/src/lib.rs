@@ -3,14 +3,24 @@
 //!
 //! Owns the [`Conflist`] that a node gives its runtime, and its [place](ConflistFile) among the files of others: written
 //! whole or not at all, only when something changed, and withdrawn when the node leaves. What others put there is never
-//! touched. And the [`Programs`] that the list names.
+//! touched, but for a [`Chain`] that somebody asked for. And the [`Programs`] that the list names, of which one is ours: the [plugin], which goes by the agent's
+//! [`Guidance`] and leaves [`Attachments`] for it.
 //!
 //! Floor 2: imports `wireloom-model` only; no async runtime, no Kubernetes.
 
+mod attachment;
+mod chain;
 mod conflist;
 mod file;
+mod guidance;
+mod netlink;
+pub mod plugin;
 mod programs;
+mod whole;
 
+pub use attachment::{Attachment, Attachments};
+pub use chain::{Chain, ChainError};
 pub use conflist::{CNI_VERSION, Conflist};
 pub use file::{ConflistError, ConflistFile, Written};
+pub use guidance::Guidance;
 pub use programs::{PLUGIN, PLUGINS, ProgramError, Programs};

@@ -5,6 +5,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::whole;
+
 /// The name of ours among the programs, and so its `type` in a list.
 pub const PLUGIN: &str = "wireloom";
 
@@ -77,12 +79,7 @@ impl Programs {
     /// What the system says.
     pub fn remove(&self) -> Result<(), ProgramError> {
         let path = self.directory.join(PLUGIN);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(ProgramError { path, error })
-            }
-            _ => Ok(()),
-        }
+        whole::remove(&path).map_err(|error| ProgramError { path, error })
     }
 
     fn copy(&self, from: &Path, name: &str) -> Result<(), ProgramError> {

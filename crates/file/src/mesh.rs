@@ -117,6 +117,7 @@ impl Source<'_> {
             clamp_mss: fields.flag("clamp-mss").unwrap_or(true),
             masquerade: fields.flag("masquerade").unwrap_or(false),
             services: fields.list("service-prefixes").unwrap_or_default(),
+            forward_accept: fields.flag("forward-accept").unwrap_or(false),
         };
         let place = fields.offset("overlay");
 

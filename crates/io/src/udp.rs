@@ -6,7 +6,7 @@
 //! is too large is slow at first and never dead.
 //!
 //! With several queues each has a socket of its own in a group on one port (`SO_REUSEPORT`), and what a message says of
-//! its receiver chooses among them; see [`queues`].
+//! its receiver chooses among them; see `queues.rs`.
 
 pub(crate) mod address;
 pub mod control;

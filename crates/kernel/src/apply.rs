@@ -74,7 +74,10 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     async fn take(&mut self, change: &'a Change) -> Result<(), HostError> {
         match change {
-            Change::ChangeNftSets { .. } | Change::DeleteNft | Change::SetNft(_) => {
+            Change::AcceptPassed(_)
+            | Change::ChangeNftSets { .. }
+            | Change::DeleteNft
+            | Change::SetNft(_) => {
                 self.flush().await?;
                 self.change_nft(change)?;
             }
@@ -107,7 +110,7 @@ impl<'a> Run<'a> {
             return Ok(());
         };
         match nftables.apply(&change)? {
-            Ok(()) => self.report.written += 1,
+            Ok(written) => self.report.written += written,
             Err(refusal) if change == Change::DeleteNft && refusal.is(Errno::NOENT) => {}
             Err(refusal) => self.report.failed.push(ChangeError::Refused { change, refusal }),
         }
@@ -281,7 +284,8 @@ fn prepare(change: &Change, links: &mut BTreeMap<InterfaceName, HostLink>) -> St
             on(link, &|index| message::set_neighbour(index, *address, *mac))
         }
         // Not for rtnetlink.
-        Change::ChangeNftSets { .. }
+        Change::AcceptPassed(_)
+        | Change::ChangeNftSets { .. }
         | Change::DeleteNft
         | Change::SetNft(_)
         | Change::SetSetting(..) => Step::Nothing,

@@ -5,6 +5,7 @@ use wireloom_model::InterfaceName;
 use wireloom_model::kernel::KernelState;
 
 use crate::apply::ApplyReport;
+use crate::change::Change;
 use crate::diff::diff;
 use crate::error::HostError;
 use crate::host::Host;
@@ -59,7 +60,11 @@ impl Cached {
         if std::mem::take(&mut self.is_nft_stale) {
             state.nft = self.host.observe_nft()?;
         }
-        let changes = diff(desired, &state);
+        let mut changes = diff(desired, &state);
+        let bits = desired.nft.as_ref().map_or(0, |nft| nft.accept);
+        if self.host.is_accept_due(bits)? {
+            changes.push(Change::AcceptPassed(bits));
+        }
         let report = self.host.apply(&changes).await?;
         let not_made = report.failed.iter().map(|error| error.change()).chain(&report.skipped);
         let not_made: Vec<_> = not_made.collect();
@@ -146,6 +151,10 @@ impl Cached {
                 let is_source =
                     || state.routes.values().any(|route| route.source == Some(address.address()));
                 !is_ours(link) && (*present || !(bears_routes(link) || is_source()))
+            }
+            Event::ForwardChanged => {
+                self.is_due = true;
+                true
             }
             Event::LinkChanged { link } => {
                 !is_ours(&link.name) && (link.up || !bears_routes(&link.name))

@@ -17,6 +17,9 @@ use crate::nft::disjoint;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
+    /// What carries [these bits](Nft::accept) of the mark is accepted by every chain of others that drops what the host
+    /// passes on, by one rule of ours at its head. With 0 there are no such rules.
+    AcceptPassed(u32),
     /// An address is put on a link.
     AddAddress(Address),
     /// A link that we make ourselves is made. It never takes over a foreign link of the same name.
@@ -65,6 +68,8 @@ impl Change {
     /// Makes the change on plain data.
     pub fn apply_to(&self, state: &mut KernelState) {
         match self {
+            // Which chains others have is no part of the state.
+            Self::AcceptPassed(_) => {}
             Self::AddAddress(address) => {
                 state.addresses.insert(address.clone());
             }
@@ -151,6 +156,10 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let up_or_down = |up: bool| if up { "up" } else { "down" };
         match self {
+            Self::AcceptPassed(0) => f.write_str("delete our rules in others' chains"),
+            Self::AcceptPassed(bits) => {
+                write!(f, "accept what is marked {bits:#x} in others' chains")
+            }
             Self::AddAddress(a) => write!(f, "put {} on {}", a.address, a.link),
             Self::AddLink(name, Link { mtu, up, kind }) => {
                 let kind = kind.name().unwrap_or("given");

@@ -156,7 +156,7 @@ impl FarEnds {
 /// The change of a desired table: of its sets where that is enough.
 fn nft_change(desired: &Nft, observed: Option<&Nft>) -> Option<Change> {
     let Some(observed) = observed.filter(|observed| {
-        let rules = |nft: &Nft| (nft.masquerade, nft.clamp.clone(), nft.guard.clone());
+        let rules = |nft: &Nft| (nft.masquerade, nft.clamp.clone(), nft.guard.clone(), nft.accept);
         rules(observed) == rules(desired)
     }) else {
         return Some(Change::SetNft(desired.clone()));

@@ -108,9 +108,20 @@ impl Host {
     }
 
     /// The nftables chains of all tables that drop what this host passes on for others and none of their rules takes,
-    /// so that the mesh's packets need a rule there. Those of the older iptables (`ip_tables`) are not seen.
+    /// so that the mesh's packets need a rule there, and have none of ours. Those of the older iptables (`ip_tables`)
+    /// are not seen.
     pub fn forward_drops(&self) -> Result<Vec<ForwardDrop>, HostError> {
         self.nftables().map_or_else(|| Ok(Vec::new()), Nftables::forward_drops)
+    }
+
+    /// The nftables chains of others that have a rule of ours, which accepts what the mesh passes on.
+    pub fn forward_accepts(&self) -> Result<Vec<ForwardDrop>, HostError> {
+        self.nftables().map_or_else(|| Ok(Vec::new()), Nftables::forward_accepts)
+    }
+
+    /// Whether [`Change::AcceptPassed`](crate::Change::AcceptPassed) with these bits may have something to do.
+    pub(crate) fn is_accept_due(&self, bits: u32) -> Result<bool, HostError> {
+        self.nftables().map_or(Ok(false), |nftables| nftables.is_accept_due(bits))
     }
 
     /// The nftables table as [`observe`](Self::observe) tells it.

@@ -19,13 +19,14 @@ use crate::error::{HostError, Refusal};
 use crate::exchange;
 use crate::netlink::{List, acknowledgement, answer, whole_list};
 
+mod forward;
 mod kinds;
 mod read;
 mod render;
 mod rule;
 mod wire;
 
-pub use read::ForwardDrop;
+pub use forward::ForwardDrop;
 pub(crate) use render::disjoint;
 pub(crate) use wire::NftMessage;
 
@@ -42,6 +43,8 @@ struct Connection {
     socket: Socket,
     sequence: u32,
     known: Option<Known>,
+    /// Others' chains at the forward hook.
+    looked: Option<forward::Looked>,
 }
 
 /// The table as it was at a generation of the rule set, whose number changes with every transaction of anybody.
@@ -61,7 +64,7 @@ impl Nftables {
             Err(error) if is(&error, Errno::PROTONOSUPPORT) => return Ok(None),
             Err(error) => return Err(HostError::Socket(error)),
         };
-        Ok(Some(Self(Mutex::new(Connection { socket, sequence: 0, known: None }))))
+        Ok(Some(Self(Mutex::new(Connection { socket, sequence: 0, known: None, looked: None }))))
     }
 
     /// The table. One that is not as we made it reads as one that does nothing. Reads nothing but a number if no
@@ -75,32 +78,31 @@ impl Nftables {
         Ok(self.connection().generation_if_any()?.is_some())
     }
 
-    /// The chains of all tables that drop what is passed on and none of their rules takes.
-    pub(crate) fn forward_drops(&self) -> Result<Vec<ForwardDrop>, HostError> {
-        let chains = self.connection().list(NftMessage::any(NFT_MSG_GETCHAIN))?;
-        Ok(chains.iter().filter_map(read::forward_drop).collect())
-    }
-
     /// Whether the transaction that gave the rule set this number came after the table was last read or written.
     pub(crate) fn is_news(&self, generation: u32) -> bool {
         let known = self.connection().known.as_ref().map(|known| known.generation);
-        // Numbers go round.
-        known.is_none_or(|known| generation.wrapping_sub(known).cast_signed() > 0)
+        known.is_none_or(|known| is_after(generation, known))
     }
 
-    /// Makes a change of the table in one transaction. `Err` within is the kernel's refusal, after which nothing has
-    /// changed.
-    pub(crate) fn apply(&self, change: &Change) -> Result<Result<(), Refusal>, HostError> {
+    /// Makes a change of the table, or of our rules in others' chains, in one transaction, and returns how many writes
+    /// that took. `Err` within is the kernel's refusal, after which nothing has changed.
+    pub(crate) fn apply(&self, change: &Change) -> Result<Result<usize, Refusal>, HostError> {
         let commands = match change {
             Change::SetNft(nft) => render::make(nft),
             Change::ChangeNftSets { deleted, added } => render::change_sets(deleted, added),
             Change::DeleteNft => render::delete(),
-            _ => return Ok(Ok(())),
+            Change::AcceptPassed(bits) => return self.accept_passed(*bits),
+            _ => return Ok(Ok(0)),
         };
         let mut connection = self.connection();
         let before = connection.generation()?;
         let outcome = connection.transact(commands)?;
         let after = connection.generation()?;
+        let was_alone = outcome.is_ok() && after == next_generation(before);
+        let looked = connection.looked.as_mut().filter(|looked| looked.generation == before);
+        if let Some(looked) = looked.filter(|_| was_alone) {
+            looked.generation = after;
+        }
         // What is known stays known if ours was the only transaction.
         let known = connection.known.take().filter(|known| known.generation == before);
         if outcome.is_err() {
@@ -109,7 +111,7 @@ impl Nftables {
             change.apply_to_nft(&mut known.nft);
             connection.known = Some(Known { generation: after, ..known });
         }
-        Ok(outcome)
+        Ok(outcome.map(|()| 1))
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -224,6 +226,11 @@ pub(crate) fn is_of_our_table(message: &NftMessage) -> bool {
 pub(crate) fn generation(message: &NftMessage) -> Option<u32> {
     let is_one = message.nft_kind() == Some(NFT_MSG_NEWGEN);
     message.attribute(NFTA_GEN_ID).filter(|_| is_one).and_then(wire::number)
+}
+
+/// Whether one number of the rule set came after another. Numbers go round.
+const fn is_after(generation: u32, other: u32) -> bool {
+    generation.wrapping_sub(other).cast_signed() > 0
 }
 
 /// The kernel leaves out 0 (`nf_tables_commit`, `net/netfilter/nf_tables_api.c`).

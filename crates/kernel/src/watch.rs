@@ -32,6 +32,8 @@ pub enum Event {
         /// Whether it is there now.
         present: bool,
     },
+    /// Somebody changed a chain of his that packets pass which this host passes on, and rules of ours are wanted there.
+    ForwardChanged,
     /// A link is new, or changed its MTU or state.
     LinkChanged {
         /// The link as it is now.
@@ -79,8 +81,8 @@ pub struct Watch {
     socket: Socket<RouteNetlinkMessage>,
     /// `None` where the kernel has no netfilter.
     nft_socket: Option<Socket<NftMessage>>,
-    /// Whether the transaction that is being told of touches our table.
-    touches_table: bool,
+    /// Whether the transaction that is being told of touches our table, and chains of others that matter.
+    touches: Touches,
     links: Links,
     /// Whether events are lost that nobody was told of yet.
     is_overrun: bool,
@@ -97,7 +99,7 @@ impl Host {
             host: self.clone(),
             socket,
             nft_socket,
-            touches_table: false,
+            touches: Touches::default(),
             links: Links { port: self.netlink().port(), ..Links::default() },
             is_overrun: false,
         };
@@ -138,7 +140,7 @@ impl Watch {
 
     /// Throws away what the sockets hold, some of it if it is much, and returns how many messages that was.
     fn drain(&mut self) -> Option<usize> {
-        self.touches_table = false;
+        self.touches = Touches::default();
         let nft = self.nft_socket.as_mut().map_or(Some(0), drain)?;
         Some(drain(&mut self.socket)?.max(nft))
     }
@@ -150,11 +152,16 @@ impl Watch {
             NetlinkPayload::InnerMessage(inner) => inner,
             _ => return None,
         };
-        self.touches_table |= nft::is_of_our_table(&inner);
+        let nftables = self.host.nftables()?;
+        self.touches.table |= nft::is_of_our_table(&inner);
+        self.touches.forward |= nftables.concerns_forward(&inner);
         let generation = nft::generation(&inner)?;
-        let touched = std::mem::take(&mut self.touches_table);
-        let is_news = self.host.nftables().is_some_and(|nft| nft.is_news(generation));
-        (touched && is_news).then_some(Event::NftChanged)
+        let touches = std::mem::take(&mut self.touches);
+        // Whoever brings the table in line looks at the chains too.
+        if touches.table && nftables.is_news(generation) {
+            return Some(Event::NftChanged);
+        }
+        (touches.forward && nftables.is_forward_news(generation)).then_some(Event::ForwardChanged)
     }
 
     async fn refresh(&mut self) -> Result<(), HostError> {
@@ -162,6 +169,13 @@ impl Watch {
         self.links.known = links.into_iter().map(|link| (link.index, link)).collect();
         Ok(())
     }
+}
+
+/// What a transaction of nftables touches.
+#[derive(Debug, Default)]
+struct Touches {
+    table: bool,
+    forward: bool,
 }
 
 /// The next message of a socket, if there is a socket.

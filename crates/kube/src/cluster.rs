@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::{Resource, ResourceExt as _};
-use wireloom_model::{Mesh, Node, NodeName, Peer, Problem, ProblemKind, Snapshot, Subject};
+use wireloom_model::{
+    Algorithm, Mesh, Node, NodeName, Peer, Problem, ProblemKind, Snapshot, Subject,
+};
 
+use crate::agreement::disagreement;
 use crate::heartbeat::Heartbeats;
 use crate::node::{self, NodeObject, ReadNode};
 use crate::peer;
@@ -21,7 +25,7 @@ pub struct Cluster {
     mesh: Mesh,
     topology_label: String,
     nodes: BTreeMap<String, KnownNode>,
-    peers: BTreeMap<String, ReadPeer>,
+    peers: BTreeMap<String, KnownPeer>,
     /// Our agents' signs of life.
     leases: Heartbeats,
     /// Kilo's agents' signs of life, and ours while they pass for such.
@@ -41,7 +45,15 @@ pub struct KnownNode {
     pub read: ReadNode,
 }
 
-type ReadPeer = (Option<Peer>, Vec<Problem>);
+/// A Peer and what it says.
+#[derive(Debug, Clone, PartialEq)]
+struct KnownPeer {
+    /// How others name it.
+    reference: ObjectReference,
+    /// The peer of the mesh. `None` for one that can't be read.
+    peer: Option<Peer>,
+    problems: Vec<Problem>,
+}
 
 impl Cluster {
     /// Nothing is known yet. `own` is this machine's Node, `topology_label` says a Node's location, and a node is alive
@@ -69,7 +81,9 @@ impl Cluster {
         }
         let read = node::read(&object, &self.topology_label);
         self.hear_node(&name, &read, now);
-        let said = |read: &ReadNode| (read.node.clone(), read.problems.clone());
+        let said = |read: &ReadNode| {
+            (read.node.clone(), read.problems.clone(), read.annotations.told.mesh.clone())
+        };
         let is_news = self.nodes.get(&name).map(|known| said(&known.read)) != Some(said(&read));
         self.nodes.insert(name, KnownNode { object, read });
         is_news
@@ -97,8 +111,12 @@ impl Cluster {
 
     /// A Peer is new or changed.
     pub fn put_peer(&mut self, object: &DynamicObject) -> bool {
-        let read = peer::translate(object);
-        self.peers.insert(object.name_any(), read.clone()) != Some(read)
+        let (peer, problems) = peer::translate(object);
+        // A version more that says the same is no news.
+        let reference =
+            ObjectReference { resource_version: None, ..object.object_ref(&peer::resource()) };
+        let known = KnownPeer { reference, peer, problems };
+        self.peers.insert(object.name_any(), known.clone()) != Some(known)
     }
 
     /// A Peer is gone.
@@ -181,6 +199,23 @@ impl Cluster {
         self.nodes.get(self.own.as_str())
     }
 
+    /// What this machine's agent says by Events, and of what: its own Node's problems, and those of Peers if it is the first
+    /// by name of all healthy nodes with an agent of ours. Once is enough for what all see.
+    pub fn to_tell(&self, now: Instant) -> Vec<(ObjectReference, &Problem)> {
+        let ours = self.nodes.values().filter_map(|known| known.read.node.as_ref());
+        let mut ours = ours.filter(|node| node.algorithm >= Algorithm::Wireloom);
+        let first = ours.find(|node| self.is_healthy(&node.name, now));
+        let speaks_for_all = first.is_some_and(|node| node.name == self.own);
+        let of_peers = self.peers.values().filter(|_| speaks_for_all);
+        let of_peers = of_peers.map(|known| (known.reference.clone(), &known.problems));
+        let of_node = self.own().map(|own| (own.object.object_ref(&()), &own.read.problems));
+        let all = of_node.into_iter().chain(of_peers);
+        all.flat_map(|(about, problems)| {
+            problems.iter().map(move |problem| (about.clone(), problem))
+        })
+        .collect()
+    }
+
     /// Whether some other node's agent is one of Kilo's: it says that it is there, and not by a heartbeat.
     pub fn has_kilo(&self, now: Instant) -> bool {
         let names = self.nodes.keys().filter_map(|name| name.parse::<NodeName>().ok());
@@ -196,9 +231,14 @@ impl Cluster {
         let nodes =
             nodes.map(|node| Node { healthy: self.is_healthy(&node.name, now), ..node.clone() });
         let of_nodes = self.nodes.values().flat_map(|known| &known.read.problems);
-        let of_peers = self.peers.values().flat_map(|(_, problems)| problems);
+        let of_peers = self.peers.values().flat_map(|known| &known.problems);
         let denied = self.denied.iter().map(|(what, reason)| {
             Problem::error(Subject::Mesh, ProblemKind::Invalid, format!("{what}: {reason}"))
+        });
+        let disagree = self.nodes.values().filter_map(|known| {
+            let (node, told) = (known.read.node.as_ref()?, &known.read.annotations.told);
+            let other = told.mesh.as_ref().filter(|_| node.name != self.own)?;
+            disagreement(&node.name, other, &self.mesh)
         });
         let stranger = self.own().is_none().then(|| {
             let message = format!(
@@ -210,8 +250,12 @@ impl Cluster {
         Snapshot {
             mesh: self.mesh.clone(),
             nodes: nodes.collect(),
-            peers: self.peers.values().filter_map(|(peer, _)| peer.clone()).collect(),
-            problems: denied.chain(stranger).chain(of_nodes.chain(of_peers).cloned()).collect(),
+            peers: self.peers.values().filter_map(|known| known.peer.clone()).collect(),
+            problems: denied
+                .chain(stranger)
+                .chain(disagree)
+                .chain(of_nodes.chain(of_peers).cloned())
+                .collect(),
         }
     }
 

@@ -1,15 +1,14 @@
-//! Problems of a Node as Events on it, where `kubectl describe node` shows them.
+//! Problems of Nodes and Peers as Events on them, where `kubectl describe` shows them.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Client, Resource as _};
-use wireloom_model::{NodeName, Problem};
+use wireloom_model::{NodeName, Problem, Subject};
 
 use crate::MANAGER;
-use crate::node::NodeObject;
 use crate::write;
 
 /// How many Events there may be at once.
@@ -35,25 +34,24 @@ impl Events {
         }
     }
 
-    /// Tells of those problems of a Node that are new. One that goes and comes again is new.
-    pub(crate) async fn tell(&mut self, node: &NodeObject, problems: &[Problem], now: Instant) {
-        self.told.retain(|told| problems.contains(told));
-        for problem in problems {
-            if self.told.contains(problem) || !self.quota.take(now) {
+    /// Tells of those of all these problems that are new. One that goes and comes again is new.
+    pub(crate) async fn tell(&mut self, all: &[(ObjectReference, &Problem)], now: Instant) {
+        self.told.retain(|told| all.iter().any(|(_, problem)| *problem == told));
+        for (about, problem) in all {
+            if self.told.contains(*problem) || !self.quota.take(now) {
                 continue;
             }
             let event = Event {
                 type_: EventType::Warning,
-                reason: "InvalidAnnotation".to_owned(),
+                reason: reason(problem).to_owned(),
                 note: Some(problem.message.clone()),
                 action: "Skip".to_owned(),
                 secondary: None,
             };
-            let reference = reference(node);
-            let published = self.recorder.publish(&event, &reference);
+            let published = self.recorder.publish(&event, about);
             match tokio::time::timeout(Duration::from_secs(5), published).await {
                 Ok(Ok(())) => {
-                    self.told.insert(problem.clone());
+                    self.told.insert((*problem).clone());
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(error = write::text(&error), "an Event is not written");
@@ -65,13 +63,10 @@ impl Events {
     }
 }
 
-fn reference(node: &NodeObject) -> ObjectReference {
-    ObjectReference {
-        api_version: Some(NodeObject::api_version(&()).into_owned()),
-        kind: Some(NodeObject::kind(&()).into_owned()),
-        name: node.metadata.name.clone(),
-        uid: node.metadata.uid.clone(),
-        ..ObjectReference::default()
+const fn reason(problem: &Problem) -> &'static str {
+    match problem.subject {
+        Subject::Node(_) => "InvalidAnnotation",
+        _ => "InvalidPeer",
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -17,8 +17,8 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
-use wireloom_model::Snapshot;
 use wireloom_model::annotations::key;
+use wireloom_model::{NodeName, Snapshot};
 use wireloom_registry::Publication;
 
 use crate::addresses;
@@ -27,7 +27,7 @@ use crate::events::Events;
 use crate::node::NodeObject;
 use crate::outage::{Outage, Use};
 use crate::own::{Facts, Own};
-use crate::peer::Peer;
+use crate::peer;
 use crate::registry::{Known, KubeConfig, WATCH};
 use crate::write::{self, WriteError, Writer};
 
@@ -43,6 +43,7 @@ const MISSES: u32 = 3;
 const PEERS_DENIED: &str = "Peers can't be read, and the mesh does without";
 const LEASES_DENIED: &str = "heartbeats can't be read, and every node counts as healthy";
 const BEAT_DENIED: &str = "the heartbeat of this node can't be written";
+const RIVAL: &str = "somebody else writes to this machine's Node";
 const ANNOTATIONS_DENIED: &str = "the annotations of this node can't be written";
 
 /// Everything that the task holds.
@@ -67,6 +68,10 @@ pub(crate) struct Follower {
     last_seen: Option<u64>,
     /// What was written last.
     written: Option<BTreeMap<String, String>>,
+    /// How long to wait before what somebody else wrote over is written again.
+    rivals: Patience,
+    /// Until when that is.
+    yields: Option<Instant>,
 }
 
 impl Follower {
@@ -84,7 +89,7 @@ impl Follower {
             cluster: Cluster::new(config.node.clone(), config.mesh.clone(), label, span),
             outage: Outage::default(),
             nodes: Watch::new(Api::all(client.clone())),
-            peers: Watch::new(Api::all_with(client.clone(), &ApiResource::erase::<Peer>(&()))),
+            peers: Watch::new(Api::all_with(client.clone(), &peer::resource())),
             leases: Watch::new(Api::namespaced(client.clone(), &config.namespace)),
             writer: Writer::new(&client, config.node.clone(), &config.namespace, span),
             events: Events::new(&client, &config.node, now),
@@ -97,6 +102,8 @@ impl Follower {
             beat_due: now,
             last_seen: None,
             written: None,
+            rivals: Patience::default(),
+            yields: None,
         }
     }
 
@@ -114,7 +121,11 @@ impl Follower {
                 () = at(self.due) => self.tell(),
                 () = at(self.write_due) => self.write().await,
                 () = at(Some(self.beat_due)) => self.beat().await,
-                () = at(loss) => true,
+                // Somebody else may have to speak for all.
+                () = at(loss) => {
+                    self.write_soon();
+                    true
+                }
             };
             if is_news {
                 self.due = self.due.or_else(|| Some(Instant::now() + GATHER));
@@ -162,6 +173,9 @@ impl Follower {
                 };
             }
         };
+        if is_news {
+            self.write_soon();
+        }
         let is_news = self.cluster.deny(PEERS_DENIED, None) || is_news;
         self.work(Use::Peers) || is_news
     }
@@ -240,8 +254,9 @@ impl Follower {
     /// Has the Node say what it shall, unless it does.
     async fn write(&mut self) -> bool {
         self.write_due = None;
+        let now = Instant::now();
+        self.events.tell(&self.cluster.to_tell(now), now).await;
         let Some(own) = self.cluster.own().cloned() else { return false };
-        self.events.tell(&own.object, &own.read.problems, Instant::now()).await;
         let shall = self.shall_say(&own);
         let says = own.object.annotations();
         let is_said = shall.iter().all(|(key, value)| says.get(key) == Some(value));
@@ -251,6 +266,16 @@ impl Follower {
         let Some(uid) = own.object.metadata.uid.as_deref().filter(|_| !is_said || is_more) else {
             return false;
         };
+        if !is_said && self.written.as_ref() == Some(&shall) {
+            // Somebody has written over it since. If that is another agent, it will again.
+            let yields = *self.yields.get_or_insert_with(|| now + self.rivals.delay(now));
+            if now < yields {
+                self.write_due = Some(yields);
+                let reason = self.rivals.is_long().then(|| rival(&self.config.node));
+                return self.cluster.deny(RIVAL, reason);
+            }
+        }
+        self.yields = None;
         tracing::debug!("the annotations of this node are written");
         match self.writer.annotate(uid, &shall).await {
             Ok(object) => {
@@ -315,6 +340,7 @@ impl Follower {
         };
         let now = Instant::now();
         self.cluster.set_deaf(self.outage.is_deaf(), now);
+        let is_calm = self.rivals.is_calm(now) && self.cluster.deny(RIVAL, None);
         let seen = self
             .cluster
             .has_kilo(now)
@@ -323,8 +349,14 @@ impl Follower {
             self.last_seen = seen;
             self.write_soon();
         }
-        is_news || before != self.outage.reason().is_some()
+        is_news || is_calm || before != self.outage.reason().is_some()
     }
+}
+
+fn rival(own: &NodeName) -> String {
+    format!(
+        "there are two machines of the name {own}, perhaps a copy: stop one of them, or say another name by --hostname"
+    )
 }
 
 /// The annotations that agents write of their own Nodes.
@@ -411,7 +443,7 @@ where
     }
 }
 
-/// How long a watch that fails waits: twice as long each time, up to a limit, and up to half as long again by chance, so
+/// How long whatever fails waits, such as a watch: twice as long each time, up to a limit, and up to half as long again by chance, so
 /// that a thousand agents do not come back at one moment. One that did not fail for a while begins anew.
 #[derive(Debug, Default)]
 struct Patience {
@@ -423,14 +455,24 @@ impl Patience {
     fn delay(&mut self, now: Instant) -> Duration {
         const FIRST: Duration = Duration::from_millis(500);
         const MOST: Duration = Duration::from_secs(15);
-        const CALM: Duration = Duration::from_secs(60);
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) > CALM) {
+        if self.is_calm(now) {
             self.failures = 0;
         }
         self.last = Some(now);
         let delay = FIRST.saturating_mul(1 << self.failures.min(8)).min(MOST);
         self.failures += 1;
         delay.mul_f64(1.0 + random() / 2.0)
+    }
+
+    /// Whether it did not fail for a while.
+    fn is_calm(&self, now: Instant) -> bool {
+        const CALM: Duration = Duration::from_secs(45);
+        self.last.is_none_or(|last| now.saturating_duration_since(last) > CALM)
+    }
+
+    /// Whether it failed more than a few times in a row.
+    const fn is_long(&self) -> bool {
+        self.failures > 3
     }
 }
 

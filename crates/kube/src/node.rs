@@ -39,6 +39,8 @@ pub struct NodeSpec {
     /// Its pod prefixes, one of each family.
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<String>,
+    /// Whether it is cordoned: it takes no new pods, and is about to be drained.
+    pub unschedulable: bool,
 }
 
 /// What a Node's kubelet tells.
@@ -157,18 +159,26 @@ pub fn read(object: &NodeObject, topology_label: &str) -> ReadNode {
     });
     let pod_prefixes = pod_prefixes(&object.spec, &mut error);
     let asked = &annotations.asked;
+    let usual = GatewayPreference::default().weight;
     let location = asked.location.clone().or(of_label);
     // Kilo's location of those that have none has an empty name, which is a name.
     let location = location.or_else(|| "".parse().ok());
     let node = annotations.told.key.zip(location).map(|(key, location)| Node {
         internal_addresses: annotations.internal_addresses(),
         endpoint: annotations.endpoint().cloned(),
+        more_endpoints: annotations.more_endpoints().to_vec(),
         pod_prefixes,
         extra_prefixes: asked.allowed_location_ips.clone(),
         overlay_addresses: asked.overlay_addresses.clone(),
         gateway: GatewayPreference {
             declared: asked.leader,
-            weight: asked.gateway_weight.unwrap_or_else(|| GatewayPreference::default().weight),
+            // What is about to go hands over first.
+            weight: object
+                .spec
+                .unschedulable
+                .then_some(0)
+                .or(asked.gateway_weight)
+                .unwrap_or(usual),
         },
         persistent_keepalive: asked.persistent_keepalive,
         held: annotations.told.held.clone().unwrap_or_default(),
@@ -258,6 +268,19 @@ mod tests {
             ""
         );
         assert_eq!(location(json!({})), "");
+    }
+
+    #[test]
+    fn a_cordoned_node_is_no_gateway_whatever_its_annotation_says() {
+        let weight = |is_cordoned: bool| {
+            let annotations =
+                json!({ "kilo.squat.ai/key": KEY, "wireloom.dev/gateway-weight": "7" });
+            let metadata = json!({ "name": "n1", "annotations": annotations });
+            let spec = json!({ "unschedulable": is_cordoned });
+            let read = read_json(json!({ "metadata": metadata, "spec": spec }));
+            read.node.unwrap().gateway.weight
+        };
+        assert_eq!((weight(false), weight(true)), (7, 0));
     }
 
     #[test]

@@ -107,7 +107,6 @@ mod tests {
         Publication {
             node: "n1".parse().unwrap(),
             key: facts().key,
-            endpoint: None,
             held: Held { overlay_addresses: addresses.to_vec(), ..Held::default() },
             discovered_endpoints: BTreeMap::from([(
                 PrivateKey::from_random([9; 32]).public_key(),

@@ -12,6 +12,7 @@ mod review;
 mod translate;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::core::ApiResource;
 use kube::{CustomResource, CustomResourceExt as _, KubeSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,6 +20,11 @@ use serde_json::Value;
 pub use guest::{Guest, GuestError};
 pub use review::{Review, ReviewError, review};
 pub use translate::translate;
+
+/// How the API names the resource.
+pub fn resource() -> ApiResource {
+    ApiResource::erase::<Peer>(&())
+}
 
 /// What is wanted of a WireGuard peer that is no node of the cluster.
 #[derive(

@@ -17,23 +17,6 @@ use wireloom_testkit::need;
 const NODES: usize = 200;
 const REAL: u8 = 5;
 
-/// The writes that the server has counted so far.
-fn writes(rig: &Rig) -> u64 {
-    let metrics = rig.kubectl("get --raw /metrics");
-    let counted = metrics.lines().filter(|line| {
-        line.starts_with("apiserver_request_total{")
-            && ["verb=\"APPLY\"", "verb=\"PATCH\"", "verb=\"POST\"", "verb=\"PUT\""]
-                .iter()
-                .any(|verb| line.contains(verb))
-            && ["resource=\"nodes\"", "resource=\"leases\"", "resource=\"events\""]
-                .iter()
-                .any(|resource| line.contains(resource))
-            // The server's own lease, by which it is known to others of its kind.
-            && !line.contains("verb=\"PUT\"")
-    });
-    counted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
-}
-
 /// The processor time that this process has used, in clock ticks of 10 ms (proc_pid_stat(5), fields 14 and 15).
 fn ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
@@ -69,7 +52,6 @@ async fn idling_costs_three_writes_a_minute_and_node() {
         let publication = Publication {
             node: name.parse().unwrap(),
             key: key(number + 1),
-            endpoint: None,
             held: Held { gateway: true, ..Held::default() },
             discovered_endpoints: std::collections::BTreeMap::new(),
         };
@@ -83,9 +65,9 @@ async fn idling_costs_three_writes_a_minute_and_node() {
         })
         .await;
     }
-    let (before, busy) = (writes(&rig), ticks());
+    let (before, busy) = (rig.writes(), ticks());
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let (written, busy) = (writes(&rig) - before, ticks() - busy);
+    let (written, busy) = (rig.writes() - before, ticks() - busy);
     println!(
         "{NODES} nodes, {REAL} real, one minute: {written} writes, {} ms of processor time",
         busy * 10

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rig::{Rig, eventually, key, mesh, names, next, node, peer};
 use serde_json::{Value, json};
 use wireloom_kube::KubeConfig;
-use wireloom_model::{Held, NodeName, Snapshot};
+use wireloom_model::{Held, Mesh, NodeName, Snapshot};
 use wireloom_registry::{Publication, Registry as _, Update};
 use wireloom_testkit::need;
 
@@ -17,7 +17,6 @@ fn publication(name: &str, byte: u8) -> Publication {
     Publication {
         node: name.parse().unwrap(),
         key: key(byte),
-        endpoint: None,
         held: Held {
             gateway: true,
             overlay_addresses: vec!["10.4.0.7".parse().unwrap()],
@@ -118,7 +117,10 @@ async fn a_node_says_what_it_is_once_and_what_is_wrong_with_it() {
         rig.annotations("own")["wireloom.dev/held"].is_string()
     })
     .await;
-    let said = rig.annotations("own");
+    let mut said = rig.annotations("own");
+    let mesh_said = said.as_object_mut().unwrap().remove("wireloom.dev/mesh").unwrap();
+    let plans_by: Mesh = serde_json::from_str(mesh_said.as_str().unwrap()).unwrap();
+    assert_eq!(plans_by.overlay.ranges().collect::<Vec<_>>(), ["10.4.0.0/16".parse().unwrap()]);
     assert_eq!(
         said,
         json!({
@@ -336,4 +338,35 @@ async fn the_rights_that_are_documented_are_enough_and_without_them_the_mesh_goe
     {
         assert!(said.iter().any(|text| text.contains(what)), "{what}: {said:#?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_machines_of_one_name_are_told_so_and_do_not_storm_the_server() {
+    need!(root);
+    need!(cluster);
+    let rig = Rig::start().await;
+    rig.define_peers();
+    rig.api.apply(&node("own", "nl", None).to_string()).unwrap();
+    // A machine and its copy, at other addresses.
+    let (mut one, one_facts) = rig.registry("own", 1, KubeConfig::HEARTBEAT).await;
+    let (mut copy, facts) = rig.registry("own", 2, KubeConfig::HEARTBEAT).await;
+    let is_told = |mesh: &Snapshot| {
+        mesh.problems.iter().any(|problem| problem.message.contains("two machines"))
+    };
+    mesh(&mut one, "one is told", is_told).await;
+    mesh(&mut copy, "so is the other", is_told).await;
+    let before = rig.writes();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let written = rig.writes() - before;
+    // Both tell who they are each 15 s, and give signs of life each 20 s.
+    assert!(written <= 10, "{written} writes in 30 s");
+
+    // The copy is stopped.
+    drop((copy, facts));
+    eventually("the Node is the first one's", || {
+        rig.annotations("own")["kilo.squat.ai/key"] == json!(key(1))
+    })
+    .await;
+    mesh(&mut one, "and it knows", |mesh| !is_told(mesh)).await;
+    drop(one_facts);
 }

@@ -70,8 +70,8 @@ pub fn throughput(from: &Host, to: &Host, end: IpAddr, seconds: u32) -> Result<f
     }
 }
 
-/// The time in `64 bytes from ...: icmp_seq=1 ttl=64 time=0.042 ms`.
-fn round_trip(printed: &str) -> Option<Duration> {
+/// The time in a line of ping's, such as `64 bytes from ...: icmp_seq=1 ttl=64 time=0.042 ms`.
+pub fn round_trip(printed: &str) -> Option<Duration> {
     let (_, after) = printed.split_once("time=")?;
     let millis: f64 = after.split_once(" ms")?.0.parse().ok()?;
     Duration::try_from_secs_f64(millis / 1000.0).ok()

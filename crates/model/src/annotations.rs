@@ -205,6 +205,12 @@ impl NodeAnnotations {
         }
     }
 
+    /// Where else it may be dialled, the best first: nowhere, if somebody fixed where.
+    pub fn more_endpoints(&self) -> &[Endpoint] {
+        let found = self.told.endpoints.get(1..).unwrap_or_default();
+        if self.asked.endpoint.is_some() { &[] } else { found }
+    }
+
     /// Its addresses on its location's network, the one that Kilo uses first.
     pub fn internal_addresses(&self) -> Vec<InterfaceAddress> {
         self.asked.internal_addresses(&self.told.internal_addresses)

@@ -27,6 +27,9 @@ pub struct Node {
     pub internal_addresses: Vec<InterfaceAddress>,
     /// Where others dial it. `None` for a node that can only dial out.
     pub endpoint: Option<Endpoint>,
+    /// Where else it may be dialled, the best first.
+    #[serde(default)]
+    pub more_endpoints: Vec<Endpoint>,
     /// The prefixes of its pods, or of whatever else lives on this machine alone.
     pub pod_prefixes: Vec<Cidr>,
     /// Networks behind this node that it reaches for its whole location.
@@ -85,6 +88,9 @@ pub struct Held {
     /// How it planned. `None` until it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<Algorithm>,
+    /// Addresses of its pods that its pod prefixes do not hold, from a cloud's own address management or fixed.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub pod_addresses: BTreeSet<IpAddr>,
 }
 
 /// Something outside the mesh that joins it by WireGuard: a laptop, another cluster. Kilo's `Peer` resource.
@@ -119,6 +125,7 @@ impl Node {
             location,
             internal_addresses: Vec::new(),
             endpoint: None,
+            more_endpoints: Vec::new(),
             pod_prefixes: Vec::new(),
             extra_prefixes: Vec::new(),
             overlay_addresses: Vec::new(),

@@ -51,7 +51,7 @@ pub struct Mesh {
 
 /// What nodes do to packets that they pass on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Filter {
     /// Whether TCP connections through links of the mesh are told the segments that fit.
     pub clamp_mss: bool,
@@ -60,11 +60,14 @@ pub struct Filter {
     pub masquerade: bool,
     /// The prefixes of the cluster's services, to which no source address is changed.
     pub services: Vec<Cidr>,
+    /// Whether packets between prefixes of the mesh are accepted where somebody else's chain drops what a node passes
+    /// on.
+    pub forward_accept: bool,
 }
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { clamp_mss: true, masquerade: false, services: Vec::new() }
+        Self { clamp_mss: true, masquerade: false, services: Vec::new(), forward_accept: false }
     }
 }
 

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use wireloom_model::{Endpoint, Held, NodeName, PublicKey, Snapshot};
+use wireloom_model::{Held, NodeName, PublicKey, Snapshot};
 
 /// What a registry tells, in the order in which it learnt it.
 #[derive(Debug, Clone)]
@@ -29,8 +29,6 @@ pub struct Publication {
     pub node: NodeName,
     /// Its WireGuard key.
     pub key: PublicKey,
-    /// Where it can be dialled, if it knows.
-    pub endpoint: Option<Endpoint>,
     /// What it holds by the plan that it applied last.
     pub held: Held,
     /// Where its device hears those whose endpoints move, by key.

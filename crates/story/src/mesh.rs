@@ -13,7 +13,8 @@ use wireloom_lab::demo::throughput::{self, End};
 use wireloom_lab::demo::{Layer, Pair, Report, Trial, Voice, reach, tenths};
 use wireloom_model::Family;
 
-use crate::stage::{self, BEHIND_NAT, InMesh, Kubernetes, MACHINES, OFFICE, REGION, Stage};
+use crate::pods::{self, Pod};
+use crate::stage::{self, BEHIND_NAT, InMesh, Kubernetes, LIMIT, MACHINES, OFFICE, REGION, Stage};
 use crate::{Keep, Settings};
 
 /// The office's address in the mesh, its device and port, and where it keeps its key and what it is told of the mesh.
@@ -22,6 +23,9 @@ const DEVICE: &str = "wg0";
 const PORT: u16 = 51820;
 const KEY: &str = "/run/office/key";
 const CONFIGURATION: &str = "/run/office/peers.conf";
+
+/// The pods that ping.
+const PODS: &str = "pods";
 
 /// How long agents may take to hear of the office.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,8 +87,14 @@ pub fn show(
     voice.head("A machine elsewhere joins as a Peer, by WireGuard alone")?;
     let _office = office(&stage, voice)?;
 
-    voice.head("Round trips in ms, node to node and to the office")?;
-    let trials = reachability(&stage, &nodes, voice)?;
+    voice.head("Every node gets a pod")?;
+    stage.apply(&pods::daemon_set(PODS), voice)?;
+    stage.kubectl(&["rollout", "status", "daemonset", PODS, LIMIT])?;
+    let pods = pods::running(&stage, Some(PODS))?;
+    pods::tell(&pods, voice)?;
+
+    voice.head("Round trips in ms, the best of node to node and pod to pod, IPv4 and IPv6")?;
+    let trials = reachability(&stage, &nodes, &pods, voice)?;
     let ends: Vec<End> = nodes.iter().filter_map(end).collect();
     let throughput = throughput::between(stage.cluster.lab(), &ends, settings.seconds, voice)?;
     let graph = picture(&stage)?;
@@ -97,6 +107,8 @@ pub fn show(
         return Ok(report);
     }
     voice.head("One command takes the mesh off again")?;
+    stage.kubectl(&["delete", "daemonset", PODS, LIMIT])?;
+    stage.await_empty()?;
     report.left_behind = stage.remove(voice)?;
     report.report.seconds = tenths(begin.elapsed());
     voice.say(&format!("Done in {:.1} s.", report.report.seconds))?;
@@ -156,8 +168,13 @@ fn office(stage: &Stage, voice: &Voice) -> Result<Child> {
     Ok(device)
 }
 
-/// Pings from every node to every other and to the office, and from there to all.
-fn reachability(stage: &Stage, nodes: &[InMesh], voice: &Voice) -> Result<Vec<Trial>> {
+/// Pings from every node to every other and to the office, from there to all, and from every pod to every other.
+fn reachability(
+    stage: &Stage,
+    nodes: &[InMesh],
+    pods: &[Pod],
+    voice: &Voice,
+) -> Result<Vec<Trial>> {
     let mut ends: Vec<(&str, Vec<IpAddr>)> =
         nodes.iter().map(|node| (node.name, node.overlay.clone())).collect();
     ends.push((OFFICE, vec![ADDRESS.parse()?]));
@@ -173,7 +190,8 @@ fn reachability(stage: &Stage, nodes: &[InMesh], voice: &Voice) -> Result<Vec<Tr
             }
         }
     }
-    let trials = reach::try_all(stage.cluster.lab(), pairs)?;
+    let mut trials = reach::try_all(stage.cluster.lab(), pairs)?;
+    trials.extend(pods::ping_all(stage, pods)?);
     let names: Vec<&str> = ends.iter().map(|(name, _)| *name).collect();
     reach::tell(&names, &trials, voice)?;
     Ok(trials)

@@ -1,4 +1,4 @@
-//! Pods, and the pages that they fetch from each other.
+//! Pods, the pages that they fetch from each other, and their pings.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,6 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Value, json};
 use wireloom_lab::demo::voice::{Voice, table};
+use wireloom_lab::demo::{Layer, Pair, Trial};
+use wireloom_lab::measure;
+use wireloom_model::Family;
 
 use crate::stage::{MACHINES, Stage, text};
 
@@ -41,34 +44,43 @@ pub(crate) struct Fetched {
     pub(crate) answered: BTreeSet<String>,
 }
 
-/// A Deployment of pods that say their name over HTTP.
+/// A Deployment of pods that say their name over HTTP, which are placed as told.
 pub(crate) fn deployment(name: &str, replicas: u32, placed: &Value) -> Value {
+    let mut deployment = workload("Deployment", name);
+    deployment["spec"]["replicas"] = replicas.into();
+    for (key, value) in placed.as_object().into_iter().flatten() {
+        deployment["spec"]["template"]["spec"][key] = value.clone();
+    }
+    deployment
+}
+
+/// The same pods, one on each node.
+pub(crate) fn daemon_set(name: &str) -> Value {
+    workload("DaemonSet", name)
+}
+
+fn workload(kind: &str, name: &str) -> Value {
     let serve =
         "mkdir /tmp/www && hostname > /tmp/www/index.html && exec httpd -f -p 80 -h /tmp/www";
-    let mut pod = json!({
-        "terminationGracePeriodSeconds": 0,
-        "containers": [{
-            "name": "page",
-            "image": wireloom_cluster::TOOLS,
-            "imagePullPolicy": "Never",
-            "command": ["sh", "-c", serve],
-            "ports": [{ "containerPort": 80 }],
-            "readinessProbe": { "httpGet": { "port": 80 }, "periodSeconds": 1 },
-        }],
-    });
-    for (key, value) in placed.as_object().into_iter().flatten() {
-        pod[key] = value.clone();
-    }
     json!({
         "apiVersion": "apps/v1",
-        "kind": "Deployment",
+        "kind": kind,
         "metadata": { "name": name, "namespace": "default" },
         "spec": {
-            "replicas": replicas,
             "selector": { "matchLabels": { "app": name } },
             "template": {
                 "metadata": { "labels": { "app": name, "part-of": "story" } },
-                "spec": pod,
+                "spec": {
+                    "terminationGracePeriodSeconds": 0,
+                    "containers": [{
+                        "name": "page",
+                        "image": wireloom_cluster::TOOLS,
+                        "imagePullPolicy": "Never",
+                        "command": ["sh", "-c", serve],
+                        "ports": [{ "containerPort": 80 }],
+                        "readinessProbe": { "httpGet": { "port": 80 }, "periodSeconds": 1 },
+                    }],
+                },
             },
         },
     })
@@ -159,6 +171,43 @@ pub(crate) fn fetch_from(
     fetch(stage, from.iter().map(|pod| (*pod, pages())).collect())
 }
 
+/// Has every pod ping every other, by each of its addresses.
+pub(crate) fn ping_all(stage: &Stage, pods: &[Pod]) -> Result<Vec<Trial>> {
+    let from = |pod: &Pod| {
+        let others = pods.iter().filter(|other| other.name != pod.name);
+        let pairs = others.flat_map(|to| {
+            to.addresses.iter().map(|address| Pair {
+                from: pod.node.clone(),
+                to: to.node.clone(),
+                family: Family::of(*address),
+                layer: Layer::Pod,
+                asks: pod.name.clone(),
+                address: Some(*address),
+            })
+        });
+        let pairs: Vec<Pair> = pairs.collect();
+        let addresses = pairs.iter().filter_map(|pair| pair.address);
+        let said = exec(stage, pod, &pings(addresses))?;
+        let trips = said.lines().map(measure::round_trip).collect::<Vec<_>>();
+        if trips.len() != pairs.len() {
+            bail!("{} tells of {} pings of {}: {said}", pod.name, trips.len(), pairs.len());
+        }
+        let trials = pairs.into_iter().zip(trips);
+        Ok(trials.map(|(pair, round_trip)| Trial { pair, round_trip }).collect::<Vec<_>>())
+    };
+    each(pods, from).map(|trials| trials.into_iter().flatten().collect())
+}
+
+/// A shell's part: for each address ping's line of the echo, or an empty one if none came in time.
+fn pings(addresses: impl Iterator<Item = IpAddr>) -> String {
+    let mut script = beginning("ping -c 1 -W 1 \"$1\" | grep time=");
+    for address in addresses {
+        // Writing to a String cannot fail.
+        let _ = writeln!(script, "try {address}");
+    }
+    script
+}
+
 /// A page by the address that it is at and the name that must be on it.
 type Page<'a> = (IpAddr, Option<&'a str>);
 
@@ -181,42 +230,49 @@ fn fetch(stage: &Stage, wishes: Vec<(&Pod, Vec<Page<'_>>)>) -> Result<Fetched> {
         }
         Ok(fetched)
     };
+    let mut all = Fetched::default();
+    for fetched in each(&wishes, |(pod, pages)| one(pod, pages))? {
+        all.wanted += fetched.wanted;
+        all.reached += fetched.reached;
+        all.missed.extend(fetched.missed);
+        all.answered.extend(fetched.answered);
+    }
+    Ok(all)
+}
+
+/// Does something for each of these, all at the same time.
+fn each<T: Sync, R: Send>(these: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let work = &work;
     thread::scope(|scope| {
-        let one = &one;
-        let work = wishes.iter().map(|(pod, pages)| scope.spawn(move || one(pod, pages)));
-        let work: Vec<_> = work.collect();
-        let mut all = Fetched::default();
-        for end in work {
-            let fetched =
-                end.join().map_err(|_| anyhow!("a thread that fetches has panicked"))??;
-            all.wanted += fetched.wanted;
-            all.reached += fetched.reached;
-            all.missed.extend(fetched.missed);
-            all.answered.extend(fetched.answered);
-        }
-        Ok(all)
+        let running: Vec<_> = these.iter().map(|this| scope.spawn(move || work(this))).collect();
+        let gone = || anyhow!("a thread that asks a pod has panicked");
+        running.into_iter().map(|end| end.join().map_err(|_| gone())?).collect()
     })
 }
 
 /// A shell's part: a line for each page, empty if it could not be fetched in time.
 fn script(pages: &[Page<'_>]) -> String {
-    let mut script = format!(
-        "end=$(($(date +%s) + {PATIENCE}))
-        fetch() {{
-            until page=$(timeout 2 wget -q -O - \"$1\" 2> /dev/null) || [ $(date +%s) -ge $end ]; do
-                sleep 0.2
-            done
-            echo \"$page\"
-        }}\n"
-    );
+    let mut script = beginning("timeout 2 wget -q -O - \"$1\"");
     for (address, _) in pages {
         // Writing to a String cannot fail.
         let _ = match address {
-            IpAddr::V4(address) => writeln!(script, "fetch http://{address}/"),
-            IpAddr::V6(address) => writeln!(script, "fetch http://[{address}]/"),
+            IpAddr::V4(address) => writeln!(script, "try http://{address}/"),
+            IpAddr::V6(address) => writeln!(script, "try http://[{address}]/"),
         };
     }
     script
+}
+
+/// What a shell goes by: `try` does something with its argument until that succeeds or the time is over, and prints what
+/// was said in the end.
+fn beginning(action: &str) -> String {
+    format!(
+        "end=$(($(date +%s) + {PATIENCE}))
+        try() {{
+            until said=$({action} 2> /dev/null) || [ $(date +%s) -ge $end ]; do sleep 0.2; done
+            echo \"$said\"
+        }}\n"
+    )
 }
 
 /// Runs a script in a pod. Not by kubectl: where the control plane does not reach a node, the node's own containerd does.

@@ -132,6 +132,8 @@ fn gather(
         let mut each = |kind, prefix| allow(Claim { prefix, since, kind, owner, segment });
         member.internal.iter().for_each(|a| each(Kind::Internal, Cidr::host(a.address())));
         distinct(&member.node.pod_prefixes).for_each(|prefix| each(Kind::Pod, prefix));
+        let addresses = member.node.held.pod_addresses.iter().copied();
+        addresses.map(Cidr::host).for_each(|address| each(Kind::Pod, address));
         distinct(&member.node.extra_prefixes).for_each(|prefix| each(Kind::Extra, prefix));
     }
     for (owner, outsider) in outsiders.iter().enumerate() {

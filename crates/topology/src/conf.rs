@@ -46,7 +46,7 @@ impl From<TunnelPeer> for ConfPeer {
     fn from(peer: TunnelPeer) -> Self {
         Self {
             allowed_ips: peer.allowed_ips.into_iter().collect(),
-            endpoint: peer.endpoint,
+            endpoint: peer.endpoint.or_else(|| peer.alternatives.into_iter().next()),
             persistent_keepalive: peer.persistent_keepalive,
             preshared_key: peer.preshared_key,
             public_key: peer.key,

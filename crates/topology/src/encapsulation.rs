@@ -101,6 +101,7 @@ impl Topology<'_> {
                 key: node.key,
                 name: TunnelPeerName::Node(node.name.clone()),
                 endpoint: Some(Endpoint::at(address, node.listen_port(self.mesh.port))),
+                alternatives: Vec::new(),
                 allowed_ips: BTreeSet::new(),
                 persistent_keepalive: None,
                 preshared_key: None,

@@ -27,6 +27,9 @@ pub const RULE_PRIORITY: u32 = 30107;
 /// The routing table for routes into the tunnel that the tunnel's own packets must not take.
 pub const TUNNELLED_TABLE: u32 = 51108;
 
+/// What marks packets that others' chains are to accept, where the tunnel's own packets are not marked.
+const ACCEPT_MARK: u32 = 0x20;
+
 /// The tables that hold routes into the tunnel, before any is moved to [`TUNNELLED_TABLE`].
 const TABLES: [u32; 2] = [MAIN_TABLE, WRAPPED_TABLE];
 
@@ -87,7 +90,7 @@ impl Plan {
             links: BTreeMap::from([(interface.clone(), Link::held(underlay.tunnel_mtu))]),
             addresses: self.addresses.iter().map(address).collect(),
             routes: self.routes.iter().map(route).collect(),
-            nft: self.nft(interface, &links),
+            nft: self.nft(interface, &links, underlay.mark),
             ..KernelState::default()
         };
         let own = links.iter().filter(|(family, _)| self.wraps[family].link.is_none());
@@ -138,6 +141,7 @@ impl Plan {
         &self,
         interface: &InterfaceName,
         links: &BTreeMap<Family, InterfaceName>,
+        mark: u32,
     ) -> Option<Nft> {
         // Others than gateways send nothing through the tunnel device, unless it wraps.
         let tunnel = self.gateway.then_some(interface);
@@ -149,7 +153,13 @@ impl Plan {
             masquerade: self.masquerade.is_some(),
             clamp: clamp.cloned().collect(),
             guard: BTreeSet::new(),
+            accept: 0,
         };
+        if !self.passed.is_empty() {
+            // What is passed on has its way already, so that the tunnel's own mark serves.
+            nft.accept = if mark == 0 { ACCEPT_MARK } else { mark };
+            nft.sets.insert(NftSet::Passed, self.passed.clone());
+        }
         for (&family, wrap) in &self.wraps {
             let Some(outer) = wrap.outer(family) else { continue };
             nft.guard.insert(outer);

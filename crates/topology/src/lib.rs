@@ -15,6 +15,7 @@
 mod anchors;
 mod claims;
 mod conf;
+mod elsewhere;
 mod encapsulation;
 mod gateways;
 pub mod graph;
@@ -31,6 +32,7 @@ mod switch;
 mod topology;
 
 pub use conf::{Conf, ConfPeer};
+pub use elsewhere::sightings;
 pub use encapsulation::Wrap;
 pub use graph::Graph;
 pub use kernel_state::{

@@ -33,7 +33,7 @@ impl Plan {
         let source = |family| addresses.iter().copied().find(|a| Family::of(*a) == family);
         let route = |prefix: &Cidr| {
             let source = source(prefix.family());
-            (*prefix, Hop { by: Way::Tunnel, gateway: None, source })
+            (*prefix, Hop { by: Way::Tunnel, gateway: None, source, away: true })
         };
         let reached = tunnel_peers.iter().flat_map(|peer| &peer.allowed_ips);
         let routes = reached.filter(|prefix| !peer.allowed_ips.contains(prefix)).map(route);
@@ -48,6 +48,7 @@ impl Plan {
             pods: BTreeSet::new(),
             clamp_mss: false,
             masquerade: None,
+            passed: BTreeSet::new(),
             publishes: Held::default(),
             node,
             tunnel_peers,

@@ -7,8 +7,8 @@ use std::num::NonZeroU16;
 use serde::Serialize;
 use wireloom_model::kernel::NftSet;
 use wireloom_model::{
-    Algorithm, Cidr, EncapsulateBy, Endpoint, Family, Held, InterfaceAddress, NodeName, PeerName,
-    PresharedKey, Problem, PublicKey, Subject,
+    Algorithm, Cidr, EncapsulateBy, Endpoint, Family, Filter, Held, InterfaceAddress, NodeName,
+    PeerName, PresharedKey, Problem, PublicKey, Subject,
 };
 
 use crate::encapsulation::Wrap;
@@ -45,6 +45,8 @@ pub struct Plan {
     pub clamp_mss: bool,
     /// Whose source addresses are changed, and towards what not. `None` where none is.
     pub masquerade: Option<BTreeMap<NftSet, BTreeSet<Cidr>>>,
+    /// Between which prefixes packets are accepted in chains of others; between none without any.
+    pub passed: BTreeSet<Cidr>,
     /// What it holds once this is done, for others to plan by.
     pub publishes: Held,
     /// What is wrong with the whole mesh; the same list on every node.
@@ -62,6 +64,8 @@ pub struct TunnelPeer {
     pub name: TunnelPeerName,
     /// Where it is dialled, if it can be.
     pub endpoint: Option<Endpoint>,
+    /// Where else it may be reached, the best first: tried in turn while it is not.
+    pub alternatives: Vec<Endpoint>,
     /// What it may send from, and what is sent to it.
     pub allowed_ips: BTreeSet<Cidr>,
     /// How often the tunnel is kept open, in seconds.
@@ -88,6 +92,8 @@ pub struct Hop {
     pub gateway: Option<IpAddr>,
     /// The address that the node's own packets take. `None` leaves it to the kernel.
     pub source: Option<IpAddr>,
+    /// Whether it leads out of the node's segment.
+    pub away: bool,
 }
 
 /// What carries a packet to its next step.
@@ -140,6 +146,18 @@ pub enum PlanError {
     },
 }
 
+impl Plan {
+    /// What lies outside the node's segment.
+    pub fn elsewhere(&self) -> BTreeSet<Cidr> {
+        self.routes.iter().filter(|(_, hop)| hop.away).map(|(prefix, _)| *prefix).collect()
+    }
+
+    /// What the node reaches within its segment, its own pods aside.
+    pub fn near(&self) -> BTreeSet<Cidr> {
+        self.routes.iter().filter(|(_, hop)| !hop.away).map(|(prefix, _)| *prefix).collect()
+    }
+}
+
 impl Topology<'_> {
     pub(crate) fn plan_of(&self, me: usize) -> Plan {
         let member = &self.members[me];
@@ -158,7 +176,8 @@ impl Topology<'_> {
             wraps: self.wraps(me),
             pods: member.pods.iter().copied().collect(),
             clamp_mss: self.mesh.filter.clamp_mss,
-            masquerade: self.mesh.filter.masquerade.then(|| self.masquerade(me)),
+            masquerade: self.mesh.filter.masquerade.then(|| self.sets(me)),
+            passed: passed(&self.mesh.filter, || self.sets(me)),
             publishes: Held {
                 overlay_addresses: overlay,
                 gateway,
@@ -169,6 +188,7 @@ impl Topology<'_> {
                     .collect(),
                 owns: self.owned_by(me).collect(),
                 algorithm: Some(Algorithm::Wireloom),
+                pod_addresses: BTreeSet::new(),
             },
             problems: self.problems().to_vec(),
             nodes: self.nodes(),
@@ -229,6 +249,7 @@ impl Topology<'_> {
                 key: outsider.peer.key,
                 name: TunnelPeerName::Peer(outsider.peer.name.clone()),
                 endpoint: outsider.endpoint.cloned(),
+                alternatives: Vec::new(),
                 allowed_ips: outsider.prefixes.iter().copied().collect(),
                 persistent_keepalive: shorter(keepalive, outsider.peer.persistent_keepalive),
                 preshared_key: outsider.peer.preshared_key.clone(),
@@ -243,6 +264,7 @@ impl Topology<'_> {
             key: member.node.key,
             name: TunnelPeerName::Node(member.node.name.clone()),
             endpoint: member.endpoint.cloned(),
+            alternatives: self.elsewhere.places(member),
             allowed_ips: BTreeSet::new(),
             persistent_keepalive: keepalive,
             preshared_key: None,
@@ -312,7 +334,7 @@ impl Topology<'_> {
     }
 
     /// The sets of prefixes that tell which source addresses a member changes.
-    fn masquerade(&self, me: usize) -> BTreeMap<NftSet, BTreeSet<Cidr>> {
+    fn sets(&self, me: usize) -> BTreeMap<NftSet, BTreeSet<Cidr>> {
         let mine = self.members[me].segment;
         let mut mesh: BTreeSet<Cidr> = self.mesh.overlay.ranges().collect();
         for at in 0..self.members.len() {
@@ -332,6 +354,18 @@ impl Topology<'_> {
             (NftSet::Site, site.iter().map(|extra| extra.prefix).collect()),
         ])
     }
+}
+
+/// All prefixes of a node's sets that lie in the mesh or behind it, if packets between them are to be accepted.
+pub(crate) fn passed(
+    filter: &Filter,
+    sets: impl FnOnce() -> BTreeMap<NftSet, BTreeSet<Cidr>>,
+) -> BTreeSet<Cidr> {
+    if !filter.forward_accept {
+        return BTreeSet::new();
+    }
+    let sets = sets().into_iter().filter(|(set, _)| *set != NftSet::Services);
+    sets.flat_map(|(_, prefixes)| prefixes).collect()
 }
 
 /// A prefix and the node of the own segment that leads to it.
@@ -386,9 +420,9 @@ impl<'a> Table<'a> {
     fn route(&self, lead: &Lead) -> Option<(Cidr, Hop)> {
         match lead.lies {
             // The source is one that the other side accepts.
-            Lies::Away => self.to(lead.prefix, lead.by, self.source(lead.prefix.family())),
+            Lies::Away => self.to(lead, self.source(lead.prefix.family())),
             Lies::Back => None,
-            Lies::Near => self.to(lead.prefix, lead.by, None),
+            Lies::Near => self.to(lead, None),
         }
     }
 
@@ -402,27 +436,28 @@ impl<'a> Table<'a> {
 
     /// A route by this node, if its family has a next hop there. None may lead to an internal address of the own
     /// segment: those are on-link, and the next hop is one of them.
-    fn to(&self, prefix: Cidr, at: usize, source: Option<IpAddr>) -> Option<(Cidr, Hop)> {
+    fn to(&self, lead: &Lead, source: Option<IpAddr>) -> Option<(Cidr, Hop)> {
+        let (prefix, at, away) = (lead.prefix, lead.by, matches!(lead.lies, Lies::Away));
         let behind = self.on_link.partition_point(|address| *address < prefix.address());
         if self.on_link.get(behind).is_some_and(|address| prefix.contains(*address)) {
             return None;
         }
         let family = prefix.family();
         if at == self.me {
-            return Some((prefix, Hop { by: Way::Tunnel, gateway: None, source }));
+            return Some((prefix, Hop { by: Way::Tunnel, gateway: None, source, away }));
         }
         if let Some(end) = self.topology.end(self.me, at, family) {
             // The link that wraps has no address that the kernel could take. Answers to this one are wrapped too.
             let own = || self.topology.members[self.me].outer(family);
             let source = source.or_else(|| self.source(family)).or_else(own);
             let hop = match self.topology.mesh.encapsulation.by {
-                EncapsulateBy::WireGuard => Hop { by: Way::Tunnel, gateway: None, source },
-                _ => Hop { by: Way::Wrapped, gateway: Some(end), source },
+                EncapsulateBy::WireGuard => Hop { by: Way::Tunnel, gateway: None, source, away },
+                _ => Hop { by: Way::Wrapped, gateway: Some(end), source, away },
             };
             return Some((prefix, hop));
         }
         let members = &self.topology.members;
         let gateway = Some(members[self.me].next_hop(&members[at], family)?);
-        Some((prefix, Hop { by: Way::Location, gateway, source }))
+        Some((prefix, Hop { by: Way::Location, gateway, source, away }))
     }
 }

@@ -74,12 +74,17 @@ const KEEPALIVE: NonZeroU16 = match NonZeroU16::new(25) {
     None => NonZeroU16::MIN,
 };
 
+/// How often a node with this endpoint keeps its tunnels open: as it is told, and without a word if the endpoint is not
+/// public, so that its tunnels last through a NAT that may stand before it.
+pub(crate) fn keepalive(node: &Node, endpoint: Option<&Endpoint>) -> Option<NonZeroU16> {
+    let told = node.persistent_keepalive;
+    told.or_else(|| (Reach::of(endpoint) < Reach::Public).then_some(KEEPALIVE))
+}
+
 impl Member<'_> {
-    /// How often it keeps its tunnels open: as it is told, and without a word if it has no public endpoint, so that its
-    /// tunnels last through a NAT that may stand before it.
+    /// How often it keeps its tunnels open.
     pub(crate) fn keepalive(&self) -> Option<NonZeroU16> {
-        let told = self.node.persistent_keepalive;
-        told.or_else(|| (Reach::of(self.endpoint) < Reach::Public).then_some(KEEPALIVE))
+        keepalive(self.node, self.endpoint)
     }
 
     /// Whether it has an internal address of the family.

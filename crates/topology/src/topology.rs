@@ -5,6 +5,7 @@ use wireloom_model::{
 };
 
 use crate::anchors::{self, Duty};
+use crate::elsewhere::Elsewhere;
 use crate::overlay::{self, Pair};
 use crate::plan::{NodeSummary, Plan, PlanError, TunnelPeer};
 use crate::resolve::{Area, Extra, Member, Outsider, Resolved, resolve};
@@ -24,6 +25,7 @@ pub struct Topology<'a> {
     pub(crate) anchors: Vec<Vec<usize>>,
     /// Who serves each extra prefix.
     pub(crate) duties: Vec<Duty>,
+    pub(crate) elsewhere: Elsewhere,
     /// Whose home each gateway is, by member, itself included; empty for those that are no gateways.
     pub(crate) behind: Vec<Vec<usize>>,
     refused: Vec<(Subject, Subject)>,
@@ -57,7 +59,6 @@ impl<'a> Topology<'a> {
         }
         let mut topology = Self {
             mesh,
-            members,
             outsiders,
             areas,
             extras,
@@ -65,6 +66,8 @@ impl<'a> Topology<'a> {
             overlay,
             anchors,
             duties,
+            elsewhere: Elsewhere::of(&members, mesh.overlay),
+            members,
             behind,
             refused,
             problems,
@@ -161,7 +164,10 @@ impl<'a> Topology<'a> {
 
     /// One problem for each gateway without an endpoint that has its like in another segment.
     fn gateways_apart(&self) -> Vec<Problem> {
-        let silent = |at: &usize| self.members[*at].endpoint.is_none();
+        let silent = |at: &usize| {
+            let member = &self.members[*at];
+            member.endpoint.is_none() && self.elsewhere.places(member).is_empty()
+        };
         let all: Vec<usize> =
             self.place.gateways.iter().flatten().copied().filter(silent).collect();
         let mut problems = Vec::new();

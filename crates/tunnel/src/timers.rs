@@ -96,6 +96,11 @@ impl Timers {
         self.last_initiation.is_none_or(|last| now.since(last) >= REKEY_TIMEOUT)
     }
 
+    /// The first moment from now on at which an initiation may be sent.
+    pub(crate) fn next_initiation(&self, now: Moment) -> Moment {
+        self.last_initiation.map_or(now, |last| now.max(last + REKEY_TIMEOUT))
+    }
+
     /// A packet waits for a session: the handshake is not given up for another 90 s.
     pub(crate) fn packet_waits(&mut self, now: Moment) {
         if let Some(attempt) = &mut self.attempt {

@@ -10,8 +10,8 @@ use crate::logging::{LogFormat, LogLevel};
 #[cfg(feature = "kubernetes")]
 use crate::{agent, connect, webhook};
 use crate::{
-    check, cleanup, completion, demo, doctor, down, graph, keys, logging, showconf, status, tunnel,
-    up,
+    check, cleanup, cni, completion, demo, doctor, down, graph, keys, logging, showconf, status,
+    tunnel, up,
 };
 
 /// One network out of machines in any cloud or cupboard: a userspace WireGuard mesh.
@@ -68,6 +68,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Remove what an agent that did not end by itself left on this machine, or what Kilo left.
     Cleanup(cleanup::CleanupArgs),
+    /// Answer a container runtime as its CNI plugin, as when it calls this program by itself.
+    Cni,
     /// Build a mesh of four regions on this machine, in network namespaces, and show that it works.
     Demo(demo::DemoArgs),
     /// Print the completion script of a shell.
@@ -76,6 +78,9 @@ enum Command {
 
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if cni::is_called(arguments.len()) {
+        return cni::run();
+    }
     let quick = std::env::var_os("WG_QUICK_USERSPACE_IMPLEMENTATION");
     let cli = Cli::parse_from(as_called(arguments, quick.as_deref()));
     logging::start(&cli.global, cli.command.log_level()?)?;
@@ -97,6 +102,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Check(args) => check::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+        Command::Cni => cni::run(),
         Command::Demo(args) => demo::run(args),
         Command::Completion(args) => completion::run(&args),
     }

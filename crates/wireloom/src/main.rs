@@ -11,6 +11,7 @@ mod cleanup;
 mod cli;
 #[cfg(feature = "kubernetes")]
 mod cluster;
+mod cni;
 mod completion;
 #[cfg(feature = "kubernetes")]
 mod connect;

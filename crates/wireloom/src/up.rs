@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use wireloom_agent::http::Listen;
+use wireloom_agent::pods::{self, List, PodNetwork};
 use wireloom_agent::{Config, Identity, Planner, control};
 use wireloom_file::{FileRegistry, key};
 use wireloom_model::{InterfaceName, NodeName};
@@ -29,7 +30,33 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "WIRELOOM_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<Listen>,
     #[command(flatten)]
+    pods: PodsArgs,
+    #[command(flatten)]
     device: DeviceArgs,
+}
+
+/// How the pods of this machine get on the mesh, if it has any.
+#[derive(Debug, Args)]
+struct PodsArgs {
+    /// Tell this machine's container runtime to give pods addresses of the node's prefixes. See docs/cni.md.
+    #[arg(long, env = "WIRELOOM_CNI")]
+    cni: bool,
+    /// Put ours last in the list of plugins that comes first beside --cni-path, another's, instead.
+    #[arg(long, env = "WIRELOOM_CNI_CHAIN", conflicts_with = "cni")]
+    cni_chain: bool,
+    /// The file by which the container runtime is told.
+    #[arg(long, env = "WIRELOOM_CNI_PATH", default_value = pods::FILE, value_name = "FILE")]
+    cni_path: PathBuf,
+    /// Where the container runtime looks for plugins.
+    #[arg(long, env = "WIRELOOM_CNI_BIN", default_value = pods::PROGRAMS, value_name = "DIR")]
+    cni_bin: PathBuf,
+}
+
+impl PodsArgs {
+    fn network(self, run: PathBuf) -> anyhow::Result<Option<PodNetwork>> {
+        let list = List::of(self.cni, self.cni_chain, self.cni_path)?;
+        Ok(list.map(|list| PodNetwork { list, programs: self.cni_bin, run }))
+    }
 }
 
 /// Which mesh, and which machine of it.
@@ -82,7 +109,7 @@ pub(crate) fn mark(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
-    let UpArgs { node: args, detach, listen, device } = args;
+    let UpArgs { node: args, detach, listen, pods, device } = args;
     // What is wrong with the file is said here, before anything is made or changed.
     let snapshot = wireloom_file::load(&args.config)?;
     let random = keys::random_bytes()?;
@@ -105,7 +132,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         listen,
         resync: Config::RESYNC,
         clean_up: true,
-        pods: None,
+        pods: pods.network(args.run_dir)?,
         planner: Planner::default(),
     };
     let opener = device.opener(args.interface);

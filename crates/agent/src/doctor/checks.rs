@@ -267,7 +267,17 @@ fn forwarding(facts: &Facts) -> Vec<Finding> {
             ),
         }
     });
-    found.collect()
+    let drops = facts.forward_drops.iter().map(|chain| {
+        finding(
+            Warning,
+            Check::Forwarding,
+            format!("the nftables chain {chain} drops what is passed on and no rule of it takes"),
+            "this node passes on packets of others, and no rule elsewhere can save them",
+            "`forward-accept = true` in the mesh file or --iptables-forward-rules for `wireloom agent`, or a rule in \
+             that chain that accepts the mesh's prefixes",
+        )
+    });
+    found.chain(drops).collect()
 }
 
 fn fwmark(facts: &Facts) -> Vec<Finding> {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use wireloom_kernel::{
-    Conflict, Feature, Host, HostError, PortOwner, Way, is_forwarding, port_owner,
+    Conflict, Feature, ForwardDrop, Host, HostError, PortOwner, Way, is_forwarding, port_owner,
 };
 use wireloom_model::kernel::{Mark, Rule};
 use wireloom_model::{Cidr, Family, InterfaceName, Problem, PublicKey, Snapshot};
@@ -67,6 +67,8 @@ pub struct Facts {
     pub(crate) place: Option<Result<Place, Problem>>,
     pub(crate) agent: Agent,
     pub(crate) families: BTreeMap<Family, FamilyFacts>,
+    /// Chains of others that drop what this machine passes on.
+    pub(crate) forward_drops: Vec<ForwardDrop>,
     /// The links by which peers are reached.
     pub(crate) underlay: BTreeMap<InterfaceName, Underlay>,
     /// How many links have a lasting IPv4 address.
@@ -175,6 +177,7 @@ pub async fn gather(host: &Host, subject: Subject) -> Result<Facts, HostError> {
         left_by_kilo: kilo::look(host, Path::new(kilo::CNI_PATH)).await?.things(),
         kilo,
         conflicts: host.route_conflicts(&ranges, ours).await?,
+        forward_drops: host.forward_drops()?,
         marked: host.others_rules().await?.into_iter().filter(takes(subject.mark)).collect(),
         lacking,
         no_tun: no_tun(),

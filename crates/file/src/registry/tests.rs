@@ -234,7 +234,6 @@ async fn publishing_writes_nothing() {
     let publication = Publication {
         node: node.name,
         key: node.key,
-        endpoint: None,
         held: node.held,
         discovered_endpoints: node.discovered_endpoints,
     };

@@ -62,11 +62,12 @@ fn nft() -> impl Strategy<Value = Nft> {
     let outer =
         prop_oneof![Just(Outer::Ipip([192, 0, 2, 1].into())), Just(Outer::Vxlan(Family::V6, 4789))];
     let rules = (any::<bool>(), btree_set(name(), 0..2), btree_set(outer, 0..2));
-    (sets, rules).prop_map(|(sets, (masquerade, clamp, guard))| Nft {
+    (sets, rules, 0u32..3).prop_map(|(sets, (masquerade, clamp, guard), accept)| Nft {
         sets,
         masquerade,
         clamp,
         guard,
+        accept,
     })
 }
 
@@ -196,6 +197,7 @@ fn rank(change: &Change, desired: &KernelState, observed: &KernelState) -> u8 {
         Change::DeleteNft => 13,
         Change::DeleteAddress(_) => 14,
         Change::SetLink(..) | Change::DeleteLink(_) => 15,
+        Change::AcceptPassed(_) => unreachable!("not of the state"),
     }
 }
 

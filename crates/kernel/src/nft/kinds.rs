@@ -8,6 +8,7 @@ pub(super) const NFT_MSG_NEWCHAIN: u8 = 3;
 pub(super) const NFT_MSG_GETCHAIN: u8 = 4;
 pub(super) const NFT_MSG_NEWRULE: u8 = 6;
 pub(super) const NFT_MSG_GETRULE: u8 = 7;
+pub(super) const NFT_MSG_DELRULE: u8 = 8;
 pub(super) const NFT_MSG_NEWSET: u8 = 9;
 pub(super) const NFT_MSG_GETSET: u8 = 10;
 pub(super) const NFT_MSG_NEWSETELEM: u8 = 12;
@@ -31,6 +32,7 @@ pub(super) const NFTA_HOOK_HOOKNUM: u16 = 1;
 pub(super) const NFTA_HOOK_PRIORITY: u16 = 2;
 
 pub(super) const NFTA_RULE_CHAIN: u16 = 2;
+pub(super) const NFTA_RULE_HANDLE: u16 = 3;
 pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
 pub(super) const NFTA_RULE_USERDATA: u16 = 7;
 
@@ -54,6 +56,9 @@ pub(super) const NFTA_VERDICT_CODE: u16 = 1;
 
 pub(super) const NFTA_EXPR_NAME: u16 = 1;
 pub(super) const NFTA_EXPR_DATA: u16 = 2;
+pub(super) const NFTA_IMMEDIATE_DREG: u16 = 1;
+pub(super) const NFTA_IMMEDIATE_DATA: u16 = 2;
+pub(super) const NFTA_TARGET_NAME: u16 = 1;
 
 pub(super) const NFTA_GEN_ID: u16 = 1;
 

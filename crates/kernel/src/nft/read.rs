@@ -1,49 +1,15 @@
 //! From what the kernel tells of the table back to what it is for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use serde::Serialize;
 use wireloom_model::kernel::{Nft, NftSet};
 use wireloom_model::{Cidr, Family};
 
 use super::kinds::*;
 use super::render::{chains, key_type, set_name};
-use super::rule::{CLAMP_OUT_OF, MASQUERADE, dropped};
+use super::rule::{CLAMP_OUT_OF, MASQUERADE, dropped, marked};
 use super::wire::{NftMessage, attributes, number, text};
-
-/// A chain that drops what a host passes on and none of its rules takes (`policy drop`, nft(8)). No other table can
-/// take that back: to accept a packet ends one chain alone.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct ForwardDrop {
-    /// The family of its table in the words of nft(8): `ip`, `ip6` or `inet`.
-    pub family: &'static str,
-    /// Its table.
-    pub table: String,
-    /// Its name.
-    pub chain: String,
-}
-
-/// In the words of nft(8).
-impl fmt::Display for ForwardDrop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, table, chain } = self;
-        write!(f, "{family} {table} {chain}")
-    }
-}
-
-pub(super) fn forward_drop(told: &NftMessage) -> Option<ForwardDrop> {
-    let (_, family) =
-        IP_FAMILIES.into_iter().find(|(family, _)| told.payload.first() == Some(family))?;
-    let (_, at, _, policy) = hook(told)?;
-    (at == NF_INET_FORWARD && policy == NF_DROP).then_some(())?;
-    Some(ForwardDrop {
-        family,
-        table: text(told.attribute(NFTA_TABLE)?),
-        chain: text(told.attribute(NFTA_CHAIN_NAME)?),
-    })
-}
 
 /// Everything in the table, as the kernel tells it.
 #[derive(Debug, Default)]
@@ -82,6 +48,7 @@ impl Told {
                 nft.clamp.insert(link.parse().ok()?);
             }
             nft.guard.extend(dropped(comment));
+            nft.accept = marked(comment).unwrap_or(nft.accept);
         }
         let expected = chains(&nft);
         let has_our_chains = expected.len() == self.chains.len()
@@ -123,7 +90,7 @@ fn is_named(told: &NftMessage, attribute: u16, name: &str) -> bool {
 }
 
 /// The chain's type, hook, priority and policy.
-fn hook(chain: &NftMessage) -> Option<(String, u32, u32, u32)> {
+pub(super) fn hook(chain: &NftMessage) -> Option<(String, u32, u32, u32)> {
     let hook = chain.attribute(NFTA_CHAIN_HOOK)?;
     let of_hook = |kind| {
         attributes(hook).find(|(found, _)| *found == kind).and_then(|(_, value)| number(value))
@@ -137,7 +104,7 @@ fn hook(chain: &NftMessage) -> Option<(String, u32, u32, u32)> {
 }
 
 /// What stands behind the type and the length of the user data, if that is a comment.
-fn comment(rule: &NftMessage) -> Option<String> {
+pub(super) fn comment(rule: &NftMessage) -> Option<String> {
     match rule.attribute(NFTA_RULE_USERDATA)? {
         [0, _length, comment @ ..] => Some(text(comment)),
         _ => None,

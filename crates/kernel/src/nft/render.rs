@@ -9,7 +9,7 @@ use wireloom_model::{Cidr, Family};
 
 use super::kinds::*;
 use super::rule::{
-    Rule, clamp_into, clamp_out_of, drop_from_strangers, keep_source, masquerade_from,
+    Rule, clamp_into, clamp_out_of, drop_from_strangers, keep_source, mark_passed, masquerade_from,
     masquerade_to,
 };
 use super::wire::{Attributes, Command, NftMessage};
@@ -46,14 +46,17 @@ pub(super) fn chains(nft: &Nft) -> Vec<Chain> {
                 .collect(),
         });
     }
-    if !nft.clamp.is_empty() {
-        let both_ways = nft.clamp.iter().flat_map(|link| [clamp_out_of(link), clamp_into(link)]);
+    let marks = Family::BOTH.map(|family| mark_passed(family, nft.accept));
+    let marks = marks.into_iter().filter(|_| nft.accept != 0);
+    let both_ways = nft.clamp.iter().flat_map(|link| [clamp_out_of(link), clamp_into(link)]);
+    let forward: Vec<Rule> = marks.chain(both_ways).collect();
+    if !forward.is_empty() {
         chains.push(Chain {
             name: "forward",
             kind: "filter",
             hook: NF_INET_FORWARD,
             priority: NF_IP_PRI_MANGLE,
-            rules: both_ways.collect(),
+            rules: forward,
         });
     }
     if !nft.guard.is_empty() {

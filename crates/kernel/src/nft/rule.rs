@@ -33,6 +33,10 @@ impl Rule {
 pub(super) const CLAMP_OUT_OF: &str = "clamp MSS out of ";
 pub(super) const DROP_FROM_STRANGERS: &str = "drop from others than the location: ";
 pub(super) const MASQUERADE: &str = "masquerade ";
+pub(super) const MARK: &str = "mark ";
+
+/// What the comments of our rules in others' chains begin with.
+pub(super) const ACCEPT: &str = "wireloom passes on what is marked ";
 
 /// Packets to the set keep their source.
 pub(super) fn keep_source(set: NftSet, family: Family) -> Rule {
@@ -169,14 +173,7 @@ fn clamp(direction: u32, link: &InterfaceName) -> Attributes {
     let list = equals(meta(Attributes::default(), direction), &name);
     let list = equals(meta(list, NFT_META_L4PROTO), &[IPPROTO_TCP]);
     let list = payload(list, NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS, 1);
-    let value = |byte: u8| Attributes::default().bytes(NFTA_DATA_VALUE, &[byte]);
-    let mask = Attributes::default()
-        .number(NFTA_BITWISE_SREG, REGISTER)
-        .number(NFTA_BITWISE_DREG, REGISTER)
-        .number(NFTA_BITWISE_LEN, 1)
-        .nested(NFTA_BITWISE_MASK, &value(TCP_SYN | TCP_RST))
-        .nested(NFTA_BITWISE_XOR, &value(0));
-    let list = equals(then(list, "bitwise", &mask), &[TCP_SYN]);
+    let list = equals(bitwise(list, [TCP_SYN | TCP_RST], [0]), &[TCP_SYN]);
     let route =
         Attributes::default().number(NFTA_RT_KEY, NFT_RT_TCPMSS).number(NFTA_RT_DREG, REGISTER);
     let to_network_order = Attributes::default()
@@ -193,6 +190,48 @@ fn clamp(direction: u32, link: &InterfaceName) -> Attributes {
         .number(NFTA_EXTHDR_OP, NFT_EXTHDR_OP_TCPOPT);
     let list = then(then(list, "rt", &route), "byteorder", &to_network_order);
     then(list, "exthdr", &option)
+}
+
+/// Packets between prefixes of the set get these bits of the mark.
+pub(super) fn mark_passed(family: Family, bits: u32) -> Rule {
+    let list = is_in(NftSet::Passed, family, Field::Source);
+    let list = address(list, family, Field::Destination);
+    let list = meta(look_up(list, NftSet::Passed, family, 0), NFT_META_MARK);
+    // A mark is a number of the host's own byte order.
+    let list = bitwise(list, (!bits).to_ne_bytes(), bits.to_ne_bytes());
+    let set =
+        Attributes::default().number(NFTA_META_KEY, NFT_META_MARK).number(NFTA_META_SREG, REGISTER);
+    let set_name = set_name(NftSet::Passed, family);
+    Rule {
+        comment: format!("{MARK}{bits:#x} between prefixes of {set_name}"),
+        expressions: then(list, "meta", &set),
+    }
+}
+
+/// The bits that a rule of this comment sets.
+pub(super) fn marked(comment: &str) -> Option<u32> {
+    let (bits, _) = comment.strip_prefix(MARK)?.split_once(' ')?;
+    u32::from_str_radix(bits.strip_prefix("0x")?, 16).ok()
+}
+
+/// What carries these bits is accepted, in a chain of somebody else. Without sets or anything else that iptables can't
+/// tell in its own words: one rule that it does not know, and it lists nothing of the table.
+pub(super) fn accept_marked(bits: u32) -> Rule {
+    let list = meta(Attributes::default(), NFT_META_MARK);
+    let list = equals(bitwise(list, bits.to_ne_bytes(), [0; 4]), &bits.to_ne_bytes());
+    Rule { comment: format!("{ACCEPT}{bits:#x}"), expressions: verdict(list, NF_ACCEPT) }
+}
+
+/// The register's bits under the mask, flipped where `xor` says so.
+fn bitwise<const N: usize>(list: Attributes, mask: [u8; N], xor: [u8; N]) -> Attributes {
+    let value = |bytes: [u8; N]| Attributes::default().bytes(NFTA_DATA_VALUE, &bytes);
+    let bitwise = Attributes::default()
+        .number(NFTA_BITWISE_SREG, REGISTER)
+        .number(NFTA_BITWISE_DREG, REGISTER)
+        .number(NFTA_BITWISE_LEN, u32::try_from(N).unwrap_or(u32::MAX))
+        .nested(NFTA_BITWISE_MASK, &value(mask))
+        .nested(NFTA_BITWISE_XOR, &value(xor));
+    then(list, "bitwise", &bitwise)
 }
 
 fn meta(list: Attributes, key: u32) -> Attributes {
@@ -232,6 +271,8 @@ const NFTNL_UDATA_RULE_COMMENT: u8 = 0;
 
 const NFTA_META_DREG: u16 = 1;
 const NFTA_META_KEY: u16 = 2;
+const NFTA_META_SREG: u16 = 3;
+const NFT_META_MARK: u32 = 3;
 const NFT_META_IIFNAME: u32 = 6;
 const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_NFPROTO: u32 = 15;
@@ -250,8 +291,6 @@ const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;
 const NFTA_LOOKUP_FLAGS: u16 = 5;
 const NFT_LOOKUP_F_INV: u32 = 1;
-const NFTA_IMMEDIATE_DREG: u16 = 1;
-const NFTA_IMMEDIATE_DATA: u16 = 2;
 const NFTA_BITWISE_SREG: u16 = 1;
 const NFTA_BITWISE_DREG: u16 = 2;
 const NFTA_BITWISE_LEN: u16 = 3;

@@ -25,7 +25,12 @@ pub(crate) struct Attributes(Vec<u8>);
 impl NftMessage {
     /// About objects of the family `inet`.
     pub(crate) fn inet(kind: u8, attributes: Attributes) -> Self {
-        let mut payload = vec![NFPROTO_INET, 0, 0, 0];
+        Self::of(NFPROTO_INET, kind, attributes)
+    }
+
+    /// About objects of the family of this number (`NFPROTO_`).
+    pub(crate) fn of(family: u8, kind: u8, attributes: Attributes) -> Self {
+        let mut payload = vec![family, 0, 0, 0];
         payload.extend(attributes.0);
         Self { kind: u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]), payload }
     }

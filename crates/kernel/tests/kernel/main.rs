@@ -4,6 +4,7 @@
 
 mod cached;
 mod encapsulation;
+mod forward;
 mod guard;
 mod host;
 mod nft;

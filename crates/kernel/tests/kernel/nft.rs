@@ -16,6 +16,7 @@ fn full() -> Nft {
         sets: [
             (NftSet::Location, prefixes(&["192.0.2.2/32", "2001:db8::2/128"])),
             (NftSet::Mesh, prefixes(&["10.4.0.0/16", "10.42.0.0/16", "10.42.7.0/24", "fd00::/8"])),
+            (NftSet::Passed, prefixes(&["10.4.0.0/16", "10.42.0.0/16", "fd00::/8"])),
             (NftSet::Peers, prefixes(&["10.5.0.1/32", "fd05::1/128"])),
             (NftSet::Pods, prefixes(&["10.42.7.0/24", "fd42:7::/64"])),
             (NftSet::Services, prefixes(&["10.43.0.0/16"])),
@@ -30,6 +31,7 @@ fn full() -> Nft {
             Outer::Vxlan(Family::V6, 4789),
         ]
         .into(),
+        accept: 0x40,
     }
 }
 
@@ -206,32 +208,5 @@ fn a_refused_transaction_changes_nothing_and_says_why() {
         );
         assert_eq!(listed(), include_str!("golden/table.nft"));
         assert_eq!(diff(&with(full()), &host.observe(&[]).await.unwrap()), vec![]);
-    });
-}
-
-#[test]
-fn chains_that_drop_what_is_passed_on_are_found() {
-    need!(root);
-    need!(program "nft");
-    in_namespace(|| async {
-        let host = Host::new().unwrap();
-        bring(&host, &with(full())).await;
-        assert_eq!(host.forward_drops().unwrap(), []);
-        for command in [
-            "add table ip filter",
-            "add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }",
-            "add chain ip filter INPUT { type filter hook input priority filter; policy drop; }",
-            "add table inet firewall",
-            "add chain inet firewall through { type filter hook forward priority 10; policy drop; }",
-            "add chain inet firewall other { type filter hook forward priority 20; policy accept; }",
-            "add table bridge firewall",
-            "add chain bridge firewall ports { type filter hook forward priority 0; policy drop; }",
-        ] {
-            nft_command(command);
-        }
-        let mut told: Vec<String> =
-            host.forward_drops().unwrap().iter().map(ToString::to_string).collect();
-        told.sort();
-        assert_eq!(told, ["inet firewall through", "ip filter FORWARD"]);
     });
 }

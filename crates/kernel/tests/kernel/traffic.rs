@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use wireloom_kernel::{Forwarding, Host};
+use wireloom_kernel::{Cached, Forwarding, Host};
 use wireloom_model::Family;
 use wireloom_model::kernel::{KernelState, Nft, NftSet};
 use wireloom_testkit::need;
@@ -86,13 +86,18 @@ fn table() -> KernelState {
 
 /// Sends a datagram from the pod, and returns the source that its receiver in the world saw.
 fn source_seen(node: &Node, to: &'static str) -> String {
+    source_if_seen(node, to, PATIENCE).unwrap()
+}
+
+/// The same, if it comes before patience ends.
+fn source_if_seen(node: &Node, to: &'static str, patience: Duration) -> Option<String> {
     let receiver = node.world.run(move || UdpSocket::bind((to, 7777)).unwrap());
-    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    receiver.set_read_timeout(Some(patience)).unwrap();
     node.pod.run(move || {
         let any = if to.contains(':') { "::" } else { "0.0.0.0" };
         UdpSocket::bind((any, 0)).unwrap().send_to(b"here", (to, 7777)).unwrap();
     });
-    receiver.recv_from(&mut [0; 16]).unwrap().1.ip().to_string()
+    receiver.recv_from(&mut [0; 16]).ok().map(|(_, from)| from.ip().to_string())
 }
 
 #[test]
@@ -111,6 +116,35 @@ fn pods_leave_the_mesh_by_the_nodes_address_and_stay_themselves_within() {
         for ([pod, mesh, outside], own) in ADDRESSES.into_iter().zip(["192.0.2.1", "2001:db8::1"]) {
             assert_eq!(source_seen(&node, mesh), pod);
             assert_eq!(source_seen(&node, outside), own);
+        }
+    });
+}
+
+#[test]
+fn packets_between_prefixes_of_the_mesh_pass_where_others_drop() {
+    need!(root);
+    need!(program "ip");
+    need!(program "nft");
+    in_namespace(|| async {
+        let node = node();
+        std::mem::forget(Forwarding::enable(&Family::BOTH).unwrap());
+        nft_command("add table inet docker");
+        nft_command(
+            "add chain inet docker F { type filter hook forward priority 0; policy drop; }",
+        );
+        // Neighbours are asked by link-local addresses, which nobody passes on.
+        let soon = Duration::from_millis(200);
+        for [_, mesh, _] in ADDRESSES {
+            assert_eq!(source_if_seen(&node, mesh, soon), None, "without the table");
+        }
+        let passed = prefixes(&["10.4.0.0/16", "10.42.7.0/24", "fd04::/16", "fd42:7::/64"]);
+        let nft = Nft { sets: [(NftSet::Passed, passed)].into(), accept: 0x20, ..Nft::default() };
+        let state = KernelState { nft: Some(nft), ..KernelState::default() };
+        let mut cached = Cached::new(&Host::new().unwrap(), vec![]).await.unwrap();
+        cached.bring(&state).await.unwrap();
+        for [pod, mesh, outside] in ADDRESSES {
+            assert_eq!(source_seen(&node, mesh), pod);
+            assert_eq!(source_if_seen(&node, outside, soon), None, "not of the mesh");
         }
     });
 }

@@ -223,3 +223,61 @@ fn what_cannot_be_read_is_said() {
     assert!(said[0].contains("Peers can't be read") && said[1].contains("--hostname"), "{said:?}");
     assert!(cluster.deny("Peers can't be read", None));
 }
+
+#[test]
+fn agents_that_plan_by_other_settings_are_named() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    let said = |mesh: &Mesh| serde_json::to_string(mesh).unwrap();
+    let other = Mesh {
+        gateways: GatewayCount::All,
+        overlay: Overlay::new(["10.9.0.0/16".parse().unwrap()]).unwrap(),
+        mtu: NonZeroU16::new(1400),
+        ..mesh()
+    };
+    cluster.put_node(node("own", 1, &[("wireloom.dev/mesh", &said(&other))]), now);
+    cluster.put_node(node("same", 2, &[("wireloom.dev/mesh", &said(&mesh()))]), now);
+    assert_eq!(cluster.snapshot(now).problems, [], "a restart with other settings is under way");
+    let before = node("b", 3, &[]);
+    cluster.put_node(before, now);
+    assert!(cluster.put_node(node("b", 3, &[("wireloom.dev/mesh", &said(&other))]), now));
+    let problems = cluster.snapshot(now).problems;
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    let text = problem.to_string();
+    for said in
+        ["node b", "--subnet 10.9.0.0/16 instead of 10.4.0.0/16", "--gateways all instead of 2"]
+    {
+        assert!(text.contains(said), "{text}");
+    }
+    assert!(!text.contains("1400"), "{text}");
+}
+
+#[test]
+fn what_all_see_is_told_by_the_first_that_is_alive() {
+    let start = Instant::now();
+    let mut cluster = cluster();
+    let ours = [("wireloom.dev/algorithm", "wireloom")];
+    cluster.put_node(node("a-kilo", 1, &[("kilo.squat.ai/last-seen", "1")]), start);
+    cluster.put_node(node("own", 2, &ours), start);
+    cluster.put_node(node("other", 3, &ours), start);
+    let spec = json!({ "allowedIPs": [], "publicKey": key(9) });
+    cluster.put_peer(&peer("empty", spec.clone()));
+    assert!(!cluster.put_peer(&peer("empty", spec)), "the same again is no news");
+    for name in ["own", "other"] {
+        cluster.put_lease(&lease(name, 1), start);
+    }
+    let told = |cluster: &Cluster, now| {
+        let all = cluster.to_tell(now);
+        all.iter().map(|(about, _)| about.name.clone().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&cluster, start), Vec::<String>::new(), "other comes before own");
+    let later = start + SPAN;
+    cluster.put_lease(&lease("own", 2), later);
+    assert_eq!(told(&cluster, later), ["empty"]);
+
+    // Of its own Node it always speaks itself.
+    cluster.put_lease(&lease("other", 2), later);
+    cluster
+        .put_node(node("own", 2, &[ours[0], ("kilo.squat.ai/persistent-keepalive", "x")]), later);
+    assert_eq!(told(&cluster, later), ["own"]);
+}

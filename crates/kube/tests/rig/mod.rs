@@ -58,6 +58,23 @@ impl Rig {
         self.json(&format!("get node {node}"))["metadata"]["annotations"].clone()
     }
 
+    /// The writes to Nodes, Leases and Events that the server has counted so far.
+    pub(crate) fn writes(&self) -> u64 {
+        let metrics = self.kubectl("get --raw /metrics");
+        let counted = metrics.lines().filter(|line| {
+            line.starts_with("apiserver_request_total{")
+                && ["verb=\"APPLY\"", "verb=\"PATCH\"", "verb=\"POST\"", "verb=\"PUT\""]
+                    .iter()
+                    .any(|verb| line.contains(verb))
+                && ["resource=\"nodes\"", "resource=\"leases\"", "resource=\"events\""]
+                    .iter()
+                    .any(|resource| line.contains(resource))
+                // The server's own lease, by which it is known to others of its kind.
+                && !line.contains("verb=\"PUT\"")
+        });
+        counted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
+    }
+
     /// The registry of a node, whose key is made of the byte, and what its agent knows of its machine.
     pub(crate) async fn registry(
         &self,

@@ -322,15 +322,19 @@ fn a_held() -> impl Strategy<Value = Held> {
         btree_set(name.prop_map(|name: String| name.parse::<PeerName>().unwrap()), 0..3),
         btree_set(prefix, 0..3),
         known,
+        btree_set(an_ip(), 0..3),
     )
-        .prop_map(|(overlay_addresses, gateway, home, anchors, owns, algorithm)| Held {
-            overlay_addresses,
-            gateway,
-            home,
-            anchors,
-            owns,
-            algorithm,
-        })
+        .prop_map(
+            |(overlay_addresses, gateway, home, anchors, owns, algorithm, pod_addresses)| Held {
+                overlay_addresses,
+                gateway,
+                home,
+                anchors,
+                owns,
+                algorithm,
+                pod_addresses,
+            },
+        )
 }
 
 prop_compose! {

@@ -21,6 +21,9 @@ pub struct Nft {
     pub clamp: BTreeSet<InterfaceName>,
     /// What is taken from [`Location`](NftSet::Location) alone: links that unwrap do not ask who wrapped.
     pub guard: BTreeSet<Outer>,
+    /// The bits that mark packets passed on from [`Passed`](NftSet::Passed) to `Passed`; 0 is none. Where a chain of
+    /// somebody else drops what is passed on, a rule of ours in it accepts those.
+    pub accept: u32,
 }
 
 /// Packets that have others in them, as they come in.
@@ -41,6 +44,8 @@ pub enum NftSet {
     Location,
     /// All that the mesh leads to.
     Mesh,
+    /// Both ends of what others' chains are to accept.
+    Passed,
     /// The addresses of peers outside the mesh.
     Peers,
     /// This node's pods.
@@ -53,14 +58,22 @@ pub enum NftSet {
 
 impl NftSet {
     /// All of them, in order.
-    pub const ALL: [Self; 6] =
-        [Self::Location, Self::Mesh, Self::Peers, Self::Pods, Self::Services, Self::Site];
+    pub const ALL: [Self; 7] = [
+        Self::Location,
+        Self::Mesh,
+        Self::Passed,
+        Self::Peers,
+        Self::Pods,
+        Self::Services,
+        Self::Site,
+    ];
 
     /// Its name in the table, without the family.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Location => "location",
             Self::Mesh => "mesh",
+            Self::Passed => "passed",
             Self::Peers => "peers",
             Self::Pods => "pods",
             Self::Services => "services",

@@ -7,7 +7,7 @@ use wireloom_model::kernel::NftSet;
 use wireloom_model::{Algorithm, Cidr, Held, InterfaceAddress, NodeName, PeerName, Subject};
 
 use super::{Outsider, Part, View, pods, range};
-use crate::plan::{NodeSummary, Plan, PlanError, TunnelPeer, TunnelPeerName};
+use crate::plan::{NodeSummary, Plan, PlanError, TunnelPeer, TunnelPeerName, passed};
 
 impl View<'_> {
     /// Computes what the node must do. Errors if there is no such node, or none that is ready.
@@ -34,7 +34,8 @@ impl View<'_> {
             wraps: wrap.into_iter().collect(),
             pods: pods(node).into_iter().collect(),
             clamp_mss: self.mesh.filter.clamp_mss,
-            masquerade: Some(self.masquerade(place)),
+            masquerade: Some(self.sets(place)),
+            passed: passed(&self.mesh.filter, || self.sets(place)),
             publishes: Held {
                 overlay_addresses: held.into_iter().collect(),
                 gateway: is_leader,
@@ -42,6 +43,7 @@ impl View<'_> {
                 anchors: self.peers.iter().filter(|_| is_leader).map(mine).collect(),
                 owns: part.location_prefixes.iter().copied().filter(|_| is_leader).collect(),
                 algorithm: Some(Algorithm::Kilo),
+                pod_addresses: BTreeSet::new(),
             },
             problems: self.problems.clone(),
             nodes: self.nodes(),
@@ -93,6 +95,7 @@ impl View<'_> {
             key: peer.key,
             name: TunnelPeerName::Peer(peer.name.clone()),
             endpoint: self.endpoint_of(peer.key, peer.endpoint.as_ref(), peer.persistent_keepalive),
+            alternatives: Vec::new(),
             allowed_ips: allowed_ips.iter().copied().collect(),
             persistent_keepalive: keepalive,
             preshared_key: peer.preshared_key.clone(),
@@ -106,6 +109,7 @@ impl View<'_> {
             key: leader.key,
             name: TunnelPeerName::Node(leader.name.clone()),
             endpoint: self.leader_endpoint(part),
+            alternatives: Vec::new(),
             allowed_ips: part.reached().collect(),
             persistent_keepalive: keepalive,
             preshared_key: None,
@@ -113,7 +117,7 @@ impl View<'_> {
     }
 
     /// Kilo's chain `KILO-NAT` and what jumps to it, as sets (`Topology.Rules`).
-    fn masquerade(&self, place: (usize, usize)) -> BTreeMap<NftSet, BTreeSet<Cidr>> {
+    fn sets(&self, place: (usize, usize)) -> BTreeMap<NftSet, BTreeSet<Cidr>> {
         let part = &self.parts[place.0];
         let own_pods = pods(part.nodes[place.1]).filter(|_| self.settings.cni);
         let peers = self.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());

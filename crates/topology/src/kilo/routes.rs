@@ -85,9 +85,11 @@ impl Table<'_> {
         let leader = self.part.leader();
         let away = self.elsewhere().flat_map(Part::reached).chain(self.of_peers());
         let own = self.part.address.map(Cidr::host);
-        let away = away.filter(|prefix| !self.is_near(*prefix)).chain(own);
-        let by_leader = away.filter_map(|prefix| self.hop(prefix, leader));
-        by_leader.chain(self.near()).collect()
+        let away = away.filter(|prefix| !self.is_near(*prefix));
+        let away = away.filter_map(|prefix| self.hop(prefix, leader));
+        let away = away.map(|(prefix, hop)| (prefix, Hop { away: true, ..hop }));
+        let own = own.and_then(|own| self.hop(own, leader));
+        away.chain(own).chain(self.near()).collect()
     }
 
     /// To the pods of the segment's other nodes.
@@ -105,7 +107,7 @@ impl Table<'_> {
 
     fn tunnel(&self, prefix: Cidr, gateway: Option<IpAddr>) -> (Cidr, Hop) {
         let gateway = gateway.filter(|gateway| same_family(*gateway, prefix.address()));
-        (prefix, Hop { by: Way::Tunnel, gateway, source: self.source(prefix) })
+        (prefix, Hop { by: Way::Tunnel, gateway, source: self.source(prefix), away: true })
     }
 
     fn source(&self, prefix: Cidr) -> Option<IpAddr> {
@@ -122,9 +124,9 @@ impl Table<'_> {
         let hop = match self.is_wrapped(gateway) {
             true => {
                 let source = self.source(prefix);
-                Hop { by: Way::Wrapped, gateway: Some(gateway), source }
+                Hop { by: Way::Wrapped, gateway: Some(gateway), source, away: false }
             }
-            false => Hop { by: Way::Location, gateway: Some(gateway), source: None },
+            false => Hop { by: Way::Location, gateway: Some(gateway), source: None, away: false },
         };
         Some((prefix, hop))
     }

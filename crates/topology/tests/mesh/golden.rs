@@ -143,7 +143,7 @@ fn show_state(state: &KernelState) -> String {
         writeln!(out, "{setting} {value} of {link}").unwrap();
     }
     if let Some(nft) = &state.nft {
-        let Nft { masquerade, clamp, guard, sets } = nft;
+        let Nft { masquerade, clamp, guard, accept: _, sets } = nft;
         writeln!(out, "masquerade {masquerade} clamp {clamp:?} guard {guard:?}").unwrap();
         for (set, prefixes) in sets {
             let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();

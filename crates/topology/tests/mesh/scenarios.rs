@@ -6,7 +6,9 @@ use wireloom_model::{
     Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Endpoint, GatewayCount, Node, NodeName,
     Problem, ProblemKind, Snapshot,
 };
-use wireloom_topology::{Plan, PlanError, Segment, Topology, TunnelPeerName, peer_view, plan};
+use wireloom_topology::{
+    Plan, PlanError, Segment, Topology, TunnelPeerName, peer_view, plan, sightings,
+};
 
 use crate::golden::demo;
 
@@ -327,4 +329,36 @@ fn a_peer_from_outside_has_a_plan_of_its_own_with_everything_its_tunnels_lead_to
             |source: std::net::IpAddr| source.is_ipv4() == prefix.address().is_ipv4();
         hop.gateway.is_none() && hop.source.is_some_and(is_own_family)
     }));
+}
+
+#[test]
+fn who_keeps_its_tunnels_open_is_tried_where_others_hear_it() {
+    let mut snapshot = demo();
+    let (heard, elsewhere) = ("198.51.100.7:40000", "198.51.100.7:40001");
+    let sighting = |key, at: &str| std::iter::once((key, at.parse().unwrap())).collect();
+    let pi = node(&mut snapshot, "lon-1");
+    pi.endpoint = Some("192.168.1.3:51820".parse().unwrap());
+    pi.more_endpoints = vec!["[2001:db8::3]:51820".parse().unwrap()];
+    let (key, public) = (pi.key, snapshot.nodes[0].key);
+    let others: Vec<String> = snapshot.nodes.iter().map(|node| node.name.to_string()).collect();
+    let others: Vec<&String> = others.iter().filter(|name| *name != "lon-1").collect();
+    node(&mut snapshot, others[0]).discovered_endpoints = sighting(key, heard);
+    node(&mut snapshot, others[1]).discovered_endpoints = sighting(key, elsewhere);
+    node(&mut snapshot, others[2]).discovered_endpoints = sighting(key, "[fe80::1]:1");
+    node(&mut snapshot, others[3]).discovered_endpoints = sighting(public, "192.0.2.9:1");
+
+    let peers: Vec<_> = Topology::of(&snapshot)
+        .nodes()
+        .iter()
+        .flat_map(|node| plan_of(&snapshot, node.node.as_str()).tunnel_peers)
+        .collect();
+    let tried = |key| {
+        let peer = peers.iter().find(|peer| peer.key == key).unwrap();
+        peer.alternatives.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(tried(key), [heard, elsewhere, "[2001:db8::3]:51820"]);
+    assert_eq!(tried(public), [] as [&str; 0], "it is dialled at its public endpoint alone");
+
+    let device = [(key, heard.parse().unwrap()), (public, "192.0.2.9:1".parse().unwrap())];
+    assert_eq!(sightings(&snapshot, device), sighting(key, heard));
 }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use wireloom_model::kernel::{KernelState, MAIN_TABLE, Route, RouteKey, Rule};
+use wireloom_model::kernel::{KernelState, MAIN_TABLE, NftSet, Route, RouteKey, Rule};
 use wireloom_model::{Cidr, Family, InterfaceName};
+use wireloom_topology::kilo::{Seen, Settings, View};
 use wireloom_topology::{Hop, Plan, Underlay, Way};
 
 use crate::golden::{demo, wide};
@@ -112,7 +113,7 @@ proptest! {
                     true => (Way::Tunnel, None),
                     false => (Way::Location, Some(neighbour)),
                 };
-                (*prefix, Hop { by, gateway, source: None })
+                (*prefix, Hop { by, gateway, source: None, away: false })
             })
             .collect();
         let usual = plan.kernel_state(&wl0(), &wide());
@@ -136,4 +137,34 @@ fn without_a_mark_all_routes_stay_in_the_main_table() {
     let endpoints = BTreeSet::from(["10.4.0.1".parse().unwrap()]);
     let state = plan().kernel_state(&wl0(), &Underlay { endpoints, mark: 0, ..wide() });
     assert_eq!(state, plan().kernel_state(&wl0(), &wide()));
+}
+
+#[test]
+fn between_all_prefixes_of_the_mesh_and_no_others_packets_are_accepted() {
+    let asked = |services: &[&str]| {
+        let mut snapshot = demo();
+        snapshot.mesh.filter.forward_accept = true;
+        snapshot.mesh.filter.services = services.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        snapshot
+    };
+    let nft = |plan: Plan, mark| plan.kernel_state(&wl0(), &Underlay { mark, ..wide() }).nft;
+    let me = "lon-1".parse().unwrap();
+    assert_eq!(plan().kernel_state(&wl0(), &wide()).nft.unwrap().accept, 0);
+    // Whether anything is masqueraded is another matter. Services are no place that packets come from or go to.
+    let snapshot = asked(&["10.43.0.0/16"]);
+    for plan in [
+        wireloom_topology::plan(&snapshot, &me).unwrap(),
+        View::of(&snapshot, Settings::default(), &Seen::default(), Some(&me)).plan(&me).unwrap(),
+    ] {
+        let passed = plan.passed.clone();
+        let peers = plan.tunnel_peers.iter().flat_map(|peer| &peer.allowed_ips);
+        for prefix in peers.chain(plan.routes.keys()).chain(&plan.pods) {
+            assert!(passed.iter().any(|passed| passed.covers(prefix)), "{prefix} of {passed:?}");
+        }
+        assert!(!passed.contains(&"10.43.0.0/16".parse().unwrap()));
+        for (mark, bits) in [(MARK, MARK), (0x40, 0x40), (0, 0x20)] {
+            let nft = nft(plan.clone(), mark).unwrap();
+            assert_eq!((nft.accept, &nft.sets[&NftSet::Passed]), (bits, &passed));
+        }
+    }
 }

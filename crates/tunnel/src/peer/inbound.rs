@@ -47,6 +47,11 @@ impl Turn<'_> {
 
     /// An initiation is answered where it came from. It does not move the endpoint: it may be an old one, repeated by
     /// somebody else, and the first message of the new session follows at once if it is not.
+    ///
+    /// One that looks old may also come from a peer whose clock was set back: until that has caught up, it can't make
+    /// itself heard. Then we begin a handshake of our own, where we know the peer to be, and the new session is made from
+    /// this end. The kernel's WireGuard leaves such a peer to its clock. Whoever repeats old messages makes us send
+    /// the peer no more than it would hear without a session: one initiation each five seconds.
     fn answer(
         &mut self,
         introduction: Option<Introduction>,
@@ -58,7 +63,13 @@ impl Turn<'_> {
         let introduction = introduction.ok_or(DropReason::BadHandshake)?;
         let engine = self.state.engine.as_mut().ok_or(DropReason::UnknownPeer)?;
         let room = outbox.slot(HANDSHAKE_ROOM);
-        let length = engine.answer(now, introduction, initiation, room)?;
+        let length = match engine.answer(now, introduction, initiation, room) {
+            Err(DropReason::Replay) => {
+                self.state.doubt_order(now);
+                return Err(DropReason::Replay);
+            }
+            answered => answered?,
+        };
         outbox.commit(length, path, TrafficClass::HANDSHAKE);
         self.state.path.get_or_insert(*path);
         self.state.timers.session_began(now);

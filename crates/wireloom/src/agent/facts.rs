@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use wireloom_kernel::{Event, Host, HostError};
+use wireloom_kernel::{Event, Host, HostError, Watch};
 use wireloom_kube::{Facts, HostAddress};
 use wireloom_model::{InterfaceName, PublicKey};
 
@@ -36,7 +36,12 @@ pub(crate) fn follow(
     let none = Facts { key, addresses: Vec::new(), cni_address: None };
     let (facts, followed) = watch::channel(none);
     tokio::spawn(async move {
+        let mut watch = None;
         while !facts.is_closed() {
+            // What changes from here on, while it is looked at or gathered, is told afterwards.
+            if watch.is_none() {
+                watch = host.watch().await.ok();
+            }
             match gather(&host, &own, mark).await {
                 Ok((addresses, cni_address)) => {
                     let now = Facts { key, addresses, cni_address };
@@ -49,7 +54,7 @@ pub(crate) fn follow(
                 Err(error) => tracing::warn!(%error, "this host's addresses can't be read"),
             }
             // Either is a reason to look again.
-            let _ = tokio::time::timeout(PERIOD, change(&host)).await;
+            let _ = tokio::time::timeout(PERIOD, change(&mut watch)).await;
             tokio::time::sleep(GATHER).await;
         }
     });
@@ -77,19 +82,22 @@ async fn gather(host: &Host, own: &InterfaceName, mark: u32) -> Result<Addresses
     Ok((addresses, cilium))
 }
 
-/// Waits until a link or an address changes, or that can't be told.
-async fn change(host: &Host) {
-    let Ok(mut watch) = host.watch().await else { return std::future::pending().await };
-    while let Some(event) = watch.next().await {
-        let of_addresses = matches!(
-            event,
+/// Waits until a link, an address or the way to the world changes. Without a watch that can't be told; one that fails is
+/// dropped, and it is time to look again.
+async fn change(watch: &mut Option<Watch>) {
+    let Some(open) = watch else { return std::future::pending().await };
+    while let Some(event) = open.next().await {
+        let is_it = match event {
+            Event::OthersRoute { destination } => destination.length() == 0,
             Event::AddressChanged { .. }
-                | Event::LinkChanged { .. }
-                | Event::LinkGone { .. }
-                | Event::Overrun
-        );
-        if of_addresses {
+            | Event::LinkChanged { .. }
+            | Event::LinkGone { .. }
+            | Event::Overrun => true,
+            _ => false,
+        };
+        if is_it {
             return;
         }
     }
+    *watch = None;
 }

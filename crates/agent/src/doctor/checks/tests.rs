@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use wireloom_kernel::{Conflict, Feature, HostLink, PortOwner, Way};
+use wireloom_kernel::{Conflict, Feature, ForwardDrop, HostLink, PortOwner, Way};
 use wireloom_model::kernel::{Mark, Rule};
 use wireloom_model::{InterfaceName, Problem, PublicKey, Snapshot};
 use wireloom_topology::kilo::Seen;
@@ -56,6 +56,7 @@ fn healthy() -> Facts {
         families: BTreeMap::from([(Family::V4, good), (Family::V6, good)]),
         underlay: BTreeMap::from([(eth0, Underlay::default())]),
         addressed_links: 1,
+        forward_drops: Vec::new(),
         left_by_us: Vec::new(),
         left_by_kilo: Vec::new(),
         kilo: None,
@@ -241,6 +242,16 @@ fn each_fault_is_found_and_said_once() {
             Check::Forwarding,
             "IPv6 forwarding is off",
             "sysctl -w net.ipv6.conf.all.forwarding=1",
+        ),
+        (
+            |f| {
+                let [table, chain] = ["filter", "FORWARD"].map(str::to_owned);
+                f.forward_drops.push(ForwardDrop { family: "ip", table, chain });
+            },
+            Warning,
+            Check::Forwarding,
+            "ip filter FORWARD",
+            "`forward-accept = true`",
         ),
         (
             |f| {

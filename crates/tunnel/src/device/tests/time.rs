@@ -346,3 +346,55 @@ fn a_peer_that_is_kept_alive_is_called_at_once_after_a_suspend() {
     world.pass(Duration::ZERO);
     assert_eq!(world.initiations, 2);
 }
+
+#[test]
+fn a_peer_whose_clock_was_set_back_gets_a_session_from_the_other_end() {
+    let mut world = World::pair();
+    // It starts again, and its initiations look like old ones: the other end has seen later timestamps.
+    let yesterday: Wall = |now| wall(now) - seconds(86_400);
+    let key = Some(Some(world.hosts[0].key.clone()));
+    let device = Device::with_limits([9; 32], ENGINE, Limits::WIREGUARD, yesterday);
+    let other = SetPeer {
+        endpoint: Some(world.hosts[1].address),
+        allowed_ips: [cidr("10.0.1.0/24")].into(),
+        ..world.peer(1)
+    };
+    let set = SetDevice { private_key: key, peers: vec![other], ..SetDevice::default() };
+    assert_eq!(device.set(world.now, &set), Effects::default());
+    world.hosts[0].device = device;
+    world.pass(seconds(10));
+    world.say(0, "10.0.0.1", "10.0.1.1");
+    world.pass(seconds(1));
+    assert_eq!(world.take_delivered(1), [packet("10.0.0.1", "10.0.1.1", 10)]);
+}
+
+#[test]
+fn whoever_repeats_an_old_initiation_gets_nothing_and_the_peer_little() {
+    let mut world = World::new(2);
+    let mut old = Vec::new();
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    world.run_with(|datagram| {
+        old.extend((kind(datagram) == 1).then(|| datagram.clone()));
+        true
+    });
+    let attacker: SocketAddr = "192.0.2.66:1".parse().unwrap();
+    let old = Datagram { from: attacker, ..old.remove(0) };
+    let before = world.initiations;
+    for _ in 0..10 {
+        world.deliver(&old);
+    }
+    world.run();
+    assert_eq!(world.initiations, before, "right after the handshake it was only late");
+
+    // Later, all that is sent goes to the peer.
+    let mut sent_to = BTreeSet::new();
+    for _ in 0..200 {
+        world.deliver(&old);
+        world.pass_with(Duration::from_millis(100), |datagram| {
+            sent_to.insert(datagram.to);
+            kind(datagram) != 1
+        });
+    }
+    assert!(!sent_to.contains(&attacker));
+    assert!((1..=4).contains(&(world.initiations - before)), "{}", world.initiations - before);
+}

@@ -86,6 +86,10 @@ pub(super) struct Settings {
     /// the mesh leaves with this machine's address. Default: true, and false beside flannel or cilium.
     #[arg(long, env = "WIRELOOM_CNI", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) cni: Option<bool>,
+    /// Whether ours is put last in the list of plugins that comes first beside --cni-path, another's, instead of a list of
+    /// our own. Default: false.
+    #[arg(long, env = "WIRELOOM_CNI_CHAIN", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(super) cni_chain: Option<bool>,
     /// The file by which the container runtime is told. Default: /etc/cni/net.d/10-wireloom.conflist.
     #[arg(long, env = "WIRELOOM_CNI_PATH", value_name = "FILE")]
     pub(super) cni_path: Option<PathBuf>,
@@ -116,8 +120,8 @@ pub(super) struct Settings {
     /// Whether the agent makes the tunnel device; if not, somebody else does: --device uapi. Default: true.
     #[arg(long, env = "WIRELOOM_CREATE_INTERFACE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) create_interface: Option<bool>,
-    /// Kilo's agents have iptables pass on the mesh's packets by it. Without effect: what another table drops, none of
-    /// ours can let pass. `wireloom doctor` names what drops.
+    /// Have packets between prefixes of the mesh accepted where an nftables chain of somebody else drops what this
+    /// machine passes on. Default: false.
     #[arg(long, env = "WIRELOOM_IPTABLES_FORWARD_RULES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) iptables_forward_rules: Option<bool>,
     /// What is logged at most, by one of Kilo's words. --log beats it. Default: info.
@@ -152,8 +156,8 @@ impl Settings {
         first_said!(self, other;
             hostname, backend, kubeconfig, master, topology_label, mesh_granularity, gateways, subnet, service_cidr,
             internal_cidr, prioritise_private_addresses, encapsulate, encapsulation, carry_internal_addresses,
-            masquerade, mtu, port, fwmark, compatibility, cni, cni_path, cni_bin, local, listen, resync_period, clean_up,
-            clean_up_interface, device, create_interface, iptables_forward_rules, log_level, interface, key, state_dir,
+            masquerade, mtu, port, fwmark, compatibility, cni, cni_chain, cni_path, cni_bin, local, listen, resync_period,
+            clean_up, clean_up_interface, device, create_interface, iptables_forward_rules, log_level, interface, key, state_dir,
             run_dir, namespace,
         )
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use wireloom_agent::http::Listen;
-use wireloom_agent::pods::PodNetwork;
+use wireloom_agent::pods::{self, List, PodNetwork};
 use wireloom_agent::{Planner, control};
 use wireloom_kube::{AddressRules, Connection};
 use wireloom_model::annotations::Granularity;
@@ -71,7 +71,9 @@ impl Settings {
         };
         let run_dir = or(self.run_dir, control::RUN_DIRECTORY);
         let beside = self.compatibility.and_then(|Compatibility(beside)| beside);
-        let cni = self.cni.unwrap_or_else(|| beside.is_none());
+        let is_chained = self.cni_chain.unwrap_or(false);
+        let cni = self.cni.unwrap_or_else(|| beside.is_none() && !is_chained);
+        let list = List::of(cni, is_chained, or(self.cni_path, pods::FILE))?;
         let mesh = Mesh {
             overlay,
             gateways,
@@ -85,6 +87,7 @@ impl Settings {
             filter: Filter {
                 masquerade: self.masquerade.unwrap_or(cni),
                 services: self.service_cidr.unwrap_or_default(),
+                forward_accept: self.iptables_forward_rules.unwrap_or(false),
                 ..Filter::default()
             },
         };
@@ -128,10 +131,10 @@ impl Settings {
             key: or(self.key, "/var/lib/wireloom/key"),
             state: or(self.state_dir, "/var/lib/wireloom"),
             warnings,
-            pods: cni.then(|| PodNetwork {
-                file: or(self.cni_path, "/etc/cni/net.d/10-wireloom.conflist"),
-                programs: or(self.cni_bin, "/opt/cni/bin"),
-                leases: run_dir.join("leases"),
+            pods: list.map(|list| PodNetwork {
+                list,
+                programs: or(self.cni_bin, pods::PROGRAMS),
+                run: run_dir.clone(),
             }),
             run_dir,
         })
@@ -153,11 +156,6 @@ impl Settings {
     fn without_effect(&self, device: DeviceKind) -> Vec<String> {
         let is_others = device == DeviceKind::Uapi;
         let said = [
-            (
-                self.iptables_forward_rules == Some(true),
-                "--iptables-forward-rules has no effect: what another table drops, none of ours can let pass; \
-                 `wireloom doctor` names what drops forwarded packets",
-            ),
             (
                 self.clean_up_interface == Some(true) && is_others,
                 "--clean-up-interface has no effect: the device is another's, and stays",

@@ -1,5 +1,6 @@
 use clap::Parser;
 
+use wireloom_agent::pods::List;
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{EncapsulateWhen, GatewayCount};
 
@@ -61,13 +62,17 @@ fn a_full_mesh_is_one_of_gateways() {
 fn pods_have_their_network_from_here_or_from_the_plugin_beside() {
     let resolved = |line: &str| flags(&format!("--hostname a {line}")).resolve().unwrap();
     let pods = resolved("--run-dir /r").pods.unwrap();
-    assert_eq!(pods.file.to_str(), Some("/etc/cni/net.d/10-wireloom.conflist"));
-    assert_eq!(pods.leases.to_str(), Some("/r/leases"));
+    assert_eq!(pods.list, List::Ours("/etc/cni/net.d/10-wireloom.conflist".into()));
+    assert_eq!(pods.run.to_str(), Some("/r"));
     assert!(resolved("").mesh.filter.masquerade);
     for other in ["--cni=false", "--compatibility flannel", "--compatibility cilium"] {
         let resolved = resolved(other);
         assert_eq!((resolved.pods, resolved.mesh.filter.masquerade), (None, false), "{other}");
     }
+    let chained = resolved("--compatibility flannel --cni-chain");
+    assert_eq!(chained.pods.unwrap().list, List::Anothers("/etc/cni/net.d".into()));
+    assert!(!chained.mesh.filter.masquerade, "that is up to the other plugin");
+    assert!(flags("--hostname a --cni --cni-chain").resolve().is_err());
     let kilo = resolved("--compatibility kilo --cni-path /x --cni-bin /y --masquerade=false");
     assert_eq!(kilo.pods.unwrap().programs.to_str(), Some("/y"));
     assert!(!kilo.mesh.filter.masquerade && kilo.planner.compatibility.unwrap().cni);
@@ -118,9 +123,10 @@ fn flags_of_kilos_manifests_are_taken_and_those_without_effect_are_named() {
     let other = resolved("--create-interface=false --interface=kilo0 --clean-up=false");
     assert_eq!((other.device, other.clean_up), (DeviceKind::Uapi, false));
 
-    let warned = resolved("--iptables-forward-rules --clean-up-interface=false").warnings;
-    assert!(warned[0].contains("--iptables-forward-rules") && warned[0].contains("doctor"));
-    assert!(warned[1].contains("--clean-up-interface=false"));
+    assert!(!other.mesh.filter.forward_accept);
+    let through = resolved("--iptables-forward-rules --clean-up-interface=false");
+    assert!(through.mesh.filter.forward_accept);
+    assert!(through.warnings[0].contains("--clean-up-interface=false"));
     assert!(flags("--hostname a --create-interface=false --device own").resolve().is_err());
     for bad in ["--backend=etcd", "--resync-period=0s", "--log-level=loud"] {
         assert!(Line::try_parse_from(["agent", bad]).is_err(), "{bad}");

@@ -1,0 +1,342 @@
+//! Pods that the reference for a runtime adds, by Debian's plugins and ours: our own list, and another's with ours in it.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::mount::{MountFlags, mount};
+use serde_json::{Value, json};
+use wireloom_lab::{Child, Host, Output};
+use wireloom_testkit::{built, need};
+use wireloom_tests::mesh::Mesh;
+use wireloom_tests::{NetworkState, SOON, eventually, ok, run, within};
+
+/// Where Debian has its plugins.
+const DEBIANS: &str = "/usr/lib/cni";
+
+/// Where the hosts' runtimes have theirs.
+const BIN: &str = "/var/lib/cni/bin";
+
+const CNITOOL: &str = "peers/bin/cnitool";
+
+/// The prefixes of the nodes' pods.
+const PREFIXES: [&str; 2] = [
+    "prefixes = [\"10.71.0.0/24\", \"fd71::/64\"]",
+    "prefixes = [\"10.72.0.0/24\", \"fd72::/64\"]",
+];
+
+macro_rules! need_all {
+    () => {
+        need!(root);
+        need!(device "/dev/net/tun");
+        need!(program "ip");
+        need!(program "nsenter");
+        need!(program "ping");
+        need!(program "sysctl");
+        need!(program "/usr/lib/cni/bridge");
+        need!(built CNITOOL);
+    };
+}
+
+/// A mesh of two nodes with a runtime each.
+struct Runtimes {
+    mesh: Mesh,
+}
+
+impl Runtimes {
+    fn new() -> Self {
+        let mesh = Mesh::new();
+        mesh.write(&mesh.text(PREFIXES[0], PREFIXES[1]));
+        for host in [&mesh.pair.a, &mesh.pair.b] {
+            // What runtimes remember of pods is the host's own; its /run takes no programs.
+            host.run(|| -> std::io::Result<()> {
+                fs::create_dir_all("/var/lib/cni")?;
+                mount("tests", "/var/lib/cni", "tmpfs", MountFlags::empty(), c"mode=755")?;
+                fs::create_dir_all("/run/cni/net.d")?;
+                fs::create_dir_all(BIN)?;
+                for entry in fs::read_dir(DEBIANS)? {
+                    let entry = entry?;
+                    symlink(entry.path(), Path::new(BIN).join(entry.file_name()))?;
+                }
+                Ok(())
+            })
+            .unwrap()
+            .unwrap();
+        }
+        Self { mesh }
+    }
+
+    fn up(&self, name: &str, mode: &str) -> Child {
+        let more = format!(
+            "{mode} --cni-path /run/cni/net.d/10-wireloom.conflist --cni-bin /var/lib/cni/bin"
+        );
+        self.mesh.up_with(name, &more)
+    }
+
+    fn host(&self, name: &str) -> &Host {
+        self.mesh.host(name)
+    }
+}
+
+/// Runs a script of a shell.
+fn shell(host: &Host, script: &str) -> Output {
+    host.exec("sh", ["-c", script], Duration::from_secs(240)).unwrap()
+}
+
+/// The reference's command line. What it is told beside it stands before.
+fn cnitool(arguments: &str) -> String {
+    format!(
+        "CNI_PATH=/var/lib/cni/bin NETCONFPATH=/run/cni/net.d {} {arguments}",
+        built(CNITOOL).display()
+    )
+}
+
+/// Has a runtime do something about a pod, and returns what the plugins say.
+fn asked(host: &Host, verb: &str, network: &str, pod: &str) -> Value {
+    let done = shell(host, &cnitool(&format!("{verb} {network} /run/netns/{pod}")));
+    assert!(done.status.success(), "{verb} {pod}: {}{}", done.stdout, done.stderr);
+    serde_json::from_str(&done.stdout).unwrap_or_default()
+}
+
+fn addresses(result: &Value) -> Vec<String> {
+    let ips = result["ips"].as_array().unwrap().iter();
+    ips.map(|entry| entry["address"].as_str().unwrap().split('/').next().unwrap().to_owned())
+        .collect()
+}
+
+fn in_pod(host: &Host, pod: &str, line: &str) -> Output {
+    run(host, &format!("nsenter --net=/run/netns/{pod} {line}"))
+}
+
+/// The files of a directory, but for what `host-local` keeps beside its leases.
+fn names(host: &Host, directory: &str) -> Vec<String> {
+    let listed = run(host, &format!("ls {directory}")).stdout;
+    let is_kept = |name: &&str| !name.starts_with("last_reserved_ip") && *name != "lock";
+    listed.lines().filter(is_kept).map(str::to_owned).collect()
+}
+
+const LIST: &str = "/run/cni/net.d/10-wireloom.conflist";
+
+fn has(host: &Host, path: &str) -> bool {
+    run(host, &format!("test -e {path}")).status.success()
+}
+
+#[test]
+fn pods_of_two_locations_are_added_reached_checked_and_gone() {
+    need_all!();
+    let runtimes = Runtimes::new();
+    let before = NetworkState::of(runtimes.host("a"));
+    let (a, _b) = (runtimes.up("a", "--cni"), runtimes.up("b", "--cni"));
+    let mut pods = Vec::new();
+    for name in ["a", "b"] {
+        let host = runtimes.host(name);
+        eventually("the runtime is told", || has(host, LIST));
+        ok(host, "ip netns add pod");
+        // What the plugin loopback does.
+        ok(host, "ip -n pod link set lo up");
+        pods.push((host, addresses(&asked(host, "add", "wireloom", "pod"))));
+        asked(host, "check", "wireloom", "pod");
+    }
+    for (from, _) in &pods {
+        for to in pods.iter().flat_map(|(_, addresses)| addresses) {
+            within(SOON, &format!("{} reaches {to}", from.name()), || {
+                in_pod(from, "pod", &format!("ping -c 1 -W 1 {to}")).status.success()
+            });
+        }
+    }
+    // An agent that ends for good takes nothing from pods that run, and what it said to the runtime.
+    let host = runtimes.host("a");
+    let list = ok(host, &format!("cat {LIST}"));
+    ok(host, "wireloom down");
+    assert!(a.wait(SOON).unwrap().status.success());
+    assert!(!has(host, LIST) && !has(host, "/var/lib/cni/bin/wireloom"));
+    assert!(in_pod(host, "pod", "ping -c 1 -W 5 10.71.0.1").status.success());
+    // The next one finds the address taken.
+    let a = runtimes.up("a", "--cni");
+    eventually("the runtime is told the same", || run(host, &format!("cat {LIST}")).stdout == list);
+    ok(host, "ip netns add second");
+    let second = addresses(&asked(host, "add", "wireloom", "second"));
+    assert!(!pods[0].1.iter().any(|taken| second.contains(taken)), "{second:?}");
+    // Gone with its namespace before the runtime says so, and again.
+    ok(host, "ip netns delete pod");
+    for pod in ["pod", "pod", "second", "second"] {
+        asked(host, "del", "wireloom", pod);
+    }
+    ok(host, "ip netns delete second");
+    assert_eq!(names(host, "/run/wireloom/pods"), [""; 0]);
+    assert_eq!(names(host, "/run/wireloom/leases/wireloom"), [""; 0]);
+    ok(host, "wireloom down");
+    assert!(a.wait(SOON).unwrap().status.success());
+    NetworkState::of(host).assert_same(&before);
+}
+
+#[test]
+fn two_hundred_pods_at_once_without_an_error_or_a_leak() {
+    need_all!();
+    const PODS: usize = 200;
+    let runtimes = Runtimes::new();
+    let _a = runtimes.up("a", "--cni");
+    let host = runtimes.host("a");
+    eventually("the runtime is told", || has(host, LIST));
+    let all = |verb: &str| {
+        let each = cnitool(&format!("{verb} wireloom /run/netns/p$i"));
+        let script = format!(
+            "for i in $(seq {PODS}); do ({each} >/run/{verb}.$i 2>&1 || {{ echo p$i; cat /run/{verb}.$i; }}) & done; wait"
+        );
+        let done = shell(host, &script);
+        assert_eq!(done.stdout, "", "{verb}: those failed");
+    };
+    shell(host, &format!("for i in $(seq {PODS}); do ip netns add p$i; done"));
+    let links = ok(host, "ip -o link").lines().count();
+    all("add");
+    let mut given = BTreeSet::new();
+    for number in 1..=PODS {
+        let result: Value =
+            serde_json::from_str(&ok(host, &format!("cat /run/add.{number}"))).unwrap();
+        given.extend(addresses(&result));
+    }
+    assert_eq!(given.len(), 2 * PODS, "an address of each family for each pod");
+    assert_eq!(names(host, "/run/wireloom/pods").len(), PODS);
+    all("check");
+    all("del");
+    assert_eq!(names(host, "/run/wireloom/pods"), [""; 0]);
+    assert_eq!(names(host, "/run/wireloom/leases/wireloom"), [""; 0]);
+    // The bridge alone is there still.
+    eventually("their links are gone", || ok(host, "ip -o link").lines().count() == links + 1);
+}
+
+/// Another plugin's list, as its owner writes it.
+fn anothers(mtu: u32) -> String {
+    let list = json!({
+        "cniVersion": "1.0.0",
+        "name": "other",
+        "plugins": [{
+            "type": "bridge", "bridge": "other0", "isGateway": true, "mtu": mtu,
+            "ipam": {
+                "type": "host-local", "dataDir": "/run/other",
+                "ranges": [[{ "subnet": "10.71.0.0/24" }], [{ "subnet": "fd71::/64" }]],
+                "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+            },
+        }],
+    });
+    format!("{list}\n")
+}
+
+const OTHERS: &str = "/run/cni/net.d/05-other.conflist";
+
+#[test]
+fn behind_another_plugin_far_packets_fit_the_mesh_and_near_ones_the_link() {
+    need_all!();
+    let runtimes = Runtimes::new();
+    let _b = runtimes.up("b", "--cni");
+    let (a, b) = (runtimes.host("a"), runtimes.host("b"));
+    let agent = runtimes.up("a", "--cni-chain");
+    // Alone, nothing is written that pods would start on.
+    eventually("it says that there is nobody to be chained to", || {
+        ok(a, "wireloom status").contains("no plugin has a list there yet")
+    });
+    assert_eq!(names(a, "/run/cni/net.d"), [""; 0]);
+    a.write(OTHERS, anothers(1500)).unwrap();
+    let is_chained = || ok(a, &format!("cat {OTHERS}")).contains("wireloom");
+    within(CHAINED, "ours is in the list", is_chained);
+
+    for (host, network, pods) in [(a, "other", &["one", "two"][..]), (b, "wireloom", &["far"])] {
+        for pod in pods {
+            ok(host, &format!("ip netns add {pod}"));
+            let result = asked(host, "add", network, pod);
+            host.write(format!("/run/{pod}.json"), result.to_string()).unwrap();
+        }
+    }
+    let of = |host: &Host, pod: &str| {
+        addresses(&serde_json::from_str(&ok(host, &format!("cat /run/{pod}.json"))).unwrap())
+    };
+    let mtu: u64 =
+        serde_json::from_str::<Value>(&ok(a, "wireloom status -o json")).unwrap()["pod_mtu"]
+            .as_u64()
+            .unwrap();
+    assert!(mtu < 1500);
+    let ping = |to: &str, size: u64| {
+        let payload = size - if to.contains(':') { 48 } else { 28 };
+        in_pod(a, "one", &format!("ping -M do -c 1 -W 2 -s {payload} {to}"))
+    };
+    for to in of(b, "far") {
+        within(SOON, &format!("{to} is reached"), || ping(&to, mtu).status.success());
+        let larger = ping(&to, mtu + 1);
+        let said = larger.stdout + &larger.stderr;
+        assert!(
+            !larger.status.success()
+                && said.contains(&format!("mtu{}{mtu}", if to.contains(':') { ": " } else { "=" })),
+            "{said}"
+        );
+    }
+    for to in of(a, "two") {
+        let near = ping(&to, 1500);
+        assert!(near.status.success(), "{to}: {}{}", near.stdout, near.stderr);
+    }
+    asked(a, "check", "other", "one");
+
+    // Its owner writes the list anew, and gets its own back when we leave.
+    a.write(OTHERS, anothers(1400)).unwrap();
+    within(CHAINED, "ours is in the new list", is_chained);
+    ok(a, "wireloom down");
+    assert!(agent.wait(SOON).unwrap().status.success());
+    assert_eq!(ok(a, &format!("cat {OTHERS}")), anothers(1400));
+    assert_eq!(names(a, "-A /run/cni/net.d"), ["05-other.conflist"]);
+    for pod in ["one", "two"] {
+        asked(a, "del", "other", pod);
+    }
+}
+
+/// How soon a list that others write has ours in it.
+const CHAINED: Duration = Duration::from_secs(15);
+
+#[test]
+fn the_reference_asks_for_status_and_collects_what_is_lost() {
+    need_all!();
+    let runtimes = Runtimes::new();
+    let agent = runtimes.up("a", "--cni");
+    let host = runtimes.host("a");
+    eventually("the runtime is told", || has(host, LIST));
+    ok(host, "ip netns add pod");
+    asked(host, "add", "wireloom", "pod");
+    assert_eq!(names(host, "/run/wireloom/pods").len(), 1);
+    // The same network as a newer runtime asks of it; Debian's plugins are older than that.
+    let newer = json!({
+        "cniVersion": "1.1.0", "name": "wireloom",
+        "plugins": [{ "type": "wireloom", "runDirectory": "/run/wireloom" }],
+    });
+    host.write("/run/newer/05-newer.conflist", newer.to_string()).unwrap();
+    let newer = |arguments: &str| {
+        let path = built(CNITOOL);
+        let line = format!(
+            "CNI_PATH=/var/lib/cni/bin NETCONFPATH=/run/newer {} {arguments}",
+            path.display()
+        );
+        shell(host, &line)
+    };
+    let status = newer("status wireloom /run/netns/pod");
+    assert!(status.status.success(), "{}{}", status.stdout, status.stderr);
+    let start = Instant::now();
+    let asked_directly = format!(
+        "echo '{{\"cniVersion\":\"1.1.0\",\"name\":\"wireloom\"}}' | CNI_COMMAND=STATUS CNI_PATH=/ /var/lib/cni/bin/wireloom"
+    );
+    assert!(shell(host, &asked_directly).status.success());
+    println!("status in {:?}, with a shell around it", start.elapsed());
+
+    // A machine that lost power has lost what its runtime knew.
+    ok(host, "rm -r /var/lib/cni/results");
+    let collected = newer("gc wireloom /run/netns/pod");
+    assert!(collected.status.success(), "{}{}", collected.stdout, collected.stderr);
+    assert_eq!(names(host, "/run/wireloom/pods"), [""; 0]);
+
+    ok(host, "wireloom down");
+    assert!(agent.wait(SOON).unwrap().status.success());
+    assert!(
+        !newer("status wireloom /run/netns/pod").status.success(),
+        "there is no plugin any longer"
+    );
+}

@@ -1,0 +1,74 @@
+//! Machines whose clocks do not agree.
+
+use serde_json::Value;
+use wireloom_testkit::wireloom_binary;
+use wireloom_tests::{ok, within};
+
+use crate::rig::{Cluster, PATIENCE, node};
+use crate::{need_all, regions};
+
+#[test]
+fn a_node_whose_clock_is_a_day_ahead_is_a_node_like_any_other() {
+    need_all!();
+    wireloom_testkit::need!(program "faketime");
+    let all = ["ams-1", "ams-2", "waw-1", "ire-1"];
+    let mut cluster = Cluster::empty(regions());
+    // It is Amsterdam's gateway, and there is another one, so that it would be replaced if anybody took it for dead.
+    cluster.declare("ams-1", "ams-1");
+    cluster.kubectl("annotate node ams-1 kilo.squat.ai/leader=true");
+    start_ahead(&mut cluster, "ams-1");
+    for name in &all[1..] {
+        cluster.join(name);
+    }
+    for name in all {
+        cluster.knows(name, &all);
+    }
+    cluster.all_pods_meet(&all);
+    let mut open = cluster.connect("ire-1", "ams-2");
+    let beats = |name: &str| {
+        let lease = cluster.json(&format!("get lease {name} --namespace=kube-system"));
+        lease["spec"]["renewTime"].as_str().unwrap().to_owned()
+    };
+    assert!(beats("ams-1")[..10] > beats("waw-1")[..10], "it is tomorrow for it");
+
+    // A minute without a sign of life would make a node miss another: everybody has given four more, 20 s apart.
+    for name in all {
+        for _ in 0..4 {
+            let last = beats(name);
+            within(PATIENCE, "it gives another sign of life", || beats(name) != last);
+        }
+    }
+    for name in all {
+        let status = cluster.status(name);
+        let home = |of: &str| node(&status, of)["home"].clone();
+        assert_eq!([home("ams-1"), home("ams-2")], ["ams-1", "ams-1"], "{name}: {status:#}");
+        assert_eq!(status["problems"], Value::Array(Vec::new()), "{name}: {status:#}");
+    }
+    open.iter_mut().for_each(|connection| connection.goes_on());
+
+    // Somebody sets its clock, so that it goes back by a day.
+    cluster.kill("ams-1");
+    cluster.start("ams-1");
+    cluster.knows("ams-1", &all);
+    cluster.all_pods_meet(&all);
+    open.iter_mut().for_each(|connection| connection.goes_on());
+}
+
+/// Starts a host's agent with a clock that is a day ahead. The clock that counts from the machine's start is right.
+fn start_ahead(cluster: &mut Cluster, name: &str) {
+    cluster.prepare(name);
+    let host = cluster.host(name);
+    // What the library shares among processes by memory stays on this host.
+    let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
+    let mount = move || rustix::mount::mount("tmpfs", "/dev/shm", "tmpfs", flags, None);
+    host.run(mount).unwrap().unwrap();
+    let library = ok(host, "faketime -m -f +1d printenv LD_PRELOAD");
+    let line = format!(
+        "LD_PRELOAD={} FAKETIME=+1d FAKETIME_DONT_FAKE_MONOTONIC=1 {} agent {}",
+        library.trim(),
+        wireloom_binary().display(),
+        cluster.agent_arguments(name)
+    );
+    let agent = host.spawn("env", line.split_ascii_whitespace()).unwrap();
+    cluster.adopt(name, agent);
+}

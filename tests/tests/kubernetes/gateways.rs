@@ -1,0 +1,61 @@
+//! A location whose gateway goes: with notice, and without.
+
+use serde_json::Value;
+
+use crate::rig::{Cluster, node};
+use crate::{need_all, regions};
+
+const ALL: [&str; 5] = ["ams-1", "ams-2", "waw-1", "lon-1", "ire-1"];
+
+fn leads(status: &Value, name: &str) -> bool {
+    node(status, name)["home"] == name
+}
+
+/// Waits until everybody has this gateway for Amsterdam, and not the other.
+fn led_by(cluster: &Cluster, asked: &[&str], gateway: &str, other: &str) {
+    for name in asked {
+        cluster.until(name, &format!("{gateway} is the gateway"), |status| {
+            leads(status, gateway) && !leads(status, other)
+        });
+    }
+}
+
+#[test]
+fn a_gateway_is_drained_without_a_lost_connection_and_one_that_dies_is_replaced() {
+    need_all!();
+    let mut cluster = Cluster::of(regions(), &ALL);
+    cluster.all_pods_meet(&ALL);
+    let amsterdam = |cluster: &Cluster| {
+        let is_first = leads(&cluster.status("ire-1"), "ams-1");
+        if is_first { ("ams-1", "ams-2") } else { ("ams-2", "ams-1") }
+    };
+    let (gateway, other) = amsterdam(&cluster);
+    led_by(&cluster, &ALL, gateway, other);
+    let ends = [("ire-1", other), (other, "waw-1"), ("lon-1", gateway)];
+    let mut open: Vec<_> = ends.iter().flat_map(|(from, to)| cluster.connect(from, to)).collect();
+
+    // Before a machine is switched off, its Node is cordoned: the role goes to another, and stays there.
+    cluster.kubectl(&format!("cordon {gateway}"));
+    led_by(&cluster, &ALL, other, gateway);
+    open.iter_mut().for_each(|connection| connection.goes_on());
+    cluster.all_pods_meet(&ALL);
+    cluster.kubectl(&format!("uncordon {gateway}"));
+    cluster.until(gateway, "nobody is unwilling", |status| {
+        status["problems"] == serde_json::json!([])
+    });
+    led_by(&cluster, &ALL, other, gateway);
+
+    // The same for the role alone, by an annotation.
+    cluster.kubectl(&format!("annotate node {other} wireloom.dev/gateway-weight=0"));
+    led_by(&cluster, &ALL, gateway, other);
+    open.iter_mut().for_each(|connection| connection.goes_on());
+    cluster.kubectl(&format!("annotate node {other} wireloom.dev/gateway-weight-"));
+
+    // Without notice it takes as long as it takes to miss its signs of life.
+    cluster.kill(gateway);
+    let rest: Vec<&str> = ALL.into_iter().filter(|name| *name != gateway).collect();
+    led_by(&cluster, &rest, other, gateway);
+    cluster.all_pods_meet(&rest);
+    let between_others = &mut open[..4];
+    between_others.iter_mut().for_each(|connection| connection.goes_on());
+}

@@ -1,0 +1,72 @@
+//! An agent whose data plane is another process.
+
+use serde_json::Value;
+use wireloom_tests::device::tunnel;
+use wireloom_tests::{SOON, eventually, ok};
+
+use crate::rig::Cluster;
+use crate::{need_all, regions};
+
+#[test]
+fn an_agent_is_killed_and_started_again_under_load_and_no_connection_is_lost() {
+    need_all!();
+    wireloom_testkit::need!(program "iperf3");
+    wireloom_testkit::need!(program "ss");
+    wireloom_testkit::need!(program "wg");
+    let all = ["ams-1", "ams-2", "waw-1"];
+    let mut cluster = Cluster::empty(regions());
+    // Each carries what is between the others.
+    cluster.declare("ams-1", "ams-1");
+    cluster.kubectl("annotate node ams-1 kilo.squat.ai/leader=true");
+    let devices = ["ams-1", "waw-1"].map(|name| tunnel(cluster.host(name), "wl0"));
+    cluster.start_as("ams-1", "ams-1", "--device uapi");
+    cluster.declare("waw-1", "waw-1");
+    cluster.start_as("waw-1", "waw-1", "--device uapi");
+    cluster.join("ams-2");
+    for name in all {
+        cluster.knows(name, &all);
+    }
+    cluster.all_pods_meet(&all);
+    let mut open = cluster.connect("ams-2", "waw-1");
+    let handshakes = |cluster: &Cluster| {
+        ["ams-1", "waw-1"].map(|name| ok(cluster.host(name), "wg show wl0 latest-handshakes"))
+    };
+    let before = handshakes(&cluster);
+
+    let [server, client] = ["waw-1", "ams-2"].map(|name| cluster.pod(name).clone());
+    let [there, here] = [&server, &client].map(|pod| cluster.host(&pod.name));
+    let mut streams = Vec::new();
+    for (port, address) in ["5201", "5202"].iter().zip(server.address) {
+        let address = address.address().to_string();
+        let server = there.spawn("iperf3", ["-s", "-1", "-p", port]).unwrap();
+        eventually("the server listens", || {
+            ok(there, &format!("ss -Hltn sport = :{port}")).contains(port)
+        });
+        let load = ["-c", &address, "-p", port, "-t", "20", "-b", "50M", "-J"];
+        streams.push((server, here.spawn("iperf3", load).unwrap()));
+        eventually("the stream runs", || {
+            ok(here, &format!("ss -Htn dport = :{port}")).contains("ESTAB")
+        });
+    }
+    let writes = |status: &Value| status["work"]["device_writes"].clone();
+    for name in ["ams-1", "waw-1"] {
+        cluster.kill(name);
+        cluster.start_as(name, name, "--device uapi");
+        let status = cluster.knows(name, &all);
+        let is_ready = |status: &Value| status["problems"] == Value::Array(Vec::new());
+        cluster.until(name, "its plan is in force", is_ready);
+        assert_eq!(writes(&status), 0, "{name}: the device had all of it: {status:#}");
+    }
+    for (server, client) in streams {
+        let report = client.wait(2 * SOON).unwrap();
+        let report: Value = serde_json::from_str(&report.stdout).unwrap();
+        assert!(report.get("error").is_none(), "{report}");
+        let intervals = report["intervals"].as_array().unwrap();
+        let stood_still = intervals.iter().filter(|part| part["sum"]["bytes"] == 0).count();
+        assert_eq!(stood_still, 0, "{report}");
+        server.wait(SOON).unwrap();
+    }
+    open.iter_mut().for_each(|connection| connection.goes_on());
+    assert_eq!(handshakes(&cluster), before, "the sessions are the same");
+    drop(devices);
+}
