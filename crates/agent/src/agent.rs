@@ -128,7 +128,8 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let host = Host::new()?;
-    let mut node = Reconciler::new(&config, host).await?;
+    let pods = Arc::new(Notify::new());
+    let mut node = Reconciler::new(&config, &pods, host).await?;
     if let Some(Legacy { queues, words }) = config.legacy {
         node.inherit(words.heard);
         opener.inherit(queues);
@@ -151,7 +152,6 @@ pub async fn run(
     view.lock().device = Some(Arc::clone(&device));
     let (ask_down, mut down) = mpsc::unbounded_channel();
     let (ask_succeed, heirs) = mpsc::unbounded_channel();
-    let pods = Arc::new(Notify::new());
     let mut servers = Servers::default();
     servers.start(serve(control, view.clone(), ask_down, ask_succeed, Arc::clone(&pods)));
     if let Some(bound) = http {

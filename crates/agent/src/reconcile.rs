@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use wireloom_kernel::{Cached, Event, Host, HostError};
 use wireloom_model::kernel::{KernelState, Link, LinkKind};
 use wireloom_model::{
@@ -84,14 +85,21 @@ pub(crate) struct Reconciler {
 }
 
 impl Reconciler {
-    pub(crate) async fn new(config: &Config, host: Host) -> Result<Self, HostError> {
+    /// `changed` wakes who follows the pods of this machine.
+    pub(crate) async fn new(
+        config: &Config,
+        changed: &Arc<Notify>,
+        host: Host,
+    ) -> Result<Self, HostError> {
         let interface = config.interface.clone();
         let pods = config.pods.clone();
         Ok(Self {
             identity: config.identity.clone(),
             private_key: config.private_key.clone(),
             kernel: Cached::new(&host, vec![interface.clone()]).await?,
-            pods: pods.map(|network| Pods::new(network, config.control.clone(), host.clone())),
+            pods: pods.map(|network| {
+                Pods::new(network, config.control.clone(), host.clone(), Arc::clone(changed))
+            }),
             network: Network::new(host, interface.clone(), config.mark),
             prober: Prober::new(interface.clone(), config.mark),
             wrapping: Wrapping::new(interface.clone()),
@@ -312,6 +320,9 @@ impl Reconciler {
         };
         if let Some(link) = desired.links.get_mut(&self.interface) {
             link.kind = device.link();
+        }
+        if let (Some(pods), Some(plan)) = (&mut self.pods, &self.plan) {
+            problems.extend(pods.look(plan, &mut desired));
         }
         problems.extend(self.reconcile_kernel(&desired).await);
         if device_problem.is_some() && device.link() != LinkKind::Held {
