@@ -13,18 +13,21 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// The programs that our tests start, by at most 15 bytes of their names (proc_pid_comm(5)). One that outlives its test is
 /// a fault.
-const PROCESSES: [&str; 11] = [
+const PROCESSES: [&str; 14] = [
     "boringtun-cli",
     "etcd",
     "gotatun",
     "iperf3",
     "kube-apiserver",
+    "kube-controller",
     "kube-proxy",
+    "kube-scheduler",
     "kubelet",
     "qemu-system-x86",
     "wireguard",
     "wireguard-go",
     "wireloom",
+    "wireloom-story",
 ];
 
 /// What can be left behind in the machine's own network namespace, one line for each thing.

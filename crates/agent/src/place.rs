@@ -91,3 +91,62 @@ fn no_plan(error: &PlanError, own: &Subject) -> Problem {
     };
     Problem::error(subject, ProblemKind::Invalid, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use wireloom_model::PrivateKey;
+
+    use super::*;
+
+    fn key(byte: u8) -> PublicKey {
+        PrivateKey::from_random([byte; 32]).public_key()
+    }
+
+    /// Two locations, and a laptop.
+    fn mesh() -> Snapshot {
+        let mut text = "[mesh]\noverlay = [\"10.4.0.0/24\"]\n".to_owned();
+        for node in 1..=2 {
+            text += &format!(
+                "[[node]]\nname = \"n{node}\"\npublic-key = \"{}\"\nendpoint = \"192.0.2.{node}\"\n\
+                 prefixes = [\"10.42.{node}.0/24\"]\n",
+                key(node)
+            );
+        }
+        text += &format!(
+            "[[peer]]\nname = \"laptop\"\npublic-key = \"{}\"\nallowed-ips = [\"10.5.0.1/32\", \"10.6.0.0/24\"]\n",
+            key(9)
+        );
+        let mut mesh = wireloom_file::parse(&text, std::path::Path::new("mesh.toml")).unwrap();
+        for node in &mut mesh.nodes {
+            node.algorithm = wireloom_model::Algorithm::Kilo;
+        }
+        mesh
+    }
+
+    fn outside(planner: &Planner, name: &str, own: u8) -> Result<Place, Problem> {
+        let name = name.parse().unwrap();
+        let identity = Identity::Peer { name, more: vec!["10.96.0.0/16".parse().unwrap()] };
+        Place::of(planner, &Seen::default(), &mesh(), &identity, key(own))
+    }
+
+    #[test]
+    fn a_peer_has_its_place_outside_by_either_algorithm() {
+        for planner in [Planner::default(), Planner::beside_kilo()] {
+            let place = outside(&planner, "laptop", 9).unwrap();
+            assert!(!place.forwards && place.listen_port.is_none());
+            let own: Vec<String> = place.plan.addresses.iter().map(ToString::to_string).collect();
+            assert_eq!(own, ["10.5.0.1/32"], "what lies behind it is no address of it");
+            assert_eq!(place.plan.tunnel_peers.len(), 2);
+            for prefix in ["10.42.1.0/24", "10.42.2.0/24", "10.96.0.0/16"] {
+                assert!(place.plan.routes.contains_key(&prefix.parse().unwrap()), "{prefix}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_unknown_or_somebody_else_has_none() {
+        let planner = Planner::default();
+        assert!(outside(&planner, "phone", 9).unwrap_err().message.contains("no such peer"));
+        assert!(outside(&planner, "laptop", 8).unwrap_err().message.contains("this machine's key"));
+    }
+}

@@ -34,6 +34,8 @@ pub fn wireloom(
     }
     let own = Layer::new()
         .program("/usr/bin/wireloom", program)?
+        // As Kilo's manifests call its agent.
+        .link("/usr/bin/kg", "wireloom")
         .directory("/var/lib/wireloom", 0o700)
         .directory("/run/wireloom", 0o755);
     Ok(Image::new(reference)

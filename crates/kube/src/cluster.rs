@@ -11,6 +11,7 @@ use wireloom_model::{
     Algorithm, Mesh, Node, NodeName, Peer, Problem, ProblemKind, Snapshot, Subject,
 };
 
+use crate::agreement::disagreement;
 use crate::heartbeat::Heartbeats;
 use crate::node::{self, NodeObject, ReadNode};
 use crate::peer;
@@ -80,7 +81,9 @@ impl Cluster {
         }
         let read = node::read(&object, &self.topology_label);
         self.hear_node(&name, &read, now);
-        let said = |read: &ReadNode| (read.node.clone(), read.problems.clone());
+        let said = |read: &ReadNode| {
+            (read.node.clone(), read.problems.clone(), read.annotations.told.mesh.clone())
+        };
         let is_news = self.nodes.get(&name).map(|known| said(&known.read)) != Some(said(&read));
         self.nodes.insert(name, KnownNode { object, read });
         is_news
@@ -232,6 +235,11 @@ impl Cluster {
         let denied = self.denied.iter().map(|(what, reason)| {
             Problem::error(Subject::Mesh, ProblemKind::Invalid, format!("{what}: {reason}"))
         });
+        let disagree = self.nodes.values().filter_map(|known| {
+            let (node, told) = (known.read.node.as_ref()?, &known.read.annotations.told);
+            let other = told.mesh.as_ref().filter(|_| node.name != self.own)?;
+            disagreement(&node.name, other, &self.mesh)
+        });
         let stranger = self.own().is_none().then(|| {
             let message = format!(
                 "the cluster has no Node {}, which this machine is said to be; say its name with --hostname",
@@ -243,7 +251,11 @@ impl Cluster {
             mesh: self.mesh.clone(),
             nodes: nodes.collect(),
             peers: self.peers.values().filter_map(|known| known.peer.clone()).collect(),
-            problems: denied.chain(stranger).chain(of_nodes.chain(of_peers).cloned()).collect(),
+            problems: denied
+                .chain(stranger)
+                .chain(disagree)
+                .chain(of_nodes.chain(of_peers).cloned())
+                .collect(),
         }
     }
 

@@ -8,6 +8,7 @@
 //! Floor 2: imports the words of the mesh and the registry's trait; never the kernel, the tunnel or the topology.
 
 pub mod addresses;
+mod agreement;
 mod cluster;
 mod connect;
 mod events;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rig::{Rig, eventually, key, mesh, names, next, node, peer};
 use serde_json::{Value, json};
 use wireloom_kube::KubeConfig;
-use wireloom_model::{Held, NodeName, Snapshot};
+use wireloom_model::{Held, Mesh, NodeName, Snapshot};
 use wireloom_registry::{Publication, Registry as _, Update};
 use wireloom_testkit::need;
 
@@ -117,7 +117,10 @@ async fn a_node_says_what_it_is_once_and_what_is_wrong_with_it() {
         rig.annotations("own")["wireloom.dev/held"].is_string()
     })
     .await;
-    let said = rig.annotations("own");
+    let mut said = rig.annotations("own");
+    let mesh_said = said.as_object_mut().unwrap().remove("wireloom.dev/mesh").unwrap();
+    let plans_by: Mesh = serde_json::from_str(mesh_said.as_str().unwrap()).unwrap();
+    assert_eq!(plans_by.overlay.ranges().collect::<Vec<_>>(), ["10.4.0.0/16".parse().unwrap()]);
     assert_eq!(
         said,
         json!({

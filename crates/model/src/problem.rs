@@ -51,6 +51,8 @@ pub enum Subject {
 pub enum ProblemKind {
     /// The tunnel device can't be had or refused a change.
     Device,
+    /// Agents plan by different settings.
+    Disagreement,
     /// Something between two nodes takes packets away.
     Dropped,
     /// Two nodes or peers claim one address.

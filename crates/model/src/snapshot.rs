@@ -51,7 +51,7 @@ pub struct Mesh {
 
 /// What nodes do to packets that they pass on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Filter {
     /// Whether TCP connections through links of the mesh are told the segments that fit.
     pub clamp_mss: bool,

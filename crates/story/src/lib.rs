@@ -3,7 +3,7 @@
 //! Owns two demonstrations on real [clusters](wireloom_cluster::Cluster), with nothing simulated but the distance: the
 //! [mesh] of nodes, a node that joins late and a machine outside, and the [article] about a cluster whose nodes live in
 //! several regions and at several providers, told with pods. `cargo xtask demo --kubernetes` runs them, and
-//! `tests/tests/story.rs` holds them to what they promise.
+//! `crates/story/tests/demo.rs` holds them to what they promise.
 //!
 //! Floor 6: what ships never imports this.
 

@@ -225,6 +225,34 @@ fn what_cannot_be_read_is_said() {
 }
 
 #[test]
+fn agents_that_plan_by_other_settings_are_named() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    let said = |mesh: &Mesh| serde_json::to_string(mesh).unwrap();
+    let other = Mesh {
+        gateways: GatewayCount::All,
+        overlay: Overlay::new(["10.9.0.0/16".parse().unwrap()]).unwrap(),
+        mtu: NonZeroU16::new(1400),
+        ..mesh()
+    };
+    cluster.put_node(node("own", 1, &[("wireloom.dev/mesh", &said(&other))]), now);
+    cluster.put_node(node("same", 2, &[("wireloom.dev/mesh", &said(&mesh()))]), now);
+    assert_eq!(cluster.snapshot(now).problems, [], "a restart with other settings is under way");
+    let before = node("b", 3, &[]);
+    cluster.put_node(before, now);
+    assert!(cluster.put_node(node("b", 3, &[("wireloom.dev/mesh", &said(&other))]), now));
+    let problems = cluster.snapshot(now).problems;
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    let text = problem.to_string();
+    for said in
+        ["node b", "--subnet 10.9.0.0/16 instead of 10.4.0.0/16", "--gateways all instead of 2"]
+    {
+        assert!(text.contains(said), "{text}");
+    }
+    assert!(!text.contains("1400"), "{text}");
+}
+
+#[test]
 fn what_all_see_is_told_by_the_first_that_is_alive() {
     let start = Instant::now();
     let mut cluster = cluster();
