@@ -11,13 +11,15 @@ pub const NONE: &str = "none";
 pub const OURS: &str = "wireloom";
 
 /// The arguments that keep each device that we know in the foreground, before or after the interface's name.
-const ARGUMENTS: [(&str, &[&str], &[&str]); 6] = [
+const ARGUMENTS: [(&str, &[&str], &[&str]); 8] = [
     ("boringtun", &["--foreground", "--disable-drop-privileges"], &[]),
     ("gotatun", &["--foreground", "--disable-drop-privileges"], &[]),
     ("wireguard-go", &["-f"], &[]),
     (OURS, &["tunnel"], &["-f"]),
     ("wireloom-boringtun", &["tunnel", "--engine", "boringtun"], &["-f"]),
     ("wireloom-noise", &["tunnel", "--engine", "noise"], &["-f"]),
+    ("wireloom-queues-2", &["tunnel", "--queues", "2"], &["-f"]),
+    ("wireloom-queues-4", &["tunnel", "--queues", "4"], &["-f"]),
 ];
 
 /// One thing to measure.

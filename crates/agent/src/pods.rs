@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
 use wireloom_cni::{
-    Attachments, Chain, Conflist, ConflistFile, Guidance, PLUGIN, Programs, Written,
+    Attachment, Attachments, Chain, Conflist, ConflistFile, Guidance, PLUGIN, Programs, Written,
 };
 use wireloom_kernel::{Host, Removal};
-use wireloom_model::{InterfaceName, Problem, ProblemKind, Subject};
+use wireloom_model::kernel::KernelState;
+use wireloom_model::{Cidr, InterfaceName, Problem, ProblemKind, Subject};
 use wireloom_topology::{Plan, Underlay};
 
 /// The network's name, among those of other plugins.
@@ -96,6 +100,12 @@ pub(crate) struct Pods {
     is_installed: bool,
     /// The addresses of pods that the node's prefixes do not hold.
     addresses: BTreeSet<IpAddr>,
+    /// The addresses of pods that stay off the mesh.
+    off_mesh: BTreeSet<IpAddr>,
+    /// Told when pods came or went, or somebody wrote where the runtime is told.
+    news: Arc<Notify>,
+    /// `None` while there is nothing to watch yet, or the kernel grants no watch.
+    watcher: Option<RecommendedWatcher>,
 }
 
 /// Where the runtime is told.
@@ -105,8 +115,8 @@ enum Place {
 }
 
 impl Pods {
-    /// Of an agent with this control socket.
-    pub(crate) fn new(network: PodNetwork, agent: PathBuf, host: Host) -> Self {
+    /// Of an agent with this control socket, which looks when there are news.
+    pub(crate) fn new(network: PodNetwork, agent: PathBuf, host: Host, news: Arc<Notify>) -> Self {
         let list = match network.list {
             List::Anothers(directory) => Place::Chained(Chain::new(directory, network.run.clone())),
             List::Ours(file) => Place::Own(ConflistFile::new(file)),
@@ -119,6 +129,9 @@ impl Pods {
             agent,
             is_installed: false,
             addresses: BTreeSet::new(),
+            off_mesh: BTreeSet::new(),
+            news,
+            watcher: None,
         }
     }
 
@@ -127,15 +140,12 @@ impl Pods {
         &self.addresses
     }
 
-    /// Has the runtime and the plugin told what the plan says, and hears of the pods that the plugin saw. Returns what is
-    /// wrong.
+    /// Has the runtime and the plugin told what the plan says. Returns what is wrong.
     pub(crate) fn follow(&mut self, plan: &Plan, underlay: &Underlay) -> Vec<Problem> {
-        // Single addresses are those of pods that were announced, by whoever ran here before.
-        let pods = plan.pods.iter().copied().filter(|prefix| !prefix.is_host());
         let guidance = Guidance {
             agent: self.agent.clone(),
             mtu: plan.pod_mtu(underlay),
-            pods: pods.collect(),
+            pods: own_prefixes(plan).collect(),
             near: plan.near(),
             elsewhere: plan.elsewhere(),
         };
@@ -143,20 +153,49 @@ impl Pods {
         if let Err(error) = guidance.write(&self.run) {
             problems.push(failure(format!("{}: {error}", self.run.display())));
         }
+        if self.watcher.is_none() {
+            self.watcher = self.watch();
+        }
         match &self.list {
             Place::Chained(chain) if self.is_installed => problems.extend(join(chain)),
             // What names a program that is not there would keep every pod from starting.
             Place::Chained(_) => {}
             Place::Own(file) => problems.extend(self.write(file, &guidance)),
         }
-        match Attachments::of(&self.run).all() {
-            Ok(all) => {
-                let addresses = all.into_iter().flat_map(|attachment| attachment.addresses);
-                self.addresses = addresses.filter(|address| !guidance.knows(*address)).collect();
-            }
-            Err(error) => problems.push(failure(format!("{}: {error}", self.run.display()))),
-        }
         problems
+    }
+
+    /// Hears of the pods that the plugin saw, and adds what they take to the kernel state. Returns what is wrong.
+    pub(crate) fn look(&mut self, plan: &Plan, state: &mut KernelState) -> Option<Problem> {
+        let all = match Attachments::of(&self.run).all() {
+            Ok(all) => all,
+            Err(error) => return Some(failure(format!("{}: {error}", self.run.display()))),
+        };
+        let (off, on): (Vec<_>, Vec<_>) = all.into_iter().partition(|pod| pod.off_mesh);
+        let addresses = |pods: Vec<Attachment>| pods.into_iter().flat_map(|pod| pod.addresses);
+        self.off_mesh = addresses(off).collect();
+        plan.keep_off(state, &self.off_mesh);
+        let is_known =
+            |address: &IpAddr| own_prefixes(plan).any(|prefix| prefix.contains(*address));
+        self.addresses = addresses(on).filter(|address| !is_known(address)).collect();
+        None
+    }
+
+    /// Watches the files by which the runtime is told: others write there too.
+    fn watch(&self) -> Option<RecommendedWatcher> {
+        let news = Arc::clone(&self.news);
+        let hear = move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                news.notify_one();
+            }
+        };
+        let mut watcher = notify::recommended_watcher(hear).ok()?;
+        let directory = match &self.list {
+            Place::Chained(chain) => chain.directory(),
+            Place::Own(file) => file.path().parent()?,
+        };
+        watcher.watch(directory, RecursiveMode::NonRecursive).ok()?;
+        Some(watcher)
     }
 
     fn write(&self, file: &ConflistFile, guidance: &Guidance) -> Vec<Problem> {
@@ -241,6 +280,11 @@ impl Pods {
             Err(error) => Some(failure(error)),
         }
     }
+}
+
+/// The prefixes of the node's pods. Single addresses are those of pods that were announced, by whoever ran here before.
+fn own_prefixes(plan: &Plan) -> impl Iterator<Item = Cidr> {
+    plan.pods.iter().copied().filter(|prefix| !prefix.is_host())
 }
 
 /// Chains ours to another plugin's list.

@@ -60,6 +60,11 @@ impl Chain {
         Self { directory, run }
     }
 
+    /// Their directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Has ours stand at the end of the list that runtimes read, and in no other. Returns its file if it was written.
     ///
     /// # Errors

@@ -19,7 +19,10 @@ const STALL: Duration = Duration::from_secs(60);
 /// Something that is tried with a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Case {
+    Congestion,
     Data,
+    Datagrams,
+    EcnBits,
     Keepalive,
     OurEndRoams,
     Rekey,
@@ -29,9 +32,12 @@ pub(crate) enum Case {
 
 impl Case {
     /// All of them, as in the table.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Sessions,
         Self::Data,
+        Self::Datagrams,
+        Self::EcnBits,
+        Self::Congestion,
         Self::OurEndRoams,
         Self::TheirEndRoams,
         Self::Keepalive,
@@ -41,6 +47,11 @@ impl Case {
     /// What the table calls it.
     pub(crate) const fn title(self) -> &'static str {
         match self {
+            Self::Congestion => "congestion that is marked on the wire is told inside (RFC 6040)",
+            Self::Datagrams => {
+                "UDP both ways, small and full, as a VXLAN in the tunnel; IPv4 and IPv6 inside"
+            }
+            Self::EcnBits => "the ECN bits of what passes stay as they are",
             Self::Data => {
                 "full packets, fragments, TCP both ways with its content compared; IPv4 and IPv6 inside"
             }
@@ -61,6 +72,8 @@ impl Case {
         match (self, peer) {
             // It binds a socket for each peer to the address that it had at first.
             (Self::TheirEndRoams, Peer::Boringtun) => &[],
+            // Their outer headers have no ECN bits, and they do not read ours.
+            (Self::Congestion, Peer::Boringtun | Peer::Gotatun | Peer::WireguardGo) => &[],
             (Self::Rekey, _) => &[Engine::Noise],
             _ => &Engine::ALL,
         }

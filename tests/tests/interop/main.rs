@@ -7,6 +7,7 @@
 mod cases;
 mod ends;
 mod peer;
+mod traffic;
 
 use std::fmt::Write as _;
 
@@ -39,6 +40,12 @@ macro_rules! with_each_peer {
             fn sessions_and_data() {
                 need_all!($peer);
                 cases::sessions($peer);
+            }
+
+            #[test]
+            fn datagrams_and_congestion() {
+                need_all!($peer);
+                traffic::all($peer);
             }
 
             #[test]

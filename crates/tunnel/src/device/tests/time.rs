@@ -92,6 +92,38 @@ fn a_steady_stream_renews_its_keys_every_two_minutes_without_loss() {
     assert!((29..=31).contains(&world.initiations), "{} initiations", world.initiations);
 }
 
+/// Whichever of its three messages is lost, and more than once.
+#[test]
+fn a_renewal_whose_messages_are_lost_loses_nothing_else() {
+    let lost: [fn(&Datagram) -> bool; 3] =
+        [|d| kind(d) == 1, |d| kind(d) == 2, |d| kind(d) == 4 && d.bytes.len() == 32];
+    for (place, is_victim) in lost.into_iter().enumerate() {
+        // boringtun has room for eight sessions, and every answer takes one.
+        for most in [1, 2, 6] {
+            let mut world = World::pair();
+            let mut victims = 0;
+            let mut passes = |datagram: &Datagram| {
+                let dies = victims < most && is_victim(datagram);
+                victims += usize::from(dies);
+                !dies
+            };
+            while world.now < START + seconds(200) {
+                let to_and_fro =
+                    [packet("10.0.0.1", "10.0.1.1", 9), packet("10.0.1.1", "10.0.0.1", 9)];
+                for (from, packet) in to_and_fro.into_iter().enumerate() {
+                    world.seal(from, &[packet.clone()]);
+                    world.run_with(&mut passes);
+                    let age = world.now.since(START);
+                    assert_eq!(world.take_delivered(1 - from), [packet], "{place} after {age:?}");
+                }
+                world.pass_with(Duration::from_millis(100), &mut passes);
+            }
+            // A lost confirmation is made up for by the next packet, so there is one in a renewal.
+            assert_eq!(victims, if place == 2 { 1 } else { most });
+        }
+    }
+}
+
 #[test]
 fn an_hour_of_loss_has_no_gap_and_no_storm() {
     let mut world = World::new(2);
