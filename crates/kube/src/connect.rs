@@ -116,6 +116,8 @@ fn client(config: Config) -> Result<Client, error::Error> {
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .service(hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector));
+        .service(
+            hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector),
+        );
     Ok(ClientBuilder::new(service, config.default_namespace).build())
 }
