@@ -17,6 +17,7 @@ use wireloom_lab::{Child, Host};
 use wireloom_testkit::wireloom_binary;
 
 pub mod device;
+pub mod flow;
 pub mod foreign;
 pub mod mesh;
 

@@ -12,7 +12,6 @@ use wireloom_cluster::Cluster;
 use wireloom_image::recipe;
 use wireloom_lab::{Lab, Layout, Region};
 use wireloom_testkit::{need, wireloom_binary};
-use wireloom_tests::{NetworkState, eventually, ok, ping, run};
 
 /// Four regions as in the demo, and the provider's own place for the control plane.
 const NODES: [&str; 4] = ["ams-1", "waw-1", "lon-1", "ire-1"];
@@ -24,7 +23,7 @@ const REACHED: [&str; 3] = ["ams-1", "waw-1", "lon-1"];
 const IMAGE: &str = "localhost/wireloom:dev";
 
 #[test]
-fn nodes_join_by_a_token_and_one_command_makes_them_a_mesh() {
+fn nodes_join_by_a_token_and_run_pods_with_an_agents_rights() {
     need!(root);
     need!(cluster);
     need!(device "/dev/net/tun");
@@ -90,48 +89,12 @@ fn nodes_join_by_a_token_and_one_command_makes_them_a_mesh() {
 
     kubectl(&cluster, &["delete", "daemonset/probe", LONG]);
     kubectl(&cluster, &["wait", "--for=delete", "pod", "--selector=app=probe", LONG]);
-    the_agents_make_a_mesh(&cluster);
 
     let groups = control_groups();
     assert!(!groups.is_empty());
     drop(cluster);
     assert_eq!(control_groups(), [""; 0]);
 }
-
-/// `kubectl apply -k` is all that puts the mesh on the nodes, and `kubectl delete -k` takes it off again.
-fn the_agents_make_a_mesh(cluster: &Cluster) {
-    let host = |node: &str| cluster.lab().host(node).unwrap();
-    let has = |node: &str, link: &str| ok(host(node), "ip -o link").contains(link);
-    eventually("the probes' devices are gone", || !NODES.iter().any(|node| has(node, "probe0")));
-    let before = NODES.map(|node| NetworkState::of(host(node)));
-
-    // Behind NAT a node is reached only while it keeps the way open.
-    kubectl(cluster, &["annotate", "node", "ire-1", "kilo.squat.ai/persistent-keepalive=5"]);
-    kubectl(cluster, &["apply", "-k", BASE]);
-    let agents = ["daemonset/wireloom", "--namespace=kube-system"];
-    kubectl(cluster, &[&["rollout", "status"], &agents[..], &[LONG]].concat());
-    for to in NODES {
-        let mut status = Value::Null;
-        eventually("the node has an overlay address", || {
-            let output = run(host(to), "wireloom status -o json");
-            status = serde_json::from_str(&output.stdout).unwrap_or_default();
-            status["overlay_addresses"][0].is_string()
-        });
-        for from in NODES {
-            ping(host(from), status["overlay_addresses"][0].as_str().unwrap());
-        }
-    }
-
-    kubectl(cluster, &["delete", "-k", BASE, LONG]);
-    let pods = ["pod", "--selector=app.kubernetes.io/name=wireloom", "--namespace=kube-system"];
-    kubectl(cluster, &[&["wait", "--for=delete", LONG], &pods[..]].concat());
-    eventually("the agents are gone", || !NODES.iter().any(|node| has(node, "wl0")));
-    for (node, before) in NODES.iter().zip(&before) {
-        NetworkState::of(host(node)).assert_same(before);
-    }
-}
-
-const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/base");
 
 /// A time limit for kubectl that holds on a machine with much to do.
 const LONG: &str = "--timeout=180s";

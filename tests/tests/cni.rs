@@ -291,8 +291,73 @@ fn behind_another_plugin_far_packets_fit_the_mesh_and_near_ones_the_link() {
     }
 }
 
-/// How soon a list that others write has ours in it.
-const CHAINED: Duration = Duration::from_secs(15);
+#[test]
+fn a_pod_off_the_mesh_stays_off_what_joins_later() {
+    need_all!();
+    let runtimes = Runtimes::new();
+    let (_a, _b) = (runtimes.up("a", "--cni"), runtimes.up("b", "--cni"));
+    let host = runtimes.host("a");
+    eventually("the runtime is told", || has(host, LIST));
+    ok(host, "ip netns add loner");
+    let annotations =
+        json!({ "io.kubernetes.cri.pod-annotations": { "wireloom.dev/mesh": "false" } });
+    let add = cnitool("add wireloom /run/netns/loner");
+    let done = shell(host, &format!("CAP_ARGS='{annotations}' {add}"));
+    assert!(done.status.success(), "{}{}", done.stdout, done.stderr);
+    // Whatever the pod does to its own routes.
+    for family in ["-4", "-6"] {
+        in_pod(host, "loner", &format!("ip {family} route flush type unreachable"));
+    }
+    let later = "prefixes = [\"10.72.0.0/24\", \"fd72::/64\", \"10.73.0.0/24\", \"fd73::/64\"]";
+    runtimes.mesh.write(&runtimes.mesh.text(PREFIXES[0], later));
+    for to in ["10.72.0.1", "fd72::1", "10.73.0.1", "fd73::1"] {
+        within(SOON, &format!("there is no way to {to}"), || {
+            let told = in_pod(host, "loner", &format!("ping -c 1 -W 1 {to}"));
+            let said = (told.stdout + &told.stderr).to_lowercase();
+            said.contains("host unreachable") || said.contains("no route")
+        });
+    }
+    // The node itself and its other pods are reached.
+    assert!(in_pod(host, "loner", "ping -c 1 -W 5 10.71.0.1").status.success());
+    assert!(ok(host, "ip rule").contains("lookup 51109"));
+    asked(host, "del", "wireloom", "loner");
+    within(SOON, "nothing is left of it", || {
+        !ok(host, "ip rule").contains("51109")
+            && run(host, "ip route show table 51109").stdout.is_empty()
+    });
+}
+
+#[test]
+fn cleanup_takes_back_what_a_killed_agent_told_the_runtime() {
+    need_all!();
+    let mesh = Mesh::new();
+    mesh.write(&mesh.text(PREFIXES[0], PREFIXES[1]));
+    let host = &mesh.pair.a;
+    // The usual places, of this host alone.
+    host.run(|| -> std::io::Result<()> {
+        fs::create_dir_all("/etc/cni")?;
+        for path in ["/etc/cni", "/opt"] {
+            mount("tests", path, "tmpfs", MountFlags::empty(), c"mode=755")?;
+        }
+        fs::create_dir_all("/etc/cni/net.d")
+    })
+    .unwrap()
+    .unwrap();
+    let (list, plugin) = ("/etc/cni/net.d/10-wireloom.conflist", "/opt/cni/bin/wireloom");
+    let agent = mesh.up_with("a", "--cni");
+    eventually("the runtime is told", || has(host, list) && has(host, plugin));
+    host.write("/etc/cni/net.d/87-podman.conflist", "{\"name\": \"podman\"}").unwrap();
+    drop(agent);
+    eventually("the agent is dead", || !run(host, "wireloom status").status.success());
+    let report = ok(host, "wireloom cleanup");
+    assert!(report.contains(list) && report.contains(plugin), "{report}");
+    assert_eq!(names(host, "-A /etc/cni/net.d"), ["87-podman.conflist"]);
+    assert!(!has(host, plugin) && !has(host, "/run/wireloom/cni.json"));
+    assert!(!ok(host, "wireloom cleanup").contains("conflist"));
+}
+
+/// How soon a list that others write has ours in it: sooner than by looking at everything once in ten seconds.
+const CHAINED: Duration = Duration::from_secs(8);
 
 #[test]
 fn the_reference_asks_for_status_and_collects_what_is_lost() {
@@ -320,12 +385,16 @@ fn the_reference_asks_for_status_and_collects_what_is_lost() {
     };
     let status = newer("status wireloom /run/netns/pod");
     assert!(status.status.success(), "{}{}", status.stdout, status.stderr);
-    let start = Instant::now();
-    let asked_directly = format!(
-        "echo '{{\"cniVersion\":\"1.1.0\",\"name\":\"wireloom\"}}' | CNI_COMMAND=STATUS CNI_PATH=/ /var/lib/cni/bin/wireloom"
-    );
-    assert!(shell(host, &asked_directly).status.success());
-    println!("status in {:?}, with a shell around it", start.elapsed());
+    // A kubelet asks every few seconds. On a busy machine one of a few answers shows what it takes.
+    let status = "echo '{\"cniVersion\":\"1.1.0\",\"name\":\"wireloom\"}' | \
+                  CNI_COMMAND=STATUS CNI_PATH=/ /var/lib/cni/bin/wireloom";
+    let spans = (0..10).map(|_| {
+        let start = Instant::now();
+        assert!(shell(host, status).status.success());
+        start.elapsed()
+    });
+    let least = spans.min().unwrap();
+    assert!(least < Duration::from_millis(50), "{least:?}");
 
     // A machine that lost power has lost what its runtime knew.
     ok(host, "rm -r /var/lib/cni/results");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wireloom_cluster::ApiServer;
 use wireloom_lab::Output;
-use wireloom_testkit::{cluster_program, need};
+use wireloom_testkit::{cluster_program, need, wireloom_binary};
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 
@@ -21,12 +21,11 @@ fn kustomize(overlay: &str) -> String {
     output(kubectl.arg("kustomize").arg(format!("{DEPLOY}/overlays/{overlay}")))
 }
 
-/// The chart, as it comes out for this cluster and this plugin.
-fn chart(cluster: &str, compatibility: &str) -> String {
+/// The chart, as it comes out with these values.
+fn chart(values: &str) -> String {
     let mut helm = Command::new(cluster_program("helm"));
     helm.args(["template", "wireloom", &format!("{DEPLOY}/helm"), "--include-crds"]);
-    helm.args(["--kube-version=1.34.4", "--set"]);
-    output(helm.arg(format!("cluster={cluster},compatibility={compatibility}")))
+    output(helm.args(["--kube-version=1.34.4", "--set", values]))
 }
 
 fn output(command: &mut Command) -> String {
@@ -59,21 +58,30 @@ fn kustomize_and_helm_install_the_same_and_the_api_server_takes_it() {
     let namespace =
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "wireloom" } });
     api.apply(&namespace.to_string()).unwrap();
-    for cluster in ["k3s", "kubeadm"] {
-        for compatibility in ["", "flannel", "cilium"] {
-            let overlay = format!("{cluster}-{compatibility}");
-            let overlay = overlay.trim_end_matches('-');
-            let kustomized = dry_run(&api, &kustomize(overlay));
-            assert!(
-                kustomized.contains_key("\"DaemonSet\"/\"wireloom\""),
-                "{:?}",
-                kustomized.keys()
-            );
-            let rendered = dry_run(&api, &chart(cluster, compatibility));
-            assert!(kustomized.keys().eq(rendered.keys()), "{overlay}: {:?}", rendered.keys());
-            for (name, object) in &kustomized {
-                assert_eq!(object, &rendered[name], "{overlay}: {name} differs");
-            }
+    let known = Command::new(wireloom_binary()).args(["agent", "--help"]).output().unwrap().stdout;
+    let known = String::from_utf8(known).unwrap();
+    for (overlay, values) in [
+        ("k3s", "cluster=k3s"),
+        ("k3s-cilium", "cluster=k3s,compatibility=cilium"),
+        ("k3s-flannel", "cluster=k3s,compatibility=flannel"),
+        ("kubeadm", "cluster=kubeadm"),
+        ("kubeadm-cilium", "cluster=kubeadm,compatibility=cilium"),
+        ("kubeadm-flannel", "cluster=kubeadm,compatibility=flannel"),
+        ("separate-tunnel", "separateTunnel=true"),
+    ] {
+        let kustomized = dry_run(&api, &kustomize(overlay));
+        assert!(kustomized.contains_key("\"DaemonSet\"/\"wireloom\""), "{:?}", kustomized.keys());
+        let rendered = dry_run(&api, &chart(values));
+        assert!(kustomized.keys().eq(rendered.keys()), "{overlay}: {:?}", rendered.keys());
+        for (name, object) in &kustomized {
+            assert_eq!(object, &rendered[name], "{overlay}: {name} differs");
+        }
+        let agent = &kustomized["\"DaemonSet\"/\"wireloom\""]["spec"]["template"]["spec"];
+        for variable in agent["containers"][0]["env"].as_array().unwrap() {
+            let name = variable["name"].as_str().unwrap();
+            let is_known =
+                !name.starts_with("WIRELOOM_") || known.contains(&format!("[env: {name}="));
+            assert!(is_known, "{overlay}: the agent does not know {name}");
         }
     }
     for overlay in ["k3s-kilo", "kubeadm-kilo"] {
@@ -119,10 +127,14 @@ fn an_agent_writes_its_own_node_and_of_that_its_annotations_alone() {
     agent.may(agent.run(&["get", "nodes"]));
     agent.may(agent.run(&["get", "peers.kilo.squat.ai"]));
     agent.may(agent.apply(&lease("own", "wireloom")));
+    agent.may(agent.run(&["delete", "lease", "own", "--namespace=wireloom"]));
+    agent.may(agent.run(&["get", "daemonset", "wireloom", "--namespace=kube-system"]));
+    api.apply(&lease("other", "wireloom")).unwrap();
 
     let mine = "an agent writes the Node and the Lease of its own node alone";
     agent.may_not(agent.annotate("other", "wireloom.dev/endpoint", "192.0.2.1:51820"), mine);
     agent.may_not(agent.apply(&lease("other", "wireloom")), mine);
+    agent.may_not(agent.run(&["delete", "lease", "other", "--namespace=wireloom"]), mine);
     let annotations = "no annotations but those of kilo.squat.ai and wireloom.dev";
     agent.may_not(agent.annotate("own", "example.org/colour", "blue"), annotations);
     agent.may_not(agent.annotate("own", "example.org/size", "large"), annotations);
@@ -135,6 +147,7 @@ fn an_agent_writes_its_own_node_and_of_that_its_annotations_alone() {
     // What no rule allows.
     agent.may_not(agent.run(&["delete", "node", "own"]), "forbidden");
     agent.may_not(agent.run(&["get", "secrets", "--namespace=kube-system"]), "forbidden");
+    agent.may_not(agent.run(&["get", "daemonsets", "--namespace=kube-system"]), "forbidden");
     agent.may_not(agent.apply(&lease("own", "kube-system")), "forbidden");
 
     // A token that names no node is nobody's.

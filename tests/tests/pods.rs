@@ -48,6 +48,9 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
     every_pair(&cluster, &pods);
     packets_of_the_mtu_and_no_larger(&cluster, &pods);
 
+    a_pod_may_stay_off_the_mesh(&cluster, &pods);
+    an_address_of_no_prefix_is_reached_while_its_pod_is_there(&cluster, &pods);
+
     // A new agent finds what the old one left, and pods do not notice.
     kubectl(&cluster, &[&["rollout", "restart"], &agents[..]].concat());
     kubectl(&cluster, &[&["rollout", "status"], &agents[..], &[LONG]].concat());
@@ -112,9 +115,14 @@ struct Pod<'a> {
 
 impl<'a> Pod<'a> {
     fn on(cluster: &Cluster, node: &'a str) -> Self {
+        Self::called(cluster, node, "pod")
+    }
+
+    /// The one of this name, by its label.
+    fn called(cluster: &Cluster, node: &'a str, app: &str) -> Self {
         let selector = format!("--field-selector=spec.nodeName={node}");
-        let list =
-            kubectl(cluster, &["get", "pods", "--selector=app=pod", &selector, "--output=json"]);
+        let app = format!("--selector=app={app}");
+        let list = kubectl(cluster, &["get", "pods", &app, &selector, "--output=json"]);
         let list: Value = serde_json::from_str(&list).unwrap();
         let addresses = list["items"][0]["status"]["podIPs"].as_array().unwrap();
         let addresses: Vec<IpAddr> =
@@ -185,6 +193,77 @@ fn packets_of_the_mtu_and_no_larger(cluster: &Cluster, pods: &[Pod<'_>]) {
             assert!(said.contains("too long") && said.contains(&mtu.to_string()), "{said}");
         }
     }
+}
+
+/// An annotation keeps a pod from other locations, and from nothing else.
+fn a_pod_may_stay_off_the_mesh(cluster: &Cluster, pods: &[Pod<'_>]) {
+    let loner = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "loner", "namespace": "default", "labels": { "app": "loner" },
+            "annotations": { "wireloom.dev/mesh": "false" },
+        },
+        "spec": {
+            "nodeName": pods[0].node,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{ "name": "pod", "image": TOOLS, "imagePullPolicy": "Never" }],
+        },
+    });
+    cluster.api().apply(&loner.to_string()).unwrap();
+    kubectl(cluster, &["wait", "pod/loner", "--for=condition=Ready", LONG]);
+    let loner = Pod::called(cluster, pods[0].node, "loner");
+    let ping = |to: IpAddr| loner.run(cluster, &format!("ping -c 1 -W 5 {to}"));
+    for to in &pods[0].addresses {
+        let near = ping(*to);
+        assert!(near.status.success(), "{to}: {}{}", near.stdout, near.stderr);
+    }
+    for to in pods[1..].iter().flat_map(|pod| &pod.addresses) {
+        let far = ping(*to);
+        let said = far.stdout + &far.stderr;
+        assert!(!far.status.success() && said.to_lowercase().contains("no route"), "{to}: {said}");
+    }
+    kubectl(cluster, &["delete", "pod/loner", LONG]);
+}
+
+/// A cloud may give a pod an address of its own network.
+fn an_address_of_no_prefix_is_reached_while_its_pod_is_there(cluster: &Cluster, pods: &[Pod<'_>]) {
+    let node = pods[1].node;
+    let host = cluster.lab().host(node).unwrap();
+    let shell = |script: &str| {
+        let node = &cluster.nodes()[node];
+        let done = node.exec(host, "sh", &["-c", script], Duration::from_secs(60)).unwrap();
+        assert!(done.status.success(), "{script}: {}{}", done.stdout, done.stderr);
+        done.stdout
+    };
+    shell(
+        "set -e; ip netns add cloud; ip link add cloud0 type veth peer name eth0 netns cloud
+        ip link set cloud0 up; ip -n cloud link set eth0 up
+        ip address add 169.254.1.1/32 dev cloud0; ip route add 10.99.1.5/32 dev cloud0
+        ip -n cloud address add 10.99.1.5/32 dev eth0; ip -n cloud route add 169.254.1.1 dev eth0
+        ip -n cloud route add default via 169.254.1.1",
+    );
+    let previous = json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.99.1.5/32" }] });
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "cloud", "type": "wireloom", "prevResult": previous,
+    });
+    let call = |command: &str| {
+        let called = shell(&format!(
+            "echo '{config}' | CNI_COMMAND={command} CNI_CONTAINERID=cloud CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin \
+             CNI_NETNS=/run/netns/cloud /opt/cni/bin/wireloom"
+        ));
+        serde_json::from_str::<Value>(&called).unwrap_or_default()
+    };
+    assert_eq!(call("ADD"), previous);
+    let is_reached = || pods[0].run(cluster, "ping -c 1 -W 1 10.99.1.5").status.success();
+    within(Duration::from_secs(60), "the address is reached from another location", is_reached);
+    call("DEL");
+    within(Duration::from_secs(60), "the address is no longer reached", || !is_reached());
+    let held = kubectl(cluster, &["get", "node", node, "--output=yaml"]);
+    assert!(!held.contains("10.99.1.5"), "{held}");
+    shell("ip netns delete cloud");
+    // The kernel takes the links away after it has returned.
+    eventually("its link is gone", || !ok(host, "ip -o link").contains("cloud0"));
 }
 
 /// A pod on each node, which does nothing.

@@ -4,18 +4,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use wireloom_kernel::{Event, Host, HostError};
 use wireloom_model::{Cidr, Held, InterfaceName, NodeName, PeerName, PrivateKey, Problem};
-use wireloom_registry::{Publication, Registry, Update};
+use wireloom_registry::{Next, Publication, Registry, Update};
 use wireloom_topology::Plan;
 
 use crate::control::{ControlError, ControlSocket, Request};
 use crate::device::{DeviceError, OpenDevice, TunnelDevice};
+use crate::handover::{Legacy, Words};
 use crate::http::{self, Listen};
 use crate::planner::Planner;
-use crate::pods::{PodNetwork, Pods};
+use crate::pods::PodNetwork;
 use crate::prober;
 use crate::reconcile::{Occurrence, Reconciler};
 use crate::resolve;
@@ -36,7 +39,7 @@ const GATHER_OVERRUN: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a node is told at its start.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Config {
     /// Which node of the mesh this machine is.
     pub identity: Identity,
@@ -52,6 +55,8 @@ pub struct Config {
     pub control: PathBuf,
     /// Where it answers over HTTP, if anywhere.
     pub listen: Option<Listen>,
+    /// What an agent before it handed over.
+    pub legacy: Option<Legacy>,
     /// How often the host is looked at without a reason: not every change is told.
     pub resync: Duration,
     /// Whether it takes what it made out of the host when it ends.
@@ -108,7 +113,8 @@ pub enum AgentError {
 }
 
 /// Keeps this node in the mesh until `stop` completes or somebody asks it to leave, then takes everything of it out of
-/// the host again, unless it is told to leave it there. `ready` is called once, when the first plan is in force.
+/// the host again, or leaves it to another agent that stands by or that the registry knows will come, or to nobody if it is
+/// told to. `ready` is called once, when the first plan is in force.
 ///
 /// # Errors
 ///
@@ -122,16 +128,12 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let host = Host::new()?;
-    let node = Reconciler::new(
-        config.identity,
-        config.private_key.clone(),
-        config.interface.clone(),
-        config.mark,
-        config.planner.clone(),
-        config.pods.map(|network| Pods::new(network, config.control.clone(), host.clone())),
-        host,
-    );
-    let node = node.await?;
+    let pods = Arc::new(Notify::new());
+    let mut node = Reconciler::new(&config, &pods, host).await?;
+    if let Some(Legacy { queues, words }) = config.legacy {
+        node.inherit(words.heard);
+        opener.inherit(queues);
+    }
     let control = ControlSocket::bind(&config.control).await?;
     let http = match config.listen {
         Some(listen) => {
@@ -149,12 +151,15 @@ pub async fn run(
     );
     view.lock().device = Some(Arc::clone(&device));
     let (ask_down, mut down) = mpsc::unbounded_channel();
-    let pods = Arc::new(Notify::new());
-    let answers = serve(control, view.clone(), ask_down, Arc::clone(&pods));
-    let _server = AbortOnDrop(tokio::spawn(answers));
-    let _http = http.map(|bound| AbortOnDrop(tokio::spawn(http::serve(bound, view.clone()))));
+    let (ask_succeed, heirs) = mpsc::unbounded_channel();
+    let mut servers = Servers::default();
+    servers.start(serve(control, view.clone(), ask_down, ask_succeed, Arc::clone(&pods)));
+    if let Some(bound) = http {
+        servers.start(http::serve(bound, view.clone()));
+    }
     let mut agent = Agent {
         resync: config.resync,
+        clean_up: config.clean_up,
         registry,
         opener,
         ended,
@@ -167,16 +172,30 @@ pub async fn run(
         due: None,
         known: Vec::new(),
     };
-    let outcome = tokio::select! {
+    let end = tokio::select! {
         biased;
-        () = stop => Ok(()),
-        _ = down.recv() => Ok(()),
-        error = agent.follow() => Err(error),
+        () = stop => End::Stopped,
+        _ = down.recv() => End::Down,
+        error = agent.follow() => End::Failed(error),
     };
-    if config.clean_up {
-        agent.leave().await;
+    match end {
+        End::Stopped => agent.stop(servers, heirs).await,
+        End::Down => agent.leave(Next::Nobody).await,
+        End::Failed(error) => {
+            agent.leave(Next::Nobody).await;
+            return Err(error);
+        }
     }
-    outcome
+    Ok(())
+}
+
+/// Why an agent ends.
+enum End {
+    /// Somebody asks it to take its node out of the mesh.
+    Down,
+    Failed(AgentError),
+    /// Whoever started it wants it stopped, for whatever comes then.
+    Stopped,
 }
 
 /// Answers over the control socket for as long as the agent runs.
@@ -184,6 +203,7 @@ async fn serve(
     control: ControlSocket,
     view: SharedView,
     ask_down: mpsc::UnboundedSender<()>,
+    heirs: mpsc::UnboundedSender<UnixStream>,
     pods: Arc<Notify>,
 ) {
     let answer = move |request| {
@@ -195,12 +215,14 @@ async fn serve(
         }
         view.answer(request)
     };
-    control.serve(answer).await;
+    control.serve(answer, heirs).await;
 }
 
 struct Agent<R, O, F> {
     /// How often the host is looked at without a reason.
     resync: Duration,
+    /// Whether it takes what it made out of the host.
+    clean_up: bool,
     registry: R,
     opener: O,
     ended: mpsc::UnboundedSender<String>,
@@ -365,9 +387,49 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         }
     }
 
+    /// Ends so that whoever goes on finds what it needs.
+    async fn stop(mut self, servers: Servers, mut heirs: mpsc::UnboundedReceiver<UnixStream>) {
+        let mut standing_by = Vec::new();
+        while let Ok(heir) = heirs.try_recv() {
+            standing_by.push(heir);
+        }
+        if standing_by.is_empty() {
+            match self.registry.leave().await {
+                Next::Agent
+                    if self.device.as_ref().is_some_and(|device| device.outlives_agent()) =>
+                {
+                    tracing::info!("device and routes stay for the next agent");
+                }
+                next => self.leave(next).await,
+            }
+            return;
+        }
+        let device = self.device.take();
+        let mesh = self.view.lock().snapshot.as_deref().cloned();
+        let heard = device.as_deref().map(Reconciler::heard).unwrap_or_default();
+        // Ports and sockets are free before the other one asks for them.
+        servers.stop().await;
+        let queues = device.as_deref().map(|device| device.hand_over()).unwrap_or_default();
+        let legacy = Legacy { queues, words: Words { mesh, heard } };
+        let is_taken = tokio::task::spawn_blocking(move || {
+            standing_by.into_iter().rev().any(|heir| {
+                let sent = heir.into_std().and_then(|heir| legacy.send(&heir));
+                sent.inspect_err(|error| tracing::debug!(%error, "who stood by is gone")).is_ok()
+            })
+        });
+        if is_taken.await.unwrap_or(false) {
+            tracing::info!("handed over to another agent");
+        } else {
+            self.leave(Next::Agent).await;
+        }
+    }
+
     /// Takes everything of this node out of the host.
-    async fn leave(mut self) {
-        for problem in self.node.leave(self.device.as_deref()).await {
+    async fn leave(mut self, next: Next) {
+        if !self.clean_up {
+            return;
+        }
+        for problem in self.node.leave(self.device.as_deref(), next).await {
             tracing::warn!(%problem, "could not be cleaned up");
         }
         self.view.lock().device = None;
@@ -392,11 +454,17 @@ fn report(before: &[Problem], now: &[Problem]) {
     }
 }
 
-/// Ends a task when its owner goes.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+/// The tasks that answer others. They end when this goes.
+#[derive(Default)]
+struct Servers(JoinSet<()>);
 
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
+impl Servers {
+    fn start(&mut self, server: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(server);
+    }
+
+    /// Ends them, and returns once their sockets are closed.
+    async fn stop(mut self) {
+        self.0.shutdown().await;
     }
 }

@@ -84,15 +84,15 @@ pub fn request(
     (request != SetDevice::default()).then_some(request)
 }
 
-/// The request that has the device find out anew by which address of this machine each peer is reached: its endpoint is
-/// set to what it is. `None` without any.
-pub fn renewal(observed: &DeviceStatus) -> Option<SetDevice> {
-    let known = observed.peers.iter().filter(|peer| peer.endpoint.is_some());
-    let peers: Vec<SetPeer> = known
-        .map(|peer| SetPeer {
+/// The request that points the device at peers where they are. It finds out anew by which address of this machine each is
+/// reached, even if it was pointed there before. `None` without any.
+pub fn pointing(endpoints: &BTreeMap<PublicKey, SocketAddr>) -> Option<SetDevice> {
+    let peers: Vec<SetPeer> = endpoints
+        .iter()
+        .map(|(key, endpoint)| SetPeer {
             update_only: true,
-            endpoint: peer.endpoint,
-            ..SetPeer::new(peer.key)
+            endpoint: Some(*endpoint),
+            ..SetPeer::new(*key)
         })
         .collect();
     (!peers.is_empty()).then(|| SetDevice { peers, ..SetDevice::default() })

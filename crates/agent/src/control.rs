@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use wireloom_model::InterfaceName;
 
 use crate::showconf::Ask;
@@ -33,6 +34,8 @@ pub enum Request {
     Showconf(Ask),
     /// What the node does and sees.
     Status,
+    /// Hand over to who asks once it is told to stop: see [`Legacy`](crate::handover::Legacy). Answered only then.
+    Succeed,
 }
 
 /// The forms of a graph.
@@ -155,14 +158,19 @@ impl ControlSocket {
         Ok(Self { listener, socket: socket.to_owned() })
     }
 
-    /// Answers requests for ever: `answer` turns each into the JSON text of its answer.
-    pub async fn serve(&self, answer: impl Fn(Request) -> String + Clone + Send + 'static) {
+    /// Answers requests for ever: `answer` turns each into the JSON text of its answer, and whoever wants to
+    /// [succeed](Request::Succeed) is passed on.
+    pub async fn serve(
+        &self,
+        answer: impl Fn(Request) -> String + Clone + Send + 'static,
+        heirs: mpsc::UnboundedSender<UnixStream>,
+    ) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let answer = answer.clone();
+                    let (answer, heirs) = (answer.clone(), heirs.clone());
                     tokio::spawn(async move {
-                        if let Err(error) = converse(stream, answer).await {
+                        if let Err(error) = converse(stream, answer, heirs).await {
                             tracing::debug!(%error, "a control connection ended early");
                         }
                     });
@@ -187,19 +195,27 @@ impl Drop for ControlSocket {
 /// The longest request line that is read, in bytes.
 const REQUEST_BYTES: u64 = 4096;
 
-async fn converse(stream: UnixStream, answer: impl Fn(Request) -> String) -> io::Result<()> {
-    let (read, mut write) = stream.into_split();
+async fn converse(
+    mut stream: UnixStream,
+    answer: impl Fn(Request) -> String,
+    heirs: mpsc::UnboundedSender<UnixStream>,
+) -> io::Result<()> {
     let mut line = String::new();
-    BufReader::new(read.take(REQUEST_BYTES)).read_line(&mut line).await?;
+    BufReader::new((&mut stream).take(REQUEST_BYTES)).read_line(&mut line).await?;
     let text = match serde_json::from_str(&line) {
+        Ok(Request::Succeed) => {
+            // Fails only if the agent has ended: then there is nothing to hand over.
+            let _ = heirs.send(stream);
+            return Ok(());
+        }
         Ok(request) => answer(request),
         Err(error) => {
             serde_json::json!({ "error": format!("no such request: {error}") }).to_string()
         }
     };
-    write.write_all(text.as_bytes()).await?;
-    write.write_all(b"\n").await?;
-    write.shutdown().await
+    stream.write_all(text.as_bytes()).await?;
+    stream.write_all(b"\n").await?;
+    stream.shutdown().await
 }
 
 /// The answer to a request that can't be met.
@@ -211,18 +227,7 @@ pub(crate) fn error(reason: impl std::fmt::Display) -> String {
 pub async fn ask<T: DeserializeOwned>(socket: &Path, request: Request) -> Result<T, ControlError> {
     let io = |error| ControlError::Io { socket: socket.to_owned(), error };
     let wrong = |reason: String| ControlError::Answer { socket: socket.to_owned(), reason };
-    let mut stream = match UnixStream::connect(socket).await {
-        Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Err(ControlError::NotRunning { socket: socket.to_owned() });
-        }
-        Err(error) => return Err(io(error)),
-    };
+    let mut stream = connect(socket).await?;
     let line = serde_json::to_string(&request).map_err(|error| wrong(error.to_string()))?;
     stream.write_all(format!("{line}\n").as_bytes()).await.map_err(io)?;
     let mut text = String::new();
@@ -233,6 +238,15 @@ pub async fn ask<T: DeserializeOwned>(socket: &Path, request: Request) -> Result
         return Err(ControlError::Refused { socket: socket.to_owned(), reason: reason.to_owned() });
     }
     serde_json::from_value(answer).map_err(|error| wrong(error.to_string()))
+}
+
+pub(crate) async fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
+    UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ControlError::NotRunning { socket: socket.to_owned() }
+        }
+        _ => ControlError::Io { socket: socket.to_owned(), error },
+    })
 }
 
 #[cfg(test)]
@@ -250,8 +264,9 @@ mod tests {
 
         let socket = ControlSocket::bind(&path).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let server =
-            tokio::spawn(async move { socket.serve(|request| format!("\"{request:?}\"")).await });
+        let (heirs, _) = mpsc::unbounded_channel();
+        let answer = |request| format!("\"{request:?}\"");
+        let server = tokio::spawn(async move { socket.serve(answer, heirs).await });
         assert_eq!(ask::<String>(&path, Request::Down).await.unwrap(), "Down");
         assert!(matches!(
             ask::<u8>(&path, Request::Status).await,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +34,12 @@ pub trait TunnelDevice: Send + Sync {
         false
     }
 
+    /// Stops the device and gives away the open queues of its link, for another process to go on with. None if that is not
+    /// how it works: then it goes on by itself, or goes with its link.
+    fn hand_over(&self) -> Vec<OwnedFd> {
+        Vec::new()
+    }
+
     /// How the device moves packets, as far as it says.
     fn path(&self) -> PathReport {
         self.status().map(|status| status.path.into()).unwrap_or_default()
@@ -58,6 +65,9 @@ impl From<PathStatus> for PathReport {
 
 /// Makes the device, at start and again when it was deleted under the agent.
 pub trait OpenDevice: Send {
+    /// Has the next device stand on these queues, which another process [handed over](TunnelDevice::hand_over).
+    fn inherit(&mut self, _queues: Vec<OwnedFd>) {}
+
     /// Makes the device. A device that ends by itself later says why through `ended`.
     fn open(
         &mut self,

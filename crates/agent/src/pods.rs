@@ -4,12 +4,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
 use wireloom_cni::{
-    Attachments, Chain, Conflist, ConflistFile, Guidance, PLUGIN, Programs, Written,
+    Attachment, Attachments, Chain, Conflist, ConflistError, ConflistFile, Guidance, PLUGIN,
+    Programs, Written,
 };
 use wireloom_kernel::{Host, Removal};
-use wireloom_model::{InterfaceName, Problem, ProblemKind, Subject};
+use wireloom_model::kernel::KernelState;
+use wireloom_model::{Cidr, Problem, ProblemKind, Subject};
 use wireloom_topology::{Plan, Underlay};
 
 /// The network's name, among those of other plugins.
@@ -96,6 +101,12 @@ pub(crate) struct Pods {
     is_installed: bool,
     /// The addresses of pods that the node's prefixes do not hold.
     addresses: BTreeSet<IpAddr>,
+    /// The addresses of pods that stay off the mesh.
+    off_mesh: BTreeSet<IpAddr>,
+    /// Told when pods came or went, or somebody wrote where the runtime is told.
+    news: Arc<Notify>,
+    /// `None` while there is nothing to watch yet, or the kernel grants no watch.
+    watcher: Option<RecommendedWatcher>,
 }
 
 /// Where the runtime is told.
@@ -105,8 +116,8 @@ enum Place {
 }
 
 impl Pods {
-    /// Of an agent with this control socket.
-    pub(crate) fn new(network: PodNetwork, agent: PathBuf, host: Host) -> Self {
+    /// Of an agent with this control socket, which looks when there are news.
+    pub(crate) fn new(network: PodNetwork, agent: PathBuf, host: Host, news: Arc<Notify>) -> Self {
         let list = match network.list {
             List::Anothers(directory) => Place::Chained(Chain::new(directory, network.run.clone())),
             List::Ours(file) => Place::Own(ConflistFile::new(file)),
@@ -119,6 +130,9 @@ impl Pods {
             agent,
             is_installed: false,
             addresses: BTreeSet::new(),
+            off_mesh: BTreeSet::new(),
+            news,
+            watcher: None,
         }
     }
 
@@ -127,15 +141,12 @@ impl Pods {
         &self.addresses
     }
 
-    /// Has the runtime and the plugin told what the plan says, and hears of the pods that the plugin saw. Returns what is
-    /// wrong.
+    /// Has the runtime and the plugin told what the plan says. Returns what is wrong.
     pub(crate) fn follow(&mut self, plan: &Plan, underlay: &Underlay) -> Vec<Problem> {
-        // Single addresses are those of pods that were announced, by whoever ran here before.
-        let pods = plan.pods.iter().copied().filter(|prefix| !prefix.is_host());
         let guidance = Guidance {
             agent: self.agent.clone(),
             mtu: plan.pod_mtu(underlay),
-            pods: pods.collect(),
+            pods: own_prefixes(plan).collect(),
             near: plan.near(),
             elsewhere: plan.elsewhere(),
         };
@@ -143,20 +154,49 @@ impl Pods {
         if let Err(error) = guidance.write(&self.run) {
             problems.push(failure(format!("{}: {error}", self.run.display())));
         }
+        if self.watcher.is_none() {
+            self.watcher = self.watch();
+        }
         match &self.list {
             Place::Chained(chain) if self.is_installed => problems.extend(join(chain)),
             // What names a program that is not there would keep every pod from starting.
             Place::Chained(_) => {}
             Place::Own(file) => problems.extend(self.write(file, &guidance)),
         }
-        match Attachments::of(&self.run).all() {
-            Ok(all) => {
-                let addresses = all.into_iter().flat_map(|attachment| attachment.addresses);
-                self.addresses = addresses.filter(|address| !guidance.knows(*address)).collect();
-            }
-            Err(error) => problems.push(failure(format!("{}: {error}", self.run.display()))),
-        }
         problems
+    }
+
+    /// Hears of the pods that the plugin saw, and adds what they take to the kernel state. Returns what is wrong.
+    pub(crate) fn look(&mut self, plan: &Plan, state: &mut KernelState) -> Option<Problem> {
+        let all = match Attachments::of(&self.run).all() {
+            Ok(all) => all,
+            Err(error) => return Some(failure(format!("{}: {error}", self.run.display()))),
+        };
+        let (off, on): (Vec<_>, Vec<_>) = all.into_iter().partition(|pod| pod.off_mesh);
+        let addresses = |pods: Vec<Attachment>| pods.into_iter().flat_map(|pod| pod.addresses);
+        self.off_mesh = addresses(off).collect();
+        plan.keep_off(state, &self.off_mesh);
+        let is_known =
+            |address: &IpAddr| own_prefixes(plan).any(|prefix| prefix.contains(*address));
+        self.addresses = addresses(on).filter(|address| !is_known(address)).collect();
+        None
+    }
+
+    /// Watches the files by which the runtime is told: others write there too.
+    fn watch(&self) -> Option<RecommendedWatcher> {
+        let news = Arc::clone(&self.news);
+        let hear = move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                news.notify_one();
+            }
+        };
+        let mut watcher = notify::recommended_watcher(hear).ok()?;
+        let directory = match &self.list {
+            Place::Chained(chain) => chain.directory(),
+            Place::Own(file) => file.path().parent()?,
+        };
+        watcher.watch(directory, RecursiveMode::NonRecursive).ok()?;
+        Some(watcher)
     }
 
     fn write(&self, file: &ConflistFile, guidance: &Guidance) -> Vec<Problem> {
@@ -226,21 +266,63 @@ impl Pods {
         }
         problems.extend(Guidance::remove(&self.run).err().map(failure));
         problems.extend(self.programs.remove().err().map(failure));
-        problems.extend(self.remove_bridge().await);
+        problems.extend(remove_bridge(&self.host).await.err().map(failure));
         problems
     }
+}
 
-    async fn remove_bridge(&self) -> Option<Problem> {
-        let mut ports = fs::read_dir(format!("/sys/class/net/{BRIDGE}/brif")).ok()?;
-        if ports.next().is_some() {
-            return None;
-        }
-        let name: InterfaceName = BRIDGE.parse().ok()?;
-        match self.host.remove(&[Removal::Link(name)]).await {
-            Ok(failed) => failed.first().map(failure),
-            Err(error) => Some(failure(error)),
+/// What an agent that did not end by itself left of it in the usual places, in words, each with what came of taking it
+/// away.
+pub(crate) async fn clean_up(host: &Host, run: &Path) -> Vec<(String, Result<(), String>)> {
+    let (file, programs) = (ConflistFile::new(FILE.into()), Programs::new(PROGRAMS.into()));
+    let mut done = Vec::new();
+    let mut tell = |what: String, outcome: Result<(), String>| done.push((what, outcome));
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    if file.path().exists() {
+        match file.withdraw(NETWORK) {
+            // What stands there is another's.
+            Err(ConflistError::Foreign { .. }) => {}
+            outcome => tell(format!("the list {FILE}"), outcome.map(drop).map_err(|e| text(&e))),
         }
     }
+    let directory = file.path().parent().unwrap_or_else(|| Path::new("/")).to_owned();
+    let chain = Chain::new(directory, run.to_owned());
+    for list in chain.lists() {
+        let outcome = chain.leave().map_err(|e| text(&e));
+        tell(format!("ours in the list {}", list.display()), outcome);
+    }
+    let plugin = programs.directory().join(PLUGIN);
+    if plugin.exists() {
+        let outcome = programs.remove().map_err(|e| text(&e));
+        tell(format!("the plugin {}", plugin.display()), outcome);
+    }
+    if let Ok(Some(_)) = Guidance::read(run) {
+        let outcome = Guidance::remove(run).map_err(|e| text(&e));
+        tell(format!("the plugin's guidance in {}", run.display()), outcome);
+    }
+    match remove_bridge(host).await {
+        Ok(true) => tell(format!("the bridge {BRIDGE}"), Ok(())),
+        Ok(false) => {}
+        Err(error) => tell(format!("the bridge {BRIDGE}"), Err(error)),
+    }
+    done
+}
+
+/// Removes the bridge if it is there and no pod hangs on it. Returns whether it did.
+async fn remove_bridge(host: &Host) -> Result<bool, String> {
+    let Ok(mut ports) = fs::read_dir(format!("/sys/class/net/{BRIDGE}/brif")) else {
+        return Ok(false);
+    };
+    let Some(name) = BRIDGE.parse().ok().filter(|_| ports.next().is_none()) else {
+        return Ok(false);
+    };
+    let failed = host.remove(&[Removal::Link(name)]).await.map_err(|error| error.to_string())?;
+    failed.first().map_or(Ok(true), |error| Err(error.to_string()))
+}
+
+/// The prefixes of the node's pods. Single addresses are those of pods that were announced, by whoever ran here before.
+fn own_prefixes(plan: &Plan) -> impl Iterator<Item = Cidr> {
+    plan.pods.iter().copied().filter(|prefix| !prefix.is_host())
 }
 
 /// Chains ours to another plugin's list.

@@ -113,14 +113,12 @@ impl Prober {
         self.sockets = None;
     }
 
-    /// The host's network has changed: what was found may hold no longer. Peers that were lately heard hear from this node
-    /// at once, and so learn where it is now. `wall` is the time since the Unix epoch.
-    pub(crate) fn restart(&mut self, device: &DeviceStatus, wall: Duration) {
+    /// The host's network or the device has changed: what was found may hold no longer. These peers hear from this node
+    /// at once, and so learn where it is now.
+    pub(crate) fn restart(&mut self, peers: impl IntoIterator<Item = PublicKey>) {
         let now = self.began.elapsed();
-        let is_live = |at: Duration| wall.saturating_sub(at) < LIVE;
-        let live = device.peers.iter().filter(|peer| peer.last_handshake.is_some_and(is_live));
-        for peer in live.take(AT_ONCE_RESTARTED) {
-            if let Some(path) = self.paths.get_mut(&peer.key) {
+        for key in peers.into_iter().take(AT_ONCE_RESTARTED) {
+            if let Some(path) = self.paths.get_mut(&key) {
                 path.search.restart(now);
             }
         }
@@ -229,6 +227,13 @@ impl Prober {
             }
         }
     }
+}
+
+/// The peers whose sessions are in use. `wall` is the time since the Unix epoch.
+pub(crate) fn live(device: &DeviceStatus, wall: Duration) -> impl Iterator<Item = PublicKey> {
+    let is_live = move |at: Duration| wall.saturating_sub(at) < LIVE;
+    let live = device.peers.iter().filter(move |peer| peer.last_handshake.is_some_and(is_live));
+    live.map(|peer| peer.key)
 }
 
 /// How far the look at a path is.

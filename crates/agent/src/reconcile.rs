@@ -5,25 +5,28 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use wireloom_kernel::{Cached, Event, Forwarding, Host, HostError};
+use tokio::sync::Notify;
+use wireloom_kernel::{Cached, Event, Host, HostError};
 use wireloom_model::kernel::{KernelState, Link, LinkKind};
 use wireloom_model::{
-    Cidr, Family, InterfaceName, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
+    Cidr, InterfaceName, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
 };
+use wireloom_registry::Next;
 use wireloom_topology::kilo::{Seen, discoveries};
 use wireloom_topology::{Plan, TunnelPeer, Underlay, sightings};
 use wireloom_tunnel::uapi::{DeviceStatus, PeerStatus};
 
-use crate::agent::Identity;
+use crate::agent::{Config, Identity};
 use crate::configure::{self, DesiredDevice, DesiredPeer};
 use crate::device::{DeviceError, TunnelDevice};
 use crate::dial::Dialler;
+use crate::forwarder::Forwarder;
 use crate::network::Network;
 use crate::paths::{Paths, far_ends, overhead};
 use crate::place::Place;
 use crate::planner::Planner;
 use crate::pods::Pods;
-use crate::prober::{Prober, Turn};
+use crate::prober::{self, Prober, Turn};
 use crate::resolve::Resolver;
 use crate::status::Work;
 use crate::view::wall_now;
@@ -73,34 +76,36 @@ pub(crate) struct Reconciler {
     underlay: Option<Underlay>,
     /// Whether the plan has this node pass on packets of others: as a gateway, or to prefixes behind it.
     forwards: bool,
-    /// How forwarding was before it was needed.
-    forwarding: Option<Forwarding>,
+    forwarder: Forwarder,
+    /// Where an earlier agent's device heard peers, until they are told to ours.
+    inherited: BTreeMap<PublicKey, SocketAddr>,
     /// What is wrong with the mesh and the plan, until the next ones.
     plan_problems: Vec<Problem>,
     work: Work,
 }
 
 impl Reconciler {
+    /// `changed` wakes who follows the pods of this machine.
     pub(crate) async fn new(
-        identity: Identity,
-        private_key: PrivateKey,
-        interface: InterfaceName,
-        mark: u32,
-        planner: Planner,
-        pods: Option<Pods>,
+        config: &Config,
+        changed: &Arc<Notify>,
         host: Host,
     ) -> Result<Self, HostError> {
+        let interface = config.interface.clone();
+        let pods = config.pods.clone();
         Ok(Self {
-            identity,
-            private_key,
+            identity: config.identity.clone(),
+            private_key: config.private_key.clone(),
             kernel: Cached::new(&host, vec![interface.clone()]).await?,
-            network: Network::new(host, interface.clone(), mark),
-            prober: Prober::new(interface.clone(), mark),
+            pods: pods.map(|network| {
+                Pods::new(network, config.control.clone(), host.clone(), Arc::clone(changed))
+            }),
+            network: Network::new(host, interface.clone(), config.mark),
+            prober: Prober::new(interface.clone(), config.mark),
             wrapping: Wrapping::new(interface.clone()),
             interface,
-            mark,
-            planner,
-            pods,
+            mark: config.mark,
+            planner: config.planner.clone(),
             snapshot: None,
             seen: Seen::default(),
             resolver: Resolver::default(),
@@ -114,7 +119,8 @@ impl Reconciler {
             ranges: BTreeSet::new(),
             underlay: None,
             forwards: false,
-            forwarding: None,
+            forwarder: Forwarder::recall(config.control.with_extension("forwarding")),
+            inherited: BTreeMap::new(),
             plan_problems: Vec::new(),
             work: Work::default(),
         })
@@ -164,6 +170,18 @@ impl Reconciler {
         {
             self.prober.look(&status);
         }
+    }
+
+    /// An earlier agent's device heard these peers there. Ours looks for them in the same places first.
+    pub(crate) fn inherit(&mut self, heard: BTreeMap<PublicKey, SocketAddr>) {
+        self.inherited = heard;
+    }
+
+    /// Where the device hears peers by sessions that are in use.
+    pub(crate) fn heard(device: &dyn TunnelDevice) -> BTreeMap<PublicKey, SocketAddr> {
+        let status = device.status().unwrap_or_default();
+        let live: BTreeSet<PublicKey> = prober::live(&status, wall_now()).collect();
+        endpoints(&status).into_iter().filter(|(key, _)| live.contains(key)).collect()
     }
 
     /// Has everything on the host looked at anew the next time.
@@ -291,6 +309,7 @@ impl Reconciler {
             Problem::warning(Subject::Mesh, ProblemKind::Unresolved, message)
         }));
         let mut device_problem = self.reconcile_device(device);
+        self.take_up(device);
         problems.extend(self.look_around().await);
         if self.network.has_moved() {
             problems.extend(self.move_device(device));
@@ -301,6 +320,9 @@ impl Reconciler {
         };
         if let Some(link) = desired.links.get_mut(&self.interface) {
             link.kind = device.link();
+        }
+        if let (Some(pods), Some(plan)) = (&mut self.pods, &self.plan) {
+            problems.extend(pods.look(plan, &mut desired));
         }
         problems.extend(self.reconcile_kernel(&desired).await);
         if device_problem.is_some() && device.link() != LinkKind::Held {
@@ -323,16 +345,7 @@ impl Reconciler {
     }
 
     fn reconcile_forwarding(&mut self) -> Option<Problem> {
-        let outcome = match (self.forwards, self.forwarding.take()) {
-            (true, None) => {
-                Forwarding::enable(&Family::BOTH).map(|before| self.forwarding = Some(before))
-            }
-            (false, Some(before)) => before.restore(),
-            (_, unchanged) => {
-                self.forwarding = unchanged;
-                Ok(())
-            }
-        };
+        let outcome = self.forwarder.bring(self.forwards);
         outcome
             .err()
             .map(|error| Problem::error(Subject::Mesh, ProblemKind::Kernel, error.to_string()))
@@ -363,16 +376,33 @@ impl Reconciler {
         outcome.err().map(|error| device_problem(&error))
     }
 
+    /// Tells the device where an earlier one heard peers, and has it speak to them: they know nothing of ours until they hear
+    /// from it.
+    fn take_up(&mut self, device: &dyn TunnelDevice) {
+        let mut heard = std::mem::take(&mut self.inherited);
+        let peers = || self.plan.iter().flat_map(|plan| &plan.tunnel_peers);
+        heard.retain(|key, _| peers().any(|peer| peer.key == *key));
+        let Some(mut request) = configure::pointing(&heard) else { return };
+        for peer in &mut request.peers {
+            // Switched on, the first is due at once. It is as planned again with the next pass.
+            peer.persistent_keepalive = Some(1);
+        }
+        if let Err(error) = device.set(&request) {
+            tracing::warn!(%error, "peers are looked for anew");
+        }
+        self.endpoints.extend(&heard);
+    }
+
     /// Packets leave by another link or from another address: the device forgets the old one, and peers hear of the new
     /// one at once.
     fn move_device(&mut self, device: &dyn TunnelDevice) -> Option<Problem> {
         tracing::info!("the way to peers has changed");
         let outcome = device.status().and_then(|observed| {
-            if let Some(request) = configure::renewal(&observed) {
+            if let Some(request) = configure::pointing(&endpoints(&observed)) {
                 device.set(&request)?;
                 self.work.device_writes += 1;
             }
-            self.prober.restart(&observed, wall_now());
+            self.prober.restart(prober::live(&observed, wall_now()));
             Ok(())
         });
         outcome.err().map(|error| device_problem(&error))
@@ -421,8 +451,12 @@ impl Reconciler {
     }
 
     /// Takes everything of this node out of the kernel and the device again, the link aside where it goes with its
-    /// device.
-    pub(crate) async fn leave(&mut self, device: Option<&dyn TunnelDevice>) -> Vec<Problem> {
+    /// device. Pods keep their network for another agent.
+    pub(crate) async fn leave(
+        &mut self,
+        device: Option<&dyn TunnelDevice>,
+        next: Next,
+    ) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut desired = KernelState::default();
         if let Some(device) = device.filter(|device| device.outlives_agent()) {
@@ -432,7 +466,7 @@ impl Reconciler {
             desired.links.extend(down.map(|link| (self.interface.clone(), link)));
         }
         problems.extend(self.reconcile_kernel(&desired).await);
-        if let Some(pods) = &self.pods {
+        if let Some(pods) = self.pods.as_ref().filter(|_| next == Next::Nobody) {
             problems.extend(pods.leave().await);
         }
         self.forwards = false;

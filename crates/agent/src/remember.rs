@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use wireloom_model::Snapshot;
-use wireloom_registry::{Publication, PublishError, Registry, Update};
+use wireloom_registry::{Next, Publication, PublishError, Registry, Update};
 
 /// How long a registry may keep silent at the start before the last mesh on disk is taken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,6 +47,16 @@ impl<R: Registry> Remembering<R> {
             patience: Some(Instant::now() + PATIENCE),
             next: None,
         }
+    }
+
+    /// Tells this mesh first, which is in force already.
+    #[must_use]
+    pub fn going_on(mut self, mesh: Option<&Snapshot>) -> Self {
+        if let Some(mesh) = mesh {
+            self.patience = None;
+            self.next = Some(Update::Mesh(Arc::new(mesh.clone())));
+        }
+        self
     }
 
     /// What there is to tell of a registry that can't be read at the start.
@@ -99,6 +109,10 @@ impl<R: Registry> Registry for Remembering<R> {
 
     async fn publish(&mut self, publication: &Publication) -> Result<(), PublishError> {
         self.registry.publish(publication).await
+    }
+
+    async fn leave(&mut self) -> Next {
+        self.registry.leave().await
     }
 }
 

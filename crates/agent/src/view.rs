@@ -78,6 +78,8 @@ impl SharedView {
                 None => Ok(control::error("the mesh is not known yet")),
             },
             Request::Status => serde_json::to_string(&view.status()),
+            // Not asked here: it has no answer.
+            Request::Succeed => serde_json::to_string(&()),
         };
         text.unwrap_or_else(control::error)
     }

@@ -1,6 +1,7 @@
 //! A whole cluster.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -87,8 +88,12 @@ impl Cluster {
     pub fn join(&mut self, hosts: &[&str]) -> Result<Vec<Duration>, Error> {
         let this = &*self;
         let joined: Vec<Result<_, Error>> = thread::scope(|scope| {
+            let start = |name| {
+                let (region, addresses) = node::addresses(&this.lab, name)?;
+                this.start_node(name, region, addresses)
+            };
             let running: Vec<_> =
-                hosts.iter().map(|&name| scope.spawn(move || this.start_node(name))).collect();
+                hosts.iter().map(|&name| scope.spawn(move || start(name))).collect();
             let gone = |name: &str| wireloom_lab::Error::Gone { host: name.to_owned() };
             let ends = running.into_iter().zip(hosts);
             ends.map(|(end, name)| end.join().unwrap_or_else(|_| Err(gone(name).into()))).collect()
@@ -102,8 +107,25 @@ impl Cluster {
         Ok(spans)
     }
 
-    fn start_node(&self, name: &str) -> Result<(Node, Duration), Error> {
-        let (region, addresses) = node::addresses(&self.lab, name)?;
+    /// Lets one host join that calls other addresses its own than the API server reaches it at today, such as one that it
+    /// will have in a mesh. See [`Cluster::join`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`Cluster::join`].
+    pub fn join_at(&mut self, host: &str, addresses: &[IpAddr]) -> Result<Duration, Error> {
+        let (region, _) = node::addresses(&self.lab, host)?;
+        let (node, span) = self.start_node(host, region, addresses.to_vec())?;
+        self.nodes.insert(host.to_owned(), node);
+        Ok(span)
+    }
+
+    fn start_node(
+        &self,
+        name: &str,
+        region: String,
+        addresses: Vec<IpAddr>,
+    ) -> Result<(Node, Duration), Error> {
         let settings = Settings {
             bootstrap: self.api.kubeconfig_of_bearer(&self.token),
             groups: &self.groups,

@@ -21,7 +21,7 @@ pub struct Conflist {
     pub name: String,
     /// The bridge that the pods hang on.
     pub bridge: String,
-    /// The node's pod prefixes, of any number and both families. `host-local` gives out no address of one that has
+    /// The node's pod prefixes, of any number and both families, of which pods use the first of IPv4 and all of IPv6. `host-local` gives out no address of one that has
     /// fewer than four: such a prefix is left out.
     pub prefixes: BTreeSet<Cidr>,
     /// The largest packet in bytes that reaches every other pod of the mesh.
@@ -77,12 +77,16 @@ impl Conflist {
         Some(json!({"cniVersion": CNI_VERSION, "name": self.name, "plugins": plugins}))
     }
 
-    /// The prefixes of a family as one set of ranges, of which `host-local` gives a pod one address.
+    /// The prefixes of a family as one set of ranges, of which `host-local` gives a pod one address. Of IPv4 it is the
+    /// first: `bridge` takes the address away by which the pods of one go out when it gives itself that of another
+    /// (`ensureAddr`, `plugins/main/bridge/bridge.go`).
     fn ranges(&self, family: Family) -> Vec<Value> {
+        let most = if family == Family::V4 { 1 } else { usize::MAX };
         self.prefixes
             .iter()
             .filter(|prefix| prefix.family() == family && prefix.length() + 2 <= family.bits())
             .map(|prefix| json!({"subnet": prefix.to_string()}))
+            .take(most)
             .collect()
     }
 }
@@ -121,14 +125,16 @@ mod tests {
 
     #[test]
     fn pods_get_one_address_of_each_family() {
-        let json = conflist(&["10.42.1.0/24", "10.42.7.0/24", "fd42:1::/64"]).to_json().unwrap();
+        let json = conflist(&["10.42.1.0/24", "10.42.7.0/24", "fd42:1::/64", "fd42:7::/64"])
+            .to_json()
+            .unwrap();
         let bridge = &json["plugins"][0];
         assert_eq!(bridge["mtu"], 1370);
         let expected = json!({
             "type": "host-local",
             "ranges": [
-                [{"subnet": "10.42.1.0/24"}, {"subnet": "10.42.7.0/24"}],
-                [{"subnet": "fd42:1::/64"}],
+                [{"subnet": "10.42.1.0/24"}],
+                [{"subnet": "fd42:1::/64"}, {"subnet": "fd42:7::/64"}],
             ],
             "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
             "dataDir": "/run/wireloom/leases",

@@ -172,23 +172,40 @@ impl Tun {
         Ok(tun)
     }
 
-    /// Takes over an open device that somebody else made, with its MTU as it is and the queue of this descriptor.
+    /// Takes over open queues of a device that somebody else made, with its MTU as it is.
     ///
     /// # Errors
     ///
-    /// If the descriptor is no TUN device, or one that was not made for IP packets with a virtio-net header and without a
-    /// protocol header.
-    pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
-        let (name, flags) = sys::tun_interface(fd.as_fd())
-            .map_err(|source| failed("of the given descriptor", "ask for its name", source))?;
-        let text = sys::text(&name);
-        if flags & KIND != KIND {
-            return Err(TunError::Adopted { name: text, flags });
+    /// If there are none, or a descriptor is no TUN device's, or one that was not made for IP packets with a virtio-net
+    /// header and without a protocol header.
+    pub fn adopt(queues: impl IntoIterator<Item = OwnedFd>) -> Result<Self, TunError> {
+        let mut tun: Option<Self> = None;
+        for fd in queues {
+            let (name, flags) = sys::tun_interface(fd.as_fd())
+                .map_err(|source| failed("of the given descriptor", "ask for its name", source))?;
+            let text = sys::text(&name);
+            if flags & KIND != KIND {
+                return Err(TunError::Adopted { name: text, flags });
+            }
+            rustix::io::ioctl_fionbio(&fd, true)
+                .map_err(|errno| failed(&text, "make its descriptor non-blocking", errno.into()))?;
+            match &mut tun {
+                Some(tun) => tun.queues.push(Arc::new(fd)),
+                None => tun = Some(Self::set_up(fd, name, namespace_socket(&text)?)?),
+            }
         }
-        rustix::io::ioctl_fionbio(&fd, true)
-            .map_err(|errno| failed(&text, "make its descriptor non-blocking", errno.into()))?;
-        let namespace = namespace_socket(&text)?;
-        Self::set_up(fd, name, namespace)
+        let none =
+            || failed("of the given descriptors", "take it over", io::ErrorKind::NotFound.into());
+        tun.ok_or_else(none)
+    }
+
+    /// The queues once more, for another process to [adopt](Self::adopt). This one must have stopped reading them.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many open files.
+    pub fn hand_over(&self) -> io::Result<Vec<OwnedFd>> {
+        self.queues.iter().map(|queue| queue.try_clone()).collect()
     }
 
     fn set_up(fd: OwnedFd, name: InterfaceName, namespace: Socket) -> Result<Self, TunError> {

@@ -134,6 +134,10 @@ pub(crate) fn delete_route(key: &RouteKey) -> Request {
 
 fn route_message(key: &RouteKey, route: &Route, link: Option<u32>) -> RouteMessage {
     let mut message = keyed_message(key);
+    if route.is_unreachable() {
+        message.header.kind = RouteType::Unreachable;
+        return message;
+    }
     message.header.kind = RouteType::Unicast;
     if route.gateway.is_none() && key.destination.family() == Family::V4 {
         message.header.scope = RouteScope::Link;
@@ -225,6 +229,10 @@ pub(crate) fn route(message: &RouteMessage) -> Option<HeardRoute> {
             }
             _ => {}
         }
+    }
+    if heard.kind == RouteType::Unreachable {
+        // IPv6 names the loopback link for those.
+        heard.link = None;
     }
     heard.key = canonical(&heard.key);
     Some(heard)

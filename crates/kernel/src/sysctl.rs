@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use serde::{Deserialize, Serialize};
 use wireloom_model::kernel::LinkSetting;
 use wireloom_model::{Family, InterfaceName};
 
@@ -21,8 +22,8 @@ pub struct SysctlError {
 
 /// Forwarding as it was before a gateway switched it on.
 ///
-/// The memory lies in this value alone: a process that is killed leaves forwarding on.
-#[derive(Debug, Default)]
+/// The memory lies in this value alone: whoever may be killed keeps it elsewhere too, or leaves forwarding on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use = "dropping it leaves forwarding on for good"]
 pub struct Forwarding {
     /// Every setting that the kernel changes along, with its earlier value; the one written to comes first.
@@ -49,6 +50,15 @@ impl Forwarding {
             }
         }
         Ok(forwarding)
+    }
+
+    /// The same with what it was before that: of a setting that both know, the earlier value counts.
+    pub fn since(self, mut earlier: Self) -> Self {
+        let unknown =
+            |(path, _): &(PathBuf, String)| earlier.before.iter().all(|(known, _)| known != path);
+        let later: Vec<_> = self.before.into_iter().filter(unknown).collect();
+        earlier.before.extend(later);
+        earlier
     }
 
     /// Whether anything had to be switched on.

@@ -1,20 +1,14 @@
 //! The task that follows a cluster: watches in, snapshots out, and what the node writes of itself.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::core::{DynamicObject, PartialObjectMeta};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 use wireloom_model::annotations::key;
@@ -23,12 +17,14 @@ use wireloom_registry::Publication;
 
 use crate::addresses;
 use crate::cluster::{Cluster, KnownNode};
+use crate::daemon_set;
 use crate::events::Events;
 use crate::node::NodeObject;
 use crate::outage::{Outage, Use};
 use crate::own::{Facts, Own};
 use crate::peer;
-use crate::registry::{Known, KubeConfig, WATCH};
+use crate::registry::{Known, KubeConfig};
+use crate::watch::{Change, Patience, Watch, next_of, random};
 use crate::write::{self, WriteError, Writer};
 
 /// How long changes are gathered before a snapshot is made of them.
@@ -54,6 +50,11 @@ pub(crate) struct Follower {
     nodes: Watch<NodeObject>,
     peers: Watch<DynamicObject>,
     leases: Watch<PartialObjectMeta<Lease>>,
+    /// The DaemonSet that the agent is of.
+    daemon_set: Option<Watch<DaemonSet>>,
+    employer: Employer,
+    /// Whether that has no place for this node any longer, once all that follows from it is done.
+    dismissed: watch::Sender<bool>,
     writer: Writer,
     events: Events,
     facts: watch::Receiver<Facts>,
@@ -74,6 +75,14 @@ pub(crate) struct Follower {
     yields: Option<Instant>,
 }
 
+/// What is known of the agent's DaemonSet.
+enum Employer {
+    Gone,
+    Is(Box<DaemonSet>),
+    /// It was never seen.
+    Unknown,
+}
+
 impl Follower {
     pub(crate) fn new(
         client: Client,
@@ -81,8 +90,13 @@ impl Follower {
         facts: watch::Receiver<Facts>,
         publication: watch::Receiver<Option<Publication>>,
         known: watch::Sender<Known>,
+        dismissed: watch::Sender<bool>,
     ) -> Self {
         let now = Instant::now();
+        let daemon_set = config
+            .daemon_set
+            .as_ref()
+            .map(|of| Watch::of_one(Api::namespaced(client.clone(), &of.namespace), &of.name));
         let span = config.heartbeat * MISSES;
         let label = config.topology_label.clone();
         Self {
@@ -91,6 +105,9 @@ impl Follower {
             nodes: Watch::new(Api::all(client.clone())),
             peers: Watch::new(Api::all_with(client.clone(), &peer::resource())),
             leases: Watch::new(Api::namespaced(client.clone(), &config.namespace)),
+            daemon_set,
+            employer: Employer::Unknown,
+            dismissed,
             writer: Writer::new(&client, config.node.clone(), &config.namespace, span),
             events: Events::new(&client, &config.node, now),
             config,
@@ -116,6 +133,7 @@ impl Follower {
                 change = self.nodes.next() => self.hear_nodes(change),
                 change = self.peers.next() => self.hear_peers(change),
                 change = self.leases.next() => self.hear_leases(change),
+                change = next_of(&mut self.daemon_set) => self.hear_daemon_set(change).await,
                 Ok(()) = self.facts.changed() => self.write_soon(),
                 Ok(()) = self.publication.changed() => self.write_soon(),
                 () = at(self.due) => self.tell(),
@@ -200,6 +218,51 @@ impl Follower {
         self.work(Use::Leases) || is_news
     }
 
+    /// The DaemonSet goes a moment before the rights that go with it: what this node says is taken back at once.
+    async fn hear_daemon_set(&mut self, change: Change<DaemonSet>) -> bool {
+        match change {
+            Change::All(mut all) => match (all.pop(), &self.employer) {
+                // One that never was there is a mistake in a name, and no reason to go.
+                (None, Employer::Unknown) => {}
+                (None, _) => self.employer = Employer::Gone,
+                (Some(found), _) => self.employer = Employer::Is(Box::new(found)),
+            },
+            Change::Put(found) => self.employer = Employer::Is(Box::new(found)),
+            Change::Gone(_) => self.employer = Employer::Gone,
+            Change::Failed(error) => {
+                tracing::debug!(%error, "the agent's DaemonSet is not watched");
+            }
+        }
+        self.is_dismissed().await;
+        self.write_soon()
+    }
+
+    /// Whether the DaemonSet has no place for this node, so that nothing is to be said of it. What was said is taken back
+    /// first, unless Kilo's agents go by it.
+    async fn is_dismissed(&mut self) -> bool {
+        let own = self.cluster.own();
+        let is_dismissed = match &self.employer {
+            Employer::Gone => true,
+            Employer::Is(found) => !daemon_set::has_pod_on(found, own.map(|own| &own.object)),
+            Employer::Unknown => false,
+        };
+        let uid = own.and_then(|own| own.object.metadata.uid.clone());
+        let was_dismissed = *self.dismissed.borrow();
+        if is_dismissed && !was_dismissed {
+            tracing::info!("the agent's DaemonSet has no place for this node");
+            if let Some(uid) = uid.filter(|_| !self.cluster.has_kilo(Instant::now())) {
+                match self.writer.withdraw(&uid).await {
+                    Ok(()) => tracing::info!("what this node said of itself is taken back"),
+                    Err(WriteError::Refused(reason) | WriteError::Unreachable(reason)) => {
+                        tracing::warn!(%reason, "what this node said of itself is not taken back");
+                    }
+                }
+            }
+        }
+        self.dismissed.send_replace(is_dismissed);
+        is_dismissed
+    }
+
     /// Returns whether there is something to tell.
     fn fail(&mut self, what: Use, error: &watcher::Error) -> bool {
         // A list that is too old is made anew, and that is all there is to it.
@@ -254,6 +317,9 @@ impl Follower {
     /// Has the Node say what it shall, unless it does.
     async fn write(&mut self) -> bool {
         self.write_due = None;
+        if self.is_dismissed().await {
+            return false;
+        }
         let now = Instant::now();
         self.events.tell(&self.cluster.to_tell(now), now).await;
         let Some(own) = self.cluster.own().cloned() else { return false };
@@ -321,7 +387,7 @@ impl Follower {
         self.beat_due = now + self.config.heartbeat;
         let uid = self.cluster.own().and_then(|own| own.object.metadata.uid.clone());
         // Without a Node there is nobody to be alive.
-        let Some(uid) = uid else { return false };
+        let Some(uid) = uid.filter(|_| !*self.dismissed.borrow()) else { return false };
         let before = self.outage.reason().is_some();
         let is_news = match self.writer.beat(&uid).await {
             Ok(()) => {
@@ -393,122 +459,5 @@ async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// All objects of a kind, listed and then watched.
-struct Watch<K> {
-    stream: BoxStream<'static, watcher::Result<Event<K>>>,
-    /// The part of a new list that has come so far.
-    list: Vec<K>,
-    /// Whether a list was whole once.
-    is_listed: bool,
-}
-
-/// What a watch tells.
-enum Change<K> {
-    All(Vec<K>),
-    Put(K),
-    Gone(K),
-    Failed(watcher::Error),
-}
-
-impl<K> Watch<K>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    fn new(api: Api<K>) -> Self {
-        let config = watcher::Config::default().timeout(WATCH);
-        let stream = watcher(api, config).backoff(Patience::default()).boxed();
-        Self { stream, list: Vec::new(), is_listed: false }
-    }
-
-    /// Waits for the next change. Dropping the future loses nothing.
-    async fn next(&mut self) -> Change<K> {
-        loop {
-            match self.stream.next().await {
-                Some(Ok(Event::Init)) => self.list.clear(),
-                Some(Ok(Event::InitApply(object))) => self.list.push(object),
-                Some(Ok(Event::InitDone)) => {
-                    self.is_listed = true;
-                    return Change::All(std::mem::take(&mut self.list));
-                }
-                Some(Ok(Event::Apply(object))) => return Change::Put(object),
-                Some(Ok(Event::Delete(object))) => return Change::Gone(object),
-                Some(Err(error)) => return Change::Failed(error),
-                // A watcher never ends.
-                None => std::future::pending().await,
-            }
-        }
-    }
-}
-
-/// How long whatever fails waits, such as a watch: twice as long each time, up to a limit, and up to half as long again by chance, so
-/// that a thousand agents do not come back at one moment. One that did not fail for a while begins anew.
-#[derive(Debug, Default)]
-struct Patience {
-    failures: u32,
-    last: Option<Instant>,
-}
-
-impl Patience {
-    fn delay(&mut self, now: Instant) -> Duration {
-        const FIRST: Duration = Duration::from_millis(500);
-        const MOST: Duration = Duration::from_secs(15);
-        if self.is_calm(now) {
-            self.failures = 0;
-        }
-        self.last = Some(now);
-        let delay = FIRST.saturating_mul(1 << self.failures.min(8)).min(MOST);
-        self.failures += 1;
-        delay.mul_f64(1.0 + random() / 2.0)
-    }
-
-    /// Whether it did not fail for a while.
-    fn is_calm(&self, now: Instant) -> bool {
-        const CALM: Duration = Duration::from_secs(45);
-        self.last.is_none_or(|last| now.saturating_duration_since(last) > CALM)
-    }
-
-    /// Whether it failed more than a few times in a row.
-    const fn is_long(&self) -> bool {
-        self.failures > 3
-    }
-}
-
-impl Iterator for Patience {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.delay(Instant::now()))
-    }
-}
-
-impl Backoff for Patience {
-    /// Called whenever a watch tells something, its intention to list included, which is no sign that it will succeed.
-    fn reset(&mut self) {}
-}
-
-/// A number from 0 to 1 that differs from process to process, for times to spread.
-fn random() -> f64 {
-    f64::from(RandomState::new().build_hasher().finish() as u32) / f64::from(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patience_grows_and_is_not_reset_by_a_mere_try() {
-        let start = Instant::now();
-        let mut patience = Patience::default();
-        assert!(patience.delay(start) < Duration::from_secs(1));
-        let delay = (0..12).map(|_| {
-            patience.reset();
-            patience.delay(start)
-        });
-        let last = delay.last().unwrap();
-        assert!(last >= Duration::from_secs(15) && last < Duration::from_secs(23));
-        assert!(patience.delay(start + Duration::from_secs(61)) < Duration::from_secs(1));
     }
 }

@@ -1,21 +1,27 @@
 //! The registry of a cluster, as an agent uses it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Client;
+use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{Mesh, NodeName, Snapshot};
-use wireloom_registry::{Publication, PublishError, Registry, Update};
+use wireloom_registry::{Next, Publication, PublishError, Registry, Update};
 
 use crate::addresses::AddressRules;
+use crate::daemon_set::DaemonSetName;
 use crate::follow::Follower;
+use crate::node::NodeObject;
 use crate::own::Facts;
 
 /// How long a watch lasts before it is begun anew, in seconds: the price of noticing one that hangs.
 pub(crate) const WATCH: u32 = 120;
+
+/// How long what goes on may take to be heard, when an agent ends.
+const HEARING: Duration = Duration::from_secs(3);
 
 /// What a node of a cluster is told at its start.
 #[derive(Debug, Clone)]
@@ -34,6 +40,8 @@ pub struct KubeConfig {
     pub namespace: String,
     /// How often this node gives a sign of life. One that gives none for three times as long is not healthy.
     pub heartbeat: Duration,
+    /// The DaemonSet whose pod the agent is, if it is one.
+    pub daemon_set: Option<DaemonSetName>,
 }
 
 impl KubeConfig {
@@ -46,11 +54,13 @@ impl KubeConfig {
 ///
 /// What is published is written when it differs from what the Node says; [`publish`](Registry::publish) never waits
 /// for the API, and what the API refuses is a problem of the next snapshot.
-#[derive(Debug)]
 pub struct KubeRegistry {
     known: watch::Receiver<Known>,
     told: Known,
     publication: watch::Sender<Option<Publication>>,
+    client: Client,
+    config: KubeConfig,
+    is_dismissed: watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
 
@@ -67,8 +77,12 @@ impl KubeRegistry {
     pub fn start(client: Client, config: KubeConfig, facts: watch::Receiver<Facts>) -> Self {
         let (known_by_task, known) = watch::channel(Known::default());
         let (publication, published) = watch::channel(None);
-        let follower = Follower::new(client, config, facts, published, known_by_task);
-        Self { known, told: Known::default(), publication, task: tokio::spawn(follower.run()) }
+        let (dismissed, is_dismissed) = watch::channel(false);
+        let (to_follow, of) = (client.clone(), config.clone());
+        let follower = Follower::new(to_follow, of, facts, published, known_by_task, dismissed);
+        let task = tokio::spawn(follower.run());
+        let told = Known::default();
+        Self { known, told, publication, client, config, is_dismissed, task }
     }
 }
 
@@ -86,6 +100,31 @@ impl Registry for KubeRegistry {
             is_news
         });
         Ok(())
+    }
+
+    /// An agent of a DaemonSet that is gone, is being deleted or chooses other nodes leaves for good.
+    async fn leave(&mut self) -> Next {
+        let Some(daemon_set) = &self.config.daemon_set else { return Next::Nobody };
+        let mut is_dismissed = *self.is_dismissed.borrow();
+        if !is_dismissed {
+            let api: Api<NodeObject> = Api::all(self.client.clone());
+            let node = api.get(self.config.node.as_str());
+            let node = tokio::time::timeout(HEARING, node).await.ok().and_then(Result::ok);
+            if daemon_set.is_for(&self.client, node.as_ref()).await {
+                return Next::Agent;
+            }
+            // Whoever watches it takes back what was said. Without the right to, nobody does.
+            let dismissed = self.is_dismissed.wait_for(|is_dismissed| *is_dismissed);
+            is_dismissed = tokio::time::timeout(HEARING, dismissed).await.is_ok();
+        }
+        tracing::info!(%daemon_set, is_dismissed, "this node leaves the mesh for good");
+        Next::Nobody
+    }
+}
+
+impl fmt::Debug for KubeRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubeRegistry").field("config", &self.config).finish_non_exhaustive()
     }
 }
 

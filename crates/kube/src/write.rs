@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{Client, Error};
 use serde_json::{Value, json};
 use wireloom_model::NodeName;
@@ -76,6 +76,15 @@ impl Writer {
         });
         apply(&self.leases, &self.node, &patch).await.map(|_| ())
     }
+
+    /// Takes back all that was written of this Node: what we have its annotations say, and its signs of life.
+    pub(crate) async fn withdraw(&self, uid: &str) -> Result<(), WriteError> {
+        self.annotate(uid, &BTreeMap::new()).await?;
+        match bounded(self.leases.delete(self.node.as_str(), &DeleteParams::default())).await {
+            Ok(_) | Err(WriteError::Refused(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 async fn apply<K>(api: &Api<K>, name: &NodeName, patch: &Value) -> Result<K, WriteError>
@@ -84,9 +93,13 @@ where
 {
     let params = PatchParams::apply(MANAGER).force();
     let patch = Patch::Apply(patch);
-    let request = api.patch(name.as_str(), &params, &patch);
+    bounded(api.patch(name.as_str(), &params, &patch)).await
+}
+
+/// Makes a request of the API, which may not take for ever.
+async fn bounded<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T, WriteError> {
     match tokio::time::timeout(REQUEST, request).await {
-        Ok(Ok(object)) => Ok(object),
+        Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(match refusal(&error) {
             Some(reason) => WriteError::Refused(reason),
             None => WriteError::Unreachable(text(&error)),

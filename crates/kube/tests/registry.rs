@@ -10,7 +10,7 @@ use rig::{Rig, eventually, key, mesh, names, next, node, peer};
 use serde_json::{Value, json};
 use wireloom_kube::KubeConfig;
 use wireloom_model::{Held, Mesh, NodeName, Snapshot};
-use wireloom_registry::{Publication, Registry as _, Update};
+use wireloom_registry::{Next, Publication, Registry as _, Update};
 use wireloom_testkit::need;
 
 fn publication(name: &str, byte: u8) -> Publication {
@@ -138,6 +138,14 @@ async fn a_node_says_what_it_is_once_and_what_is_wrong_with_it() {
     let first = lease();
     assert_eq!(first["metadata"]["ownerReferences"][0]["name"], "own");
     eventually("the heartbeat goes on", || lease()["spec"] != first["spec"]).await;
+    // Visitors go by the server's note of when.
+    let noted = || {
+        let lease = rig.json("get lease own --namespace=kube-system --show-managed-fields");
+        lease["metadata"]["managedFields"][0]["time"].clone()
+    };
+    let before = noted();
+    assert!(before.is_string());
+    eventually("the server notes the heartbeat", || noted() != before).await;
 
     // Somebody else's agent of the same node, after a restart: nothing is written, and what it held is not forgotten.
     let version = || rig.json("get node own")["metadata"]["resourceVersion"].clone();
@@ -273,7 +281,8 @@ fn rights() -> String {
     let rules = [
         rule("", "nodes", &["get", "list", "watch", "patch"]),
         rule("kilo.squat.ai", "peers", &["list", "watch"]),
-        rule("coordination.k8s.io", "leases", &["create", "patch", "list", "watch"]),
+        rule("coordination.k8s.io", "leases", &["create", "delete", "patch", "list", "watch"]),
+        rule("apps", "daemonsets", &["get", "list", "watch"]),
         rule("events.k8s.io", "events", &["create", "patch"]),
     ];
     let role = json!({
@@ -337,6 +346,61 @@ async fn the_rights_that_are_documented_are_enough_and_without_them_the_mesh_goe
         ["Peers", "heartbeats", "the heartbeat of this node", "the annotations of this node"]
     {
         assert!(said.iter().any(|text| text.contains(what)), "{what}: {said:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_for_good_takes_back_what_it_said_and_nothing_else() {
+    need!(root);
+    need!(cluster);
+    let mut rig = Rig::start().await;
+    rig.define_peers();
+    let mut own = node("own", "nl", None);
+    own["metadata"]["annotations"]["kilo.squat.ai/persistent-keepalive"] = json!("25");
+    rig.api.apply(&own.to_string()).unwrap();
+    rig.api.apply(&rights()).unwrap();
+    let pod = json!({ "containers": [{ "name": "agent", "image": "agent" }] });
+    let labels = json!({ "app": "agent" });
+    let daemon_set = json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": { "name": "wireloom", "namespace": "kube-system" },
+        "spec": {
+            "selector": { "matchLabels": labels },
+            "template": { "metadata": { "labels": labels }, "spec": pod },
+        },
+    });
+    rig.api.apply(&daemon_set.to_string()).unwrap();
+    let token = rig.kubectl("create token agent --namespace=kube-system");
+    rig.bearer = Some(token.trim().to_owned());
+
+    let selector = "{\"spec\":{\"template\":{\"spec\":{\"nodeSelector\":{\"mesh\":\"yes\"}}}}}";
+    let passes_by = format!("patch daemonset wireloom --namespace=kube-system --patch {selector}");
+    let get = "get daemonset wireloom --namespace=kube-system";
+    for (before, change, next) in [
+        (get, get, Next::Agent),
+        (get, passes_by.as_str(), Next::Nobody),
+        ("label node own mesh=yes", get, Next::Agent),
+        (get, "label node own mesh-", Next::Nobody),
+        (
+            "label node own mesh=yes",
+            "delete daemonset wireloom --namespace=kube-system",
+            Next::Nobody,
+        ),
+    ] {
+        rig.kubectl(before);
+        let (mut registry, _facts) = rig.registry("own", 1, Duration::from_secs(2)).await;
+        mesh(&mut registry, "it is in the mesh", |mesh| names(mesh) == ["own"]).await;
+        let lease = || rig.api.kubectl(["get", "lease", "own", "--namespace=kube-system"]).is_ok();
+        eventually("its heartbeat is there", lease).await;
+        rig.kubectl(change);
+        assert_eq!(registry.leave().await, next, "{change}");
+        let own: Value = serde_json::from_str(&rig.kubectl("get node own --output=json")).unwrap();
+        let says = own["metadata"]["annotations"].as_object().unwrap();
+        let asked = "kilo.squat.ai/persistent-keepalive";
+        assert!(says.contains_key(asked), "{says:?}");
+        assert_eq!(says.len() > 1, next == Next::Agent, "{change}: {says:?}");
+        assert_eq!(lease(), next == Next::Agent, "{change}");
     }
 }
 

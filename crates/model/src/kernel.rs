@@ -71,17 +71,24 @@ pub struct RouteKey {
     pub metric: u32,
 }
 
-/// Where a route leads.
+/// Where a route leads. One without a gateway and a link leads nowhere: whoever sends by it is told that there is no way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Route {
     /// The next hop's address. `None` for a route straight out of a link.
     pub gateway: Option<IpAddr>,
-    /// The link's name. `None` leaves it to the kernel, which looks up the gateway.
+    /// The link's name. `None` beside a gateway leaves it to the kernel, which looks that up.
     pub link: Option<InterfaceName>,
     /// The source address that local traffic takes on it.
     pub source: Option<IpAddr>,
     /// The largest packet in bytes that takes it. `None` leaves that to the link.
     pub mtu: Option<u32>,
+}
+
+impl Route {
+    /// Whether it leads nowhere.
+    pub const fn is_unreachable(&self) -> bool {
+        self.gateway.is_none() && self.link.is_none()
+    }
 }
 
 impl RouteKey {

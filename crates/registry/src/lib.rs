@@ -47,6 +47,15 @@ pub enum PublishError {
     Unreachable(String),
 }
 
+/// Who goes on when an agent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Another agent on the same machine, soon: what outlives an agent may stay for it.
+    Agent,
+    /// Nobody that the registry knows of.
+    Nobody,
+}
+
 /// The place where a mesh is written down, seen from one node.
 pub trait Registry: Send {
     /// Waits for the next change. The first call returns the mesh as it is. `None` means that the registry has ended
@@ -59,4 +68,10 @@ pub trait Registry: Send {
         &mut self,
         publication: &Publication,
     ) -> impl Future<Output = Result<(), PublishError>> + Send;
+
+    /// Says who goes on when this agent ends. Of a node that leaves the mesh for good it takes back what was published.
+    /// Called last.
+    fn leave(&mut self) -> impl Future<Output = Next> + Send {
+        std::future::ready(Next::Nobody)
+    }
 }

@@ -36,6 +36,12 @@ const TABLES: [u32; 2] = [MAIN_TABLE, WRAPPED_TABLE];
 /// The least priority of the rules that look up [`TUNNELLED_TABLE`]. Longer prefixes come first, two rules each.
 pub const TUNNELLED_PRIORITY: u32 = 30200;
 
+/// The routing table by which other locations are unreachable, for those of the node's pods that stay off the mesh.
+const OFF_MESH_TABLE: u32 = 51109;
+
+/// The priority of the rules that look up [`OFF_MESH_TABLE`]: before those that lead there.
+const OFF_MESH_PRIORITY: u32 = 30106;
+
 /// What our links are given. Packets are known by the tunnel's keys or come from the location's own network, and may
 /// come by another link than the one that the main table names for their source. Nobody announces routers there.
 const SETTINGS: [(LinkSetting, u8); 2] = [(LinkSetting::AcceptRa, 0), (LinkSetting::RpFilter, 2)];
@@ -180,6 +186,20 @@ impl Plan {
         narrowest
             .map_or(underlay.tunnel_mtu, |mtu| mtu.min(underlay.tunnel_mtu))
             .max(families.max().unwrap_or_default())
+    }
+
+    /// Adds what keeps these of the node's pods from all that lies outside its segment.
+    pub fn keep_off(&self, state: &mut KernelState, pods: &BTreeSet<IpAddr>) {
+        for pod in pods.iter().copied().map(Cidr::host) {
+            let all = Rule::all(pod.family(), OFF_MESH_PRIORITY, OFF_MESH_TABLE);
+            state.rules.insert(Rule { from: Some(pod), ..all });
+        }
+        let is_wanted = |family| pods.iter().any(|pod| Family::of(*pod) == family);
+        let [v4, v6] = Family::BOTH.map(is_wanted);
+        let away = self.routes.iter().filter(|(_, hop)| hop.away).map(|(prefix, _)| *prefix);
+        let away = away.filter(|prefix| if prefix.address().is_ipv4() { v4 } else { v6 });
+        let key = |prefix| RouteKey { table: OFF_MESH_TABLE, ..RouteKey::main(prefix) };
+        state.routes.extend(away.map(|prefix| (key(prefix), Route::default())));
     }
 
     /// Which packets to internal addresses are wrapped: those that come out of the tunnel, and those from where the wrap

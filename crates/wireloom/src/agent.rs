@@ -4,10 +4,12 @@ mod facts;
 pub(crate) mod settings;
 
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use wireloom_agent::handover::Legacy;
 use wireloom_agent::remember::Remembering;
 use wireloom_agent::{Config, Identity, control};
 use wireloom_file::key;
@@ -52,18 +54,25 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("start the agent's threads")?;
     runtime.block_on(async {
-        let stop = signals::stop()?;
+        let mut stop = pin!(signals::stop()?);
+        let control = control::socket_path(&settings.run_dir, &settings.interface);
+        let legacy = tokio::select! {
+            legacy = Legacy::await_from(&control) => legacy?,
+            () = &mut stop => return Ok(ExitCode::SUCCESS),
+        };
         let public_key = private_key.public_key();
         tracing::info!(node = %settings.node, %public_key, "this machine");
         let client = settings.connection.client().await?;
         let facts = facts::follow(public_key, settings.interface.clone(), settings.mark)?;
         let registry = KubeRegistry::start(client, settings.registry(), facts);
         let registry = Remembering::new(registry, &settings.state.join("mesh.json"));
+        let registry = registry.going_on(legacy.as_ref().and_then(Legacy::mesh));
         let config = Config {
             identity: Identity::Name(settings.node.clone()),
             private_key,
             mark: settings.mark,
-            control: control::socket_path(&settings.run_dir, &settings.interface),
+            control,
+            legacy,
             interface: settings.interface,
             planner: settings.planner,
             listen: settings.listen,
@@ -86,6 +95,7 @@ impl Resolved {
             addresses: self.addresses.clone(),
             namespace: self.namespace.clone(),
             heartbeat: KubeConfig::HEARTBEAT,
+            daemon_set: self.daemon_set.clone(),
         }
     }
 }

@@ -114,6 +114,7 @@ pub(crate) fn run(args: ConnectArgs) -> anyhow::Result<ExitCode> {
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),
         planner: Planner::beside_kilo(),
+        legacy: None,
         listen: None,
         resync: args.resync_period.0,
         clean_up: args.clean_up,

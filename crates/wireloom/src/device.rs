@@ -1,9 +1,10 @@
 //! The data plane in this process, as the agent and the tunnel command use it.
 
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Context as _;
@@ -43,9 +44,9 @@ impl UdpBind for NamingBinder {
 
 /// A device that runs in this process, with its UAPI socket. Dropping it stops it and removes both.
 pub(crate) struct LocalDevice {
-    /// Before the data plane, so that nobody asks a device that has stopped.
-    _socket: UapiSocket,
+    socket: Mutex<Option<UapiSocket>>,
     dataplane: Arc<Dataplane>,
+    tun: Arc<Tun>,
 }
 
 /// Where a device's parts come from.
@@ -53,8 +54,6 @@ pub(crate) struct LocalDevice {
 pub(crate) struct Parts {
     pub(crate) interface: InterfaceName,
     pub(crate) uapi_directory: PathBuf,
-    /// A descriptor of a TUN device that somebody else made.
-    pub(crate) tun: Option<i32>,
     /// A descriptor of a socket that somebody else listens with.
     pub(crate) uapi: Option<i32>,
     pub(crate) carrier: CarrierArgs,
@@ -83,18 +82,17 @@ fn engines() -> impl TypedValueParser<Value = EngineKind> {
 }
 
 impl LocalDevice {
-    /// Makes the device in the network namespace of the calling thread, or takes over what was handed down.
-    pub(crate) fn open(parts: &Parts) -> anyhow::Result<Self> {
-        let tun = match parts.tun {
-            Some(number) => Tun::adopt(
-                inherited::descriptor(number)
-                    .with_context(|| format!("TUN descriptor {number}"))?,
-            )?,
-            None => Tun::create(&TunConfig {
+    /// Makes the device in the network namespace of the calling thread, on a TUN device that somebody else made if there
+    /// are queues of one.
+    pub(crate) fn open(parts: &Parts, queues: Vec<OwnedFd>) -> anyhow::Result<Self> {
+        let tun = if queues.is_empty() {
+            Tun::create(&TunConfig {
                 name: parts.interface.to_string(),
                 mtu: DEFAULT_MTU,
                 queues: parts.carrier.queues.count(),
-            })?,
+            })?
+        } else {
+            Tun::adopt(queues)?
         };
         let config = Config {
             seed: keys::random_bytes()?,
@@ -104,7 +102,8 @@ impl LocalDevice {
             engine: parts.carrier.engine,
         };
         let network = NamingBinder(UdpBinder::new());
-        let dataplane = Arc::new(Dataplane::start(Arc::new(tun), network, config)?);
+        let tun = Arc::new(tun);
+        let dataplane = Arc::new(Dataplane::start(Arc::clone(&tun) as _, network, config)?);
         let socket = match parts.uapi {
             Some(number) => {
                 let descriptor = inherited::descriptor(number)
@@ -117,18 +116,24 @@ impl LocalDevice {
                 UapiSocket::bind(directory, interface, Arc::clone(&dataplane))?
             }
         };
-        Ok(Self { _socket: socket, dataplane })
+        Ok(Self { socket: Mutex::new(Some(socket)), dataplane, tun })
     }
 
     /// The data plane itself.
     pub(crate) fn dataplane(&self) -> Arc<Dataplane> {
         Arc::clone(&self.dataplane)
     }
+
+    fn stop(&self) {
+        // Before the data plane, so that nobody asks a device that has stopped.
+        drop(self.socket.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.dataplane.stop();
+    }
 }
 
 impl Drop for LocalDevice {
     fn drop(&mut self) {
-        self.dataplane.stop();
+        self.stop();
     }
 }
 
@@ -141,13 +146,25 @@ impl TunnelDevice for LocalDevice {
         Ok(self.dataplane.status())
     }
 
+    fn hand_over(&self) -> Vec<OwnedFd> {
+        self.stop();
+        let queues = self.tun.hand_over();
+        queues
+            .inspect_err(|error| tracing::warn!(%error, "the device can't be handed over"))
+            .unwrap_or_default()
+    }
+
     fn path(&self) -> PathReport {
         self.dataplane.path().into()
     }
 }
 
 /// Makes [`LocalDevice`]s for the agent.
-pub(crate) struct DataplaneOpener(Parts);
+pub(crate) struct DataplaneOpener {
+    parts: Parts,
+    /// The queues of the TUN device that the next one stands on.
+    queues: Vec<OwnedFd>,
+}
 
 impl DataplaneOpener {
     pub(crate) const fn new(
@@ -155,17 +172,22 @@ impl DataplaneOpener {
         uapi_directory: PathBuf,
         carrier: CarrierArgs,
     ) -> Self {
-        Self(Parts { interface, uapi_directory, tun: None, uapi: None, carrier })
+        Self { parts: Parts { interface, uapi_directory, uapi: None, carrier }, queues: Vec::new() }
     }
 }
 
 impl OpenDevice for DataplaneOpener {
+    fn inherit(&mut self, queues: Vec<OwnedFd>) {
+        self.queues = queues;
+    }
+
     fn open(
         &mut self,
         ended: mpsc::UnboundedSender<String>,
     ) -> Result<Arc<dyn TunnelDevice>, DeviceError> {
         let failed = |error: anyhow::Error| DeviceError::Open(format!("{error:#}"));
-        let device = LocalDevice::open(&self.0).map_err(failed)?;
+        let device =
+            LocalDevice::open(&self.parts, std::mem::take(&mut self.queues)).map_err(failed)?;
         let dataplane = device.dataplane();
         let watch = move || {
             let reason = dataplane.wait();

@@ -1,5 +1,6 @@
 //! Where an agent's device comes from.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,6 +66,12 @@ pub(crate) enum Opener {
 }
 
 impl OpenDevice for Opener {
+    fn inherit(&mut self, queues: Vec<OwnedFd>) {
+        if let Self::Own(opener) = self {
+            opener.inherit(queues);
+        }
+    }
+
     fn open(
         &mut self,
         ended: mpsc::UnboundedSender<String>,

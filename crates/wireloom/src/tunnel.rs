@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use wireloom_dataplane::{Ended, uapi_socket};
+use wireloom_io::inherited;
 use wireloom_model::InterfaceName;
 
 use crate::background::{self, Background, Role};
@@ -38,13 +39,17 @@ pub(crate) fn run(args: TunnelArgs) -> anyhow::Result<ExitCode> {
         Role::Front => None,
         Role::Stays(background) => Some(background),
     };
-    let device = LocalDevice::open(&Parts {
+    let handed_down = |number: i32| {
+        inherited::descriptor(number).with_context(|| format!("TUN descriptor {number}"))
+    };
+    let parts = Parts {
         interface: args.interface.clone(),
         uapi_directory: args.uapi_dir,
-        tun: args.tun_fd,
         uapi: args.uapi_fd,
         carrier: args.carrier,
-    })?;
+    };
+    let queue = args.tun_fd.map(handed_down).transpose()?;
+    let device = LocalDevice::open(&parts, queue.into_iter().collect())?;
     let dataplane = device.dataplane();
     let (engine, queues) = (dataplane.engine(), dataplane.queues());
     tracing::info!(interface = %args.interface, %engine, queues, "the device is up");

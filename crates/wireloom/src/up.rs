@@ -129,6 +129,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         mark: args.fwmark,
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),
+        legacy: None,
         listen,
         resync: Config::RESYNC,
         clean_up: true,

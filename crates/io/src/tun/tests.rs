@@ -296,15 +296,15 @@ fn a_given_descriptor_is_adopted_if_it_is_of_our_kind() {
     need!(device "/dev/net/tun");
     in_new_network(|| {
         let made = create("wl0").unwrap();
-        let adopted = Tun::adopt(made.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let adopted = Tun::adopt(made.hand_over().unwrap()).unwrap();
         assert_eq!(adopted.name(), "wl0");
         let fd = rustix::fs::open(CLONE_DEVICE, OFlags::RDWR, Mode::empty()).unwrap();
         let mut name = [0; libc::IFNAMSIZ];
         name[..3].copy_from_slice(b"wl1");
         sys::tun_set_interface(fd.as_fd(), &name, libc::IFF_TUN | libc::IFF_NO_PI).unwrap();
-        assert!(matches!(Tun::adopt(fd), Err(TunError::Adopted { .. })));
+        assert!(matches!(Tun::adopt([fd]), Err(TunError::Adopted { .. })));
         let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()).unwrap();
-        assert!(matches!(Tun::adopt(null), Err(TunError::System { .. })));
+        assert!(matches!(Tun::adopt([null]), Err(TunError::System { .. })));
     });
 }
 

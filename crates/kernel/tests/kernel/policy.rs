@@ -2,7 +2,7 @@
 
 use wireloom_kernel::{Change, Event, Host, diff};
 use wireloom_model::Family;
-use wireloom_model::kernel::{KernelState, Link, LinkSetting, Mark, Rule};
+use wireloom_model::kernel::{KernelState, Link, LinkSetting, Mark, Route, RouteKey, Rule};
 use wireloom_testkit::need;
 
 use crate::support::*;
@@ -122,5 +122,27 @@ fn settings_of_our_links_are_kept_and_others_are_left() {
         let report = host.apply(std::slice::from_ref(&gone)).await.unwrap();
         assert!(report.failed.is_empty());
         assert_eq!(report.skipped, [gone]);
+    });
+}
+
+#[test]
+fn a_route_that_leads_nowhere_is_made_once_and_goes_again() {
+    need!(root);
+    need!(program "ip");
+    on_a_host(|host| async move {
+        let mut state = mesh();
+        for to in ["10.66.0.0/24", "fd66::/64"] {
+            let key = RouteKey { table: 1066, ..RouteKey::main(to.parse().unwrap()) };
+            state.routes.insert(key, Route::default());
+        }
+        bring(&host, &state).await;
+        for family in ["-4", "-6"] {
+            let shown = ip(&format!("{family} route show table 1066"));
+            assert!(shown.starts_with("unreachable"), "{shown}");
+        }
+        let (changes, report) = bring(&host, &state).await;
+        assert_eq!((changes.len(), report.written), (0, 0), "{changes:?}");
+        bring(&host, &mesh()).await;
+        assert_has(&host, &mesh()).await;
     });
 }

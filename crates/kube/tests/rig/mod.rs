@@ -113,6 +113,7 @@ impl Rig {
             },
             namespace: "kube-system".to_owned(),
             heartbeat,
+            daemon_set: Some("kube-system/wireloom".parse().unwrap()),
         };
         let facts = Facts {
             key: key(byte),

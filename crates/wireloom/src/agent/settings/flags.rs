@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Deserialize;
 use wireloom_agent::http::Listen;
+use wireloom_kube::DaemonSetName;
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{Cidr, EncapsulateBy, EncapsulateWhen, GatewayCount, InterfaceName, NodeName};
 
@@ -143,6 +144,11 @@ pub(super) struct Settings {
     /// The namespace of heartbeats, which are Leases. Default: wireloom.
     #[arg(long, env = "WIRELOOM_NAMESPACE", value_name = "NAME")]
     pub(super) namespace: Option<String>,
+    /// The DaemonSet that the agent is of. When it goes, or passes this machine by, the agent leaves nothing of it behind;
+    /// else, what can stay for the next agent does. Default: none.
+    #[arg(long, env = "WIRELOOM_DAEMON_SET", value_name = "NAMESPACE/NAME")]
+    #[serde(deserialize_with = "word")]
+    pub(super) daemon_set: Option<DaemonSetName>,
 }
 /// Takes each setting of the first where it is said, else of the second.
 macro_rules! first_said {
@@ -158,7 +164,7 @@ impl Settings {
             internal_cidr, prioritise_private_addresses, encapsulate, encapsulation, carry_internal_addresses,
             masquerade, mtu, port, fwmark, compatibility, cni, cni_chain, cni_path, cni_bin, local, listen, resync_period,
             clean_up, clean_up_interface, device, create_interface, iptables_forward_rules, log_level, interface, key, state_dir,
-            run_dir, namespace,
+            run_dir, namespace, daemon_set,
         )
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use wireloom_agent::http::Listen;
 use wireloom_agent::pods::{self, List, PodNetwork};
 use wireloom_agent::{Planner, control};
-use wireloom_kube::{AddressRules, Connection};
+use wireloom_kube::{AddressRules, Connection, DaemonSetName};
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{
     EncapsulateWhen, Encapsulation, Filter, GatewayCount, InterfaceName, Mesh, NodeName, Overlay,
@@ -30,6 +30,7 @@ pub(crate) struct Resolved {
     pub(crate) granularity: Granularity,
     pub(crate) addresses: AddressRules,
     pub(crate) namespace: String,
+    pub(crate) daemon_set: Option<DaemonSetName>,
     pub(crate) mark: u32,
     pub(crate) planner: Planner,
     pub(crate) listen: Option<Listen>,
@@ -105,6 +106,7 @@ impl Settings {
                 port,
                 overlay,
             },
+            daemon_set: self.daemon_set,
             namespace: self.namespace.unwrap_or_else(|| "wireloom".to_owned()),
             mark: match self.fwmark {
                 Some(Mark(mark)) => mark,

@@ -1,0 +1,167 @@
+//! What an agent leaves to the one that takes its place on the same machine.
+//!
+//! The new one asks the old one for it over the control socket, and stands by until that is told to stop. Then the old
+//! one lets go of ports and sockets, leaves everything in the kernel as it is, and hands over the open TUN device and
+//! where its peers are: addresses and routes stay, what is sent meanwhile waits in the device's queue, and all that
+//! peers notice is another handshake.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt as _;
+use wireloom_model::{PublicKey, Snapshot};
+
+use crate::control::{ControlError, Request, connect};
+
+/// How long the old agent waits for the new one to take what it hands over.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many queues a device may have to be handed over: as many descriptors as go in one message (`SCM_MAX_FD`,
+/// net/scm.h).
+const QUEUES: usize = 253;
+
+/// What is handed over.
+#[derive(Debug, Default)]
+pub struct Legacy {
+    /// The open queues of the TUN device, if it was the agent's own.
+    pub(crate) queues: Vec<OwnedFd>,
+    pub(crate) words: Words,
+}
+
+/// The part of it that is text.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Words {
+    /// The mesh that is in force.
+    pub(crate) mesh: Option<Snapshot>,
+    /// Where the device heard those peers whose sessions were in use.
+    pub(crate) heard: BTreeMap<PublicKey, SocketAddr>,
+}
+
+impl Legacy {
+    /// Waits for as long as another agent listens at this path, and returns what that hands over. `None` if there is no
+    /// other, or it ended otherwise. Dropping the future means that nobody stands by.
+    ///
+    /// # Errors
+    ///
+    /// If the socket can't be used, or the other agent knows nothing of handing over.
+    pub async fn await_from(socket: &Path) -> Result<Option<Self>, ControlError> {
+        let failed = |error| ControlError::Io { socket: socket.to_owned(), error };
+        let mut stream = match connect(socket).await {
+            Ok(stream) => stream,
+            Err(ControlError::NotRunning { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let line =
+            serde_json::to_string(&Request::Succeed).map_err(|error| failed(error.into()))?;
+        stream.write_all(format!("{line}\n").as_bytes()).await.map_err(failed)?;
+        tracing::info!(socket = %socket.display(), "another agent runs; this one stands by until it stops");
+        // Awaited here, where it can be given up, and read there, where it is whole in a moment.
+        stream.readable().await.map_err(failed)?;
+        let stream = stream.into_std().map_err(failed)?;
+        let received = tokio::task::spawn_blocking(move || Self::receive(&stream)).await;
+        match received.map_err(io::Error::other).and_then(|received| received) {
+            Ok(legacy) => Ok(legacy),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The mesh that was in force.
+    pub const fn mesh(&self) -> Option<&Snapshot> {
+        self.words.mesh.as_ref()
+    }
+
+    /// Gives it to who stands by.
+    ///
+    /// # Errors
+    ///
+    /// If that one is gone.
+    pub(crate) fn send(&self, heir: &UnixStream) -> io::Result<()> {
+        heir.set_nonblocking(false)?;
+        heir.set_write_timeout(Some(PATIENCE))?;
+        let words = serde_json::to_vec(&self.words)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(QUEUES))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let queues: Vec<BorrowedFd<'_>> = self.queues.iter().map(OwnedFd::as_fd).collect();
+        if !queues.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&queues)) {
+            return Err(io::Error::other(format!(
+                "{} queues are more than can be handed over",
+                queues.len()
+            )));
+        }
+        let sent = sendmsg(heir, &[IoSlice::new(&words)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        let mut stream = heir;
+        stream.write_all(&words[sent..])?;
+        heir.shutdown(std::net::Shutdown::Write)
+    }
+
+    fn receive(mut stream: &UnixStream) -> io::Result<Option<Self>> {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut words = vec![0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(QUEUES))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let parts = &mut [IoSliceMut::new(&mut words)];
+        let length = recvmsg(stream, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        let mut queues = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                queues.extend(descriptors);
+            }
+        }
+        words.truncate(length);
+        stream.read_to_end(&mut words)?;
+        if words.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self { queues, words: serde_json::from_slice(&words)? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_and_more_words_than_one_message_holds_arrive() {
+        let (heir, stream) = UnixStream::pair().unwrap();
+        let (read, mut write) = io::pipe().unwrap();
+        let key = |n: u16| {
+            let mut bytes = [0; 32];
+            bytes[..2].copy_from_slice(&n.to_be_bytes());
+            PublicKey::from_bytes(bytes)
+        };
+        let endpoint = |n: u16| SocketAddr::from(([192, 0, 2, 1], n));
+        let heard: BTreeMap<_, _> = (1..3000).map(|n| (key(n), endpoint(n))).collect();
+        let words = Words { mesh: None, heard: heard.clone() };
+        let legacy = Legacy { queues: vec![read.into()], words };
+        let mut received = std::thread::scope(|scope| {
+            scope.spawn(|| legacy.send(&stream).unwrap());
+            Legacy::receive(&heir).unwrap().unwrap()
+        });
+        assert_eq!(received.words.heard, heard);
+        write.write_all(b"x").unwrap();
+        let mut byte = [0];
+        File::from(received.queues.pop().unwrap()).read_exact(&mut byte).unwrap();
+        assert_eq!(byte, *b"x");
+    }
+
+    #[test]
+    fn an_end_without_words_is_no_legacy() {
+        let (heir, stream) = UnixStream::pair().unwrap();
+        drop(stream);
+        assert!(Legacy::receive(&heir).unwrap().is_none());
+    }
+}

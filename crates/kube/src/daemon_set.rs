@@ -1,0 +1,184 @@
+//! Whether the DaemonSet that an agent belongs to will start another one on its node.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
+use kube::{Api, Client, Error};
+
+use crate::node::NodeObject;
+
+/// How long the API may take to say so.
+const REQUEST: Duration = Duration::from_secs(3);
+
+/// The name of a DaemonSet. Text: `NAMESPACE/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonSetName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name in that.
+    pub name: String,
+}
+
+/// A text that names no DaemonSet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{value:?} names no DaemonSet: write its namespace and its name, such as kube-system/wireloom"
+)]
+pub struct DaemonSetNameError {
+    /// The text that was given.
+    pub value: String,
+}
+
+impl FromStr for DaemonSetName {
+    type Err = DaemonSetNameError;
+
+    fn from_str(text: &str) -> Result<Self, DaemonSetNameError> {
+        match text.split_once('/') {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+            }
+            _ => Err(DaemonSetNameError { value: text.to_owned() }),
+        }
+    }
+}
+
+impl fmt::Display for DaemonSetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl DaemonSetName {
+    /// Whether it still has a pod on this Node. If the API does not say, it does: an outage removes nothing. If it does
+    /// not let us ask any more, our rights went with it.
+    pub(crate) async fn is_for(&self, client: &Client, node: Option<&NodeObject>) -> bool {
+        let api: Api<DaemonSet> = Api::namespaced(client.clone(), &self.namespace);
+        match tokio::time::timeout(REQUEST, api.get(&self.name)).await {
+            Ok(Ok(found)) => has_pod_on(&found, node),
+            Ok(Err(Error::Api(status))) => !matches!(status.code, 401 | 403 | 404),
+            Ok(Err(_)) | Err(_) => true,
+        }
+    }
+}
+
+/// Whether a DaemonSet stays and has its pods run on a Node with these labels (Kubernetes documentation, "Assigning Pods to
+/// Nodes").
+pub(crate) fn has_pod_on(daemon_set: &DaemonSet, node: Option<&NodeObject>) -> bool {
+    if daemon_set.metadata.deletion_timestamp.is_some() {
+        return false;
+    }
+    let pod = daemon_set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let Some((pod, node)) = pod.zip(node) else { return true };
+    let labels = node.metadata.labels.clone().unwrap_or_default();
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    allows(pod, name, &labels)
+}
+
+fn allows(pod: &PodSpec, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    let mut wanted = pod.node_selector.iter().flatten();
+    let terms = pod
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref())
+        .and_then(|nodes| nodes.required_during_scheduling_ignored_during_execution.as_ref());
+    wanted.all(|(key, value)| labels.get(key) == Some(value))
+        && terms.is_none_or(|any| {
+            any.node_selector_terms.iter().any(|term| term_allows(term, name, labels))
+        })
+}
+
+fn term_allows(term: &NodeSelectorTerm, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    let by_labels = term.match_expressions.iter().flatten();
+    let by_fields = term.match_fields.iter().flatten();
+    // One without conditions selects nothing.
+    let says_something = by_labels.clone().next().is_some() || by_fields.clone().next().is_some();
+    says_something
+        && by_labels.clone().all(|wanted| meets(wanted, labels.get(&wanted.key).map(String::as_str)))
+        // There is one field.
+        && by_fields.clone().all(|wanted| meets(wanted, Some(name)))
+}
+
+fn meets(wanted: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let values = wanted.values.as_deref().unwrap_or_default();
+    let is_among = value.is_some_and(|value| values.iter().any(|one| one == value));
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
+    let numbers = number(value).zip(number(values.first().map(String::as_str)));
+    match wanted.operator.as_str() {
+        "In" => is_among,
+        "NotIn" => !is_among,
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => numbers.is_some_and(|(value, bound)| value > bound),
+        "Lt" => numbers.is_some_and(|(value, bound)| value < bound),
+        // What we do not know is no reason to go.
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_written() {
+        let name = "kube-system/wireloom";
+        assert_eq!(name.parse::<DaemonSetName>().unwrap().to_string(), name);
+        for bad in ["", "wireloom", "/wireloom", "kube-system/", "a/b/c"] {
+            assert!(bad.parse::<DaemonSetName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_chosen_by_its_labels_as_the_controller_chooses() {
+        let labels = [("os", "linux"), ("cores", "4")];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let pod = |spec: Value| -> PodSpec {
+            let mut spec = spec;
+            spec["containers"] = json!([]);
+            serde_json::from_value(spec).unwrap()
+        };
+        let is_chosen = |spec: Value| allows(&pod(spec), "n1", &labels);
+        assert!(is_chosen(json!({})));
+        assert!(is_chosen(json!({ "nodeSelector": { "os": "linux" } })));
+        assert!(!is_chosen(json!({ "nodeSelector": { "os": "linux", "mesh": "yes" } })));
+        let required = |terms: Value| {
+            is_chosen(json!({ "affinity": { "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": terms },
+            }}}))
+        };
+        let expression = |key: &str, operator: &str, values: &[&str]| {
+            required(
+                json!([{ "matchExpressions": [{ "key": key, "operator": operator, "values": values }] }]),
+            )
+        };
+        for (key, operator, values, is_met) in [
+            ("os", "In", &["linux", "windows"][..], true),
+            ("os", "In", &["windows"], false),
+            ("os", "NotIn", &["windows"], true),
+            ("none", "NotIn", &["windows"], true),
+            ("os", "NotIn", &["linux"], false),
+            ("os", "Exists", &[], true),
+            ("none", "Exists", &[], false),
+            ("os", "DoesNotExist", &[], false),
+            ("none", "DoesNotExist", &[], true),
+            ("cores", "Gt", &["3"], true),
+            ("cores", "Lt", &["3"], false),
+            ("os", "Gt", &["3"], false),
+        ] {
+            assert_eq!(expression(key, operator, values), is_met, "{key} {operator} {values:?}");
+        }
+        let by_name = |name: &str| json!({ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [name] }] });
+        assert!(required(json!([by_name("n1")])));
+        assert!(!required(json!([by_name("n2")])));
+        assert!(required(json!([by_name("n2"), by_name("n1")])));
+        assert!(!required(json!([{}])));
+    }
+}
