@@ -327,6 +327,35 @@ fn a_pod_off_the_mesh_stays_off_what_joins_later() {
     });
 }
 
+#[test]
+fn cleanup_takes_back_what_a_killed_agent_told_the_runtime() {
+    need_all!();
+    let mesh = Mesh::new();
+    mesh.write(&mesh.text(PREFIXES[0], PREFIXES[1]));
+    let host = &mesh.pair.a;
+    // The usual places, of this host alone.
+    host.run(|| -> std::io::Result<()> {
+        fs::create_dir_all("/etc/cni")?;
+        for path in ["/etc/cni", "/opt"] {
+            mount("tests", path, "tmpfs", MountFlags::empty(), c"mode=755")?;
+        }
+        fs::create_dir_all("/etc/cni/net.d")
+    })
+    .unwrap()
+    .unwrap();
+    let (list, plugin) = ("/etc/cni/net.d/10-wireloom.conflist", "/opt/cni/bin/wireloom");
+    let agent = mesh.up_with("a", "--cni");
+    eventually("the runtime is told", || has(host, list) && has(host, plugin));
+    host.write("/etc/cni/net.d/87-podman.conflist", "{\"name\": \"podman\"}").unwrap();
+    drop(agent);
+    eventually("the agent is dead", || !run(host, "wireloom status").status.success());
+    let report = ok(host, "wireloom cleanup");
+    assert!(report.contains(list) && report.contains(plugin), "{report}");
+    assert_eq!(names(host, "-A /etc/cni/net.d"), ["87-podman.conflist"]);
+    assert!(!has(host, plugin) && !has(host, "/run/wireloom/cni.json"));
+    assert!(!ok(host, "wireloom cleanup").contains("conflist"));
+}
+
 /// How soon a list that others write has ours in it: sooner than by looking at everything once in ten seconds.
 const CHAINED: Duration = Duration::from_secs(8);
 

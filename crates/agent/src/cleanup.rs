@@ -12,6 +12,7 @@ use wireloom_model::InterfaceName;
 use wireloom_model::kernel::KernelState;
 
 use crate::control::{self, Listener, listener};
+use crate::pods;
 
 pub mod kilo;
 mod packet_filter;
@@ -116,8 +117,8 @@ pub async fn ours(host: &Host) -> Result<Vec<Change>, HostError> {
     Ok(changes)
 }
 
-/// Takes everything of ours out of the host: routes, rules, links, the nftables table, and the sockets that dead agents
-/// left; of sockets, those of the `named` interface alone.
+/// Takes everything of ours out of the host: routes, rules, links, the nftables table, what the container runtime was
+/// told, and the sockets that dead agents left; of sockets, those of the `named` interface alone.
 ///
 /// # Errors
 ///
@@ -141,6 +142,12 @@ pub async fn clean_up(
     };
     report.removed.extend(changes.iter().filter(|change| is_made(change)).filter_map(thing));
     report.failed.extend(outcome.failed.iter().map(ToString::to_string));
+    for (what, outcome) in pods::clean_up(host, &sockets.control).await {
+        match outcome {
+            Ok(()) => report.removed.push(what),
+            Err(error) => report.failed.push(format!("cannot remove {what}: {error}")),
+        }
+    }
     for path in sockets.dead(named).await {
         report.remove_file(&path, "the socket");
     }

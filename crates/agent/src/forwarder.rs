@@ -51,7 +51,7 @@ impl Forwarder {
 
 /// Writes it whole or not at all.
 fn save(path: &Path, before: &Forwarding) -> std::io::Result<()> {
-    let mut file = NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
+    let mut file = NamedTempFile::new_in(path.parent().unwrap_or_else(|| Path::new("/")))?;
     file.write_all(&serde_json::to_vec(before)?)?;
     file.persist(path)?;
     Ok(())

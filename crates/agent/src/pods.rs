@@ -9,11 +9,12 @@ use std::sync::Arc;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use wireloom_cni::{
-    Attachment, Attachments, Chain, Conflist, ConflistFile, Guidance, PLUGIN, Programs, Written,
+    Attachment, Attachments, Chain, Conflist, ConflistError, ConflistFile, Guidance, PLUGIN,
+    Programs, Written,
 };
 use wireloom_kernel::{Host, Removal};
 use wireloom_model::kernel::KernelState;
-use wireloom_model::{Cidr, InterfaceName, Problem, ProblemKind, Subject};
+use wireloom_model::{Cidr, Problem, ProblemKind, Subject};
 use wireloom_topology::{Plan, Underlay};
 
 /// The network's name, among those of other plugins.
@@ -265,21 +266,58 @@ impl Pods {
         }
         problems.extend(Guidance::remove(&self.run).err().map(failure));
         problems.extend(self.programs.remove().err().map(failure));
-        problems.extend(self.remove_bridge().await);
+        problems.extend(remove_bridge(&self.host).await.err().map(failure));
         problems
     }
+}
 
-    async fn remove_bridge(&self) -> Option<Problem> {
-        let mut ports = fs::read_dir(format!("/sys/class/net/{BRIDGE}/brif")).ok()?;
-        if ports.next().is_some() {
-            return None;
-        }
-        let name: InterfaceName = BRIDGE.parse().ok()?;
-        match self.host.remove(&[Removal::Link(name)]).await {
-            Ok(failed) => failed.first().map(failure),
-            Err(error) => Some(failure(error)),
+/// What an agent that did not end by itself left of it in the usual places, in words, each with what came of taking it
+/// away.
+pub(crate) async fn clean_up(host: &Host, run: &Path) -> Vec<(String, Result<(), String>)> {
+    let (file, programs) = (ConflistFile::new(FILE.into()), Programs::new(PROGRAMS.into()));
+    let mut done = Vec::new();
+    let mut tell = |what: String, outcome: Result<(), String>| done.push((what, outcome));
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    if file.path().exists() {
+        match file.withdraw(NETWORK) {
+            // What stands there is another's.
+            Err(ConflistError::Foreign { .. }) => {}
+            outcome => tell(format!("the list {FILE}"), outcome.map(drop).map_err(|e| text(&e))),
         }
     }
+    let directory = file.path().parent().unwrap_or_else(|| Path::new("/")).to_owned();
+    let chain = Chain::new(directory, run.to_owned());
+    for list in chain.lists() {
+        let outcome = chain.leave().map_err(|e| text(&e));
+        tell(format!("ours in the list {}", list.display()), outcome);
+    }
+    let plugin = programs.directory().join(PLUGIN);
+    if plugin.exists() {
+        let outcome = programs.remove().map_err(|e| text(&e));
+        tell(format!("the plugin {}", plugin.display()), outcome);
+    }
+    if let Ok(Some(_)) = Guidance::read(run) {
+        let outcome = Guidance::remove(run).map_err(|e| text(&e));
+        tell(format!("the plugin's guidance in {}", run.display()), outcome);
+    }
+    match remove_bridge(host).await {
+        Ok(true) => tell(format!("the bridge {BRIDGE}"), Ok(())),
+        Ok(false) => {}
+        Err(error) => tell(format!("the bridge {BRIDGE}"), Err(error)),
+    }
+    done
+}
+
+/// Removes the bridge if it is there and no pod hangs on it. Returns whether it did.
+async fn remove_bridge(host: &Host) -> Result<bool, String> {
+    let Ok(mut ports) = fs::read_dir(format!("/sys/class/net/{BRIDGE}/brif")) else {
+        return Ok(false);
+    };
+    let Some(name) = BRIDGE.parse().ok().filter(|_| ports.next().is_none()) else {
+        return Ok(false);
+    };
+    let failed = host.remove(&[Removal::Link(name)]).await.map_err(|error| error.to_string())?;
+    failed.first().map_or(Ok(true), |error| Err(error.to_string()))
 }
 
 /// The prefixes of the node's pods. Single addresses are those of pods that were announced, by whoever ran here before.

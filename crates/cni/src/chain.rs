@@ -65,6 +65,12 @@ impl Chain {
         &self.directory
     }
 
+    /// The lists that we were put in and not taken out of again.
+    pub fn lists(&self) -> Vec<PathBuf> {
+        let kept = self.kept().unwrap_or_default();
+        kept.into_iter().map(|name| self.directory.join(name)).collect()
+    }
+
     /// Has ours stand at the end of the list that runtimes read, and in no other. Returns its file if it was written.
     ///
     /// # Errors

@@ -3,8 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::retry::RetryPolicy;
+use kube::client::{ClientBuilder, ConfigExt as _};
 use kube::config::{Config, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, error};
+use tower::retry::RetryLayer;
+use tower::{BoxError, ServiceBuilder};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -12,6 +19,12 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long a connection may be silent. More than a [watch](crate::registry::WATCH) lasts, so one that is silent longer
 /// leads nowhere.
 const READ: Duration = Duration::from_secs(150);
+
+/// After how much silence the other end of a connection is asked whether it is there.
+const SILENT: Duration = Duration::from_secs(10);
+
+/// How often it is asked again before the connection is taken for dead.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Where the cluster's API is, and who asks. With neither of the two, a pod's service account.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,7 +90,34 @@ impl Connection {
         }
         config.connect_timeout = Some(CONNECT);
         config.read_timeout = Some(READ);
-        Client::try_from(config)
-            .map_err(|error: error::Error| ConnectError::Client(Box::new(error)))
+        client(config).map_err(|error| ConnectError::Client(Box::new(error)))
     }
+}
+
+/// As kube makes one, with connections that the kernel ends when nothing comes back: those that began at an address
+/// which this machine has no longer, above all. Behind a proxy, kube's own.
+fn client(config: Config) -> Result<Client, error::Error> {
+    if config.proxy_url.is_some() {
+        return Client::try_from(config);
+    }
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_keepalive(Some(SILENT));
+    http.set_keepalive_interval(Some(AGAIN));
+    http.set_keepalive_retries(Some(2));
+    http.set_tcp_user_timeout(Some(SILENT + 2 * AGAIN));
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(http)?);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_read_timeout(config.read_timeout);
+    let retry = config.default_retry.then(|| RetryLayer::new(RetryPolicy::server_retry()));
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(retry)
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(
+            hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector),
+        );
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
 }

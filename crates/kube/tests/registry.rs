@@ -138,6 +138,14 @@ async fn a_node_says_what_it_is_once_and_what_is_wrong_with_it() {
     let first = lease();
     assert_eq!(first["metadata"]["ownerReferences"][0]["name"], "own");
     eventually("the heartbeat goes on", || lease()["spec"] != first["spec"]).await;
+    // Visitors go by the server's note of when.
+    let noted = || {
+        let lease = rig.json("get lease own --namespace=kube-system --show-managed-fields");
+        lease["metadata"]["managedFields"][0]["time"].clone()
+    };
+    let before = noted();
+    assert!(before.is_string());
+    eventually("the server notes the heartbeat", || noted() != before).await;
 
     // Somebody else's agent of the same node, after a restart: nothing is written, and what it held is not forgotten.
     let version = || rig.json("get node own")["metadata"]["resourceVersion"].clone();
