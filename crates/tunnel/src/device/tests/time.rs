@@ -111,7 +111,7 @@ fn a_renewal_whose_messages_are_lost_loses_nothing_else() {
                 let to_and_fro =
                     [packet("10.0.0.1", "10.0.1.1", 9), packet("10.0.1.1", "10.0.0.1", 9)];
                 for (from, packet) in to_and_fro.into_iter().enumerate() {
-                    world.seal(from, &[packet.clone()]);
+                    world.seal(from, std::slice::from_ref(&packet));
                     world.run_with(&mut passes);
                     let age = world.now.since(START);
                     assert_eq!(world.take_delivered(1 - from), [packet], "{place} after {age:?}");
