@@ -267,8 +267,9 @@ impl Stage {
         Ok(tenths(started.elapsed()))
     }
 
-    /// What the cluster says of itself.
+    /// What the cluster says of itself, once the agent of the late node counts as ready too.
     pub(crate) fn describe(&self, join_seconds: f64) -> Result<Kubernetes> {
+        self.kubectl(&["rollout", "status", "daemonset/wireloom", AGENTS[0], LIMIT])?;
         let set = self.read(&["get", "daemonset/wireloom", AGENTS[0]])?;
         let ready = set["status"]["numberReady"].as_u64();
         Ok(Kubernetes {
