@@ -109,9 +109,13 @@ fn beside(cluster: &Cluster) {
         ALL[at + 1..].iter().for_each(|other| cluster.pods_meet_by(one, other, &[0]));
     }
     for (name, address) in &expected[..3] {
-        let node = cluster.json(&format!("get node {name}"));
-        let said = &node["metadata"]["annotations"];
-        assert_eq!(said["kilo.squat.ai/wireguard-ip"], format!("{address}/16"), "{said:#}");
+        let said = || cluster.json(&format!("get node {name}"))["metadata"]["annotations"].clone();
+        // A change is written a moment after it is in force.
+        let told = format!("{address}/16");
+        wireloom_tests::within(crate::rig::PATIENCE, "the address is told", || {
+            said()["kilo.squat.ai/wireguard-ip"] == told
+        });
+        let said = said();
         assert!(said["kilo.squat.ai/last-seen"].is_string(), "{said:#}");
         assert_eq!(said["kilo.squat.ai/granularity"], "location", "{said:#}");
     }
