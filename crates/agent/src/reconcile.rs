@@ -97,9 +97,8 @@ impl Reconciler {
             identity: config.identity.clone(),
             private_key: config.private_key.clone(),
             kernel: Cached::new(&host, vec![interface.clone()]).await?,
-            pods: pods.map(|network| {
-                Pods::new(network, config.control.clone(), host.clone(), Arc::clone(changed))
-            }),
+            pods: pods
+                .map(|network| Pods::new(network, config.control.clone(), Arc::clone(changed))),
             network: Network::new(host, interface.clone(), config.mark),
             prober: Prober::new(interface.clone(), config.mark),
             wrapping: Wrapping::new(interface.clone()),
@@ -466,8 +465,8 @@ impl Reconciler {
             desired.links.extend(down.map(|link| (self.interface.clone(), link)));
         }
         problems.extend(self.reconcile_kernel(&desired).await);
-        if let Some(pods) = self.pods.as_ref().filter(|_| next == Next::Nobody) {
-            problems.extend(pods.leave().await);
+        if let Some(pods) = self.pods.as_mut().filter(|_| next == Next::Nobody) {
+            problems.extend(pods.leave());
         }
         self.forwards = false;
         problems.extend(self.reconcile_forwarding());
