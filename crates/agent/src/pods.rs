@@ -15,7 +15,7 @@ use wireloom_cni::{
     Programs, Written, gateway,
 };
 use wireloom_model::kernel::KernelState;
-use wireloom_model::{Cidr, Problem, ProblemKind, Subject};
+use wireloom_model::{Cidr, Problem, ProblemKind, PublicKey, Subject};
 use wireloom_topology::{Plan, Underlay};
 
 pub(crate) use take_back::{Outcome, clean_up};
@@ -112,6 +112,8 @@ pub(crate) struct Pods {
     directories: Directories,
     /// The agent's control socket.
     agent: PathBuf,
+    /// The node's key.
+    key: PublicKey,
     /// The addresses of all pods.
     all: BTreeSet<IpAddr>,
     /// The addresses of pods that the node's prefixes do not hold.
@@ -125,8 +127,13 @@ pub(crate) struct Pods {
 }
 
 impl Pods {
-    /// Of an agent with this control socket, which looks when there are news.
-    pub(crate) fn new(network: PodNetwork, agent: PathBuf, news: Arc<Notify>) -> Self {
+    /// Of an agent with this control socket and key, which looks when there are news.
+    pub(crate) fn new(
+        network: PodNetwork,
+        agent: PathBuf,
+        key: PublicKey,
+        news: Arc<Notify>,
+    ) -> Self {
         let PodNetwork { list, file, programs, directories } = network;
         let directory = file.parent().unwrap_or_else(|| Path::new("/")).to_owned();
         Self {
@@ -138,6 +145,7 @@ impl Pods {
             programs: Programs::new(programs),
             directories,
             agent,
+            key,
             all: BTreeSet::new(),
             addresses: BTreeSet::new(),
             off_mesh: BTreeSet::new(),
@@ -155,6 +163,7 @@ impl Pods {
     pub(crate) fn follow(&mut self, plan: &Plan, underlay: &Underlay) -> Vec<Problem> {
         self.tell(&Guidance {
             agent: self.agent.clone(),
+            key: self.key,
             mtu: plan.pod_mtu(underlay),
             pods: own_prefixes(plan).collect(),
             near: plan.near(),

@@ -97,8 +97,10 @@ impl Reconciler {
             identity: config.identity.clone(),
             private_key: config.private_key.clone(),
             kernel: Cached::new(&host, vec![interface.clone()]).await?,
-            pods: pods
-                .map(|network| Pods::new(network, config.control.clone(), Arc::clone(changed))),
+            pods: pods.map(|network| {
+                let key = config.private_key.public_key();
+                Pods::new(network, config.control.clone(), key, Arc::clone(changed))
+            }),
             network: Network::new(host, interface.clone(), config.mark),
             prober: Prober::new(interface.clone(), config.mark),
             wrapping: Wrapping::new(interface.clone()),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use wireloom_model::Cidr;
+use wireloom_model::{Cidr, PublicKey};
 
 use crate::whole;
 
@@ -23,6 +23,8 @@ const MODE: u32 = 0o644;
 pub struct Guidance {
     /// The agent's control socket.
     pub agent: PathBuf,
+    /// The public key of the agent's node.
+    pub key: PublicKey,
     /// The largest packet in bytes that reaches other locations whole.
     pub mtu: u32,
     /// The prefixes of the node's own pods.

@@ -39,7 +39,10 @@ impl Listed {
             Err(error) => (Value::Null, Some(error.to_string())),
         };
         // A file that is no list describes a single plugin.
-        let plugins = said["plugins"].as_array().map_or(std::slice::from_ref(&said), Vec::as_slice);
+        let plugins = match &said["plugins"] {
+            Value::Array(plugins) => plugins.as_slice(),
+            _ => std::slice::from_ref(&said),
+        };
         let programs: Vec<String> = plugins
             .iter()
             .flat_map(|plugin| [&plugin["type"], &plugin["ipam"]["type"]])

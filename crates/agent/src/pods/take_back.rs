@@ -70,17 +70,18 @@ impl Pods {
 
     /// Whether the runtime was told anything by an agent before this one.
     fn was_told(&self) -> bool {
-        let is_own = |listed: Vec<Listed>| listed.iter().any(|l| is_ours(l));
+        let is_own = |listed: Vec<Listed>| listed.iter().any(is_ours);
         let has_said = !matches!(Guidance::read(&self.directories.state), Ok(None));
         !self.is_of_another_agent()
             && (has_said || self.chain.is_in_lists() || survey(&self.directory).is_ok_and(is_own))
     }
 
-    /// Whether another agent of this machine tells the runtime.
+    /// Whether another agent of this machine tells the runtime, or one of another machine that sees the same files.
     fn is_of_another_agent(&self) -> bool {
         let said = Guidance::read(&self.directories.state).ok().flatten();
         said.is_some_and(|said| {
-            said.agent != self.agent && UnixStream::connect(&said.agent).is_ok()
+            let is_other = said.agent != self.agent;
+            said.key != self.key || (is_other && UnixStream::connect(&said.agent).is_ok())
         })
     }
 }

@@ -49,7 +49,8 @@ impl Machine {
             programs: self.path("bin"),
             directories: self.directories(),
         };
-        Pods::new(network, self.path(agent), Arc::new(Notify::new()))
+        let key = PrivateKey::from_random([1; 32]).public_key();
+        Pods::new(network, self.path(agent), key, Arc::new(Notify::new()))
     }
 
     /// An agent starts and makes its first pass. Returns what it finds wrong, but for the plugins of others, which are
@@ -63,6 +64,7 @@ impl Machine {
     fn tell(&self, pods: &mut Pods) -> Vec<Problem> {
         let guidance = Guidance {
             agent: pods.agent.clone(),
+            key: pods.key,
             mtu: 1370,
             pods: BTreeSet::from(["10.42.1.0/24".parse().unwrap()]),
             near: BTreeSet::new(),
@@ -166,6 +168,10 @@ fn what_another_agent_of_the_machine_says_is_its_own() {
         assert_eq!(other.leave(), []);
         assert!(machine.has(OURS) && machine.has(PROGRAM) && machine.has(GUIDANCE));
         drop(alive);
+        let key = std::mem::replace(&mut other.key, PrivateKey::from_random([2; 32]).public_key());
+        assert_eq!(machine.tell(&mut other), []);
+        assert!(machine.has(OURS) && machine.has(PROGRAM), "another machine's agent left it");
+        other.key = key;
         assert_eq!(machine.tell(&mut other), []);
         assert!(!machine.has(OURS) && !machine.has(PROGRAM) && !machine.has(GUIDANCE));
     });

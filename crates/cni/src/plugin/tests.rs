@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use wireloom_model::Cidr;
+use wireloom_model::{Cidr, PrivateKey};
 use wireloom_testkit::{in_new_network, ip, need};
 
 use super::*;
@@ -32,6 +32,7 @@ impl Node {
     fn guidance(&self) -> Guidance {
         Guidance {
             agent: self.run().join("wl0.sock"),
+            key: PrivateKey::from_random([7; 32]).public_key(),
             mtu: 1370,
             pods: prefixes(&["10.42.1.0/24", "fd42:1::/64"]),
             near: prefixes(&["10.42.2.0/24", "fd42:2::/64"]),
