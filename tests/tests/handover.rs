@@ -13,8 +13,8 @@ use wireloom_tests::{NetworkState, eventually, ok, ping, run, within};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An agent with the rights of a pod.
-fn agent(host: &Host, api: &ApiServer) -> Child {
+/// An agent with the rights of a pod, and with more arguments.
+fn agent(host: &Host, api: &ApiServer, more: &[&str]) -> Child {
     host.write("/run/test/kubeconfig", api.kubeconfig()).unwrap();
     let name = format!("--hostname={}", host.name());
     let wireloom = wireloom_binary().display().to_string();
@@ -27,9 +27,18 @@ fn agent(host: &Host, api: &ApiServer) -> Child {
         &name,
         "--key=/run/test/key",
         "--state-dir=/run/test/state",
-        "--cni=false",
     ];
-    host.spawn("setpriv", line).unwrap()
+    host.spawn("setpriv", [&line[..], more].concat()).unwrap()
+}
+
+/// A lab of these regions and an API server in one more, which knows the resource `Peer`.
+fn cluster(regions: Vec<Region>) -> (Lab, ApiServer) {
+    let regions = [vec![Region::new("provider", &["control"])], regions].concat();
+    let lab = Lab::build(&Layout { regions, pods: false }).unwrap();
+    let addresses = lab.plan().regions[0].hosts[0].public.unwrap().map(|public| public.address());
+    let api = ApiServer::start_on(lab.host("control").unwrap(), &addresses).unwrap();
+    api.apply(include_str!("../../deploy/base/crds.yaml")).unwrap();
+    (lab, api)
 }
 
 #[test]
@@ -40,16 +49,11 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
     for program in ["iperf3", "setpriv", "ss", "sysctl"] {
         need!(program program);
     }
-    let regions = vec![
-        Region::new("provider", &["control"]),
+    let (lab, api) = cluster(vec![
         Region::new("ams", &["ams-1"]),
         Region::new("waw", &["waw-1"]),
         Region::new("ire", &["ire-1"]).behind_nat(),
-    ];
-    let lab = Lab::build(&Layout { regions, pods: false }).unwrap();
-    let addresses = lab.plan().regions[0].hosts[0].public.unwrap().map(|public| public.address());
-    let api = ApiServer::start_on(lab.host("control").unwrap(), &addresses).unwrap();
-    api.apply(include_str!("../../deploy/base/crds.yaml")).unwrap();
+    ]);
     let hosts = ["ams-1", "waw-1", "ire-1"].map(|name| lab.host(name).unwrap());
     let before = hosts.map(NetworkState::of);
     for (host, region) in hosts.iter().zip(["ams", "waw", "ire"]) {
@@ -60,7 +64,7 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
         }});
         api.apply(&node.to_string()).unwrap();
     }
-    let mut agents = hosts.map(|host| agent(host, &api));
+    let mut agents = hosts.map(|host| agent(host, &api, &["--cni=false"]));
     let overlay = hosts.map(|host| {
         let mut status = Value::Null;
         within(PATIENCE, "the node is in the mesh", || {
@@ -79,7 +83,7 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
         let flow = Flow::start(hosts[from], hosts[to], &overlay[to]);
         for (host, old) in hosts.iter().zip(&mut agents) {
             let device = ok(host, "ip -o link show wl0");
-            let new = agent(host, &api);
+            let new = agent(host, &api, &["--cni=false"]);
             eventually("the new one stands by", || new.written().unwrap().1.contains("stands by"));
             let old = std::mem::replace(old, new).stop(PATIENCE).unwrap();
             assert!(old.status.success(), "{}", old.stderr);
@@ -100,4 +104,34 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
     for (host, before) in hosts.iter().zip(&before) {
         NetworkState::of(host).assert_same(before);
     }
+}
+
+#[test]
+fn who_stood_by_and_is_gone_takes_nothing_over() {
+    need!(root);
+    need!(cluster);
+    need!(device "/dev/net/tun");
+    need!(program "setpriv");
+    let (lab, api) = cluster(vec![Region::new("ams", &["ams-1"])]);
+    let host = lab.host("ams-1").unwrap();
+    let before = NetworkState::of(host);
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": {
+        "name": host.name(),
+        "labels": { "topology.kubernetes.io/region": "ams" },
+    }, "spec": { "podCIDR": "10.42.0.0/24", "podCIDRs": ["10.42.0.0/24"] }});
+    api.apply(&node.to_string()).unwrap();
+    let told = "/run/test/net.d/10-wireloom.conflist";
+    let cni = [&format!("--cni-path={told}"), "--cni-bin=/run/test/bin"];
+    ok(host, "mkdir -p /run/test/net.d /run/test/bin");
+    let old = agent(host, &api, &cni);
+    let is_told = || run(host, &format!("test -e {told}")).status.success();
+    within(PATIENCE, "the container runtime is told of pods' network", is_told);
+    let new = agent(host, &api, &cni);
+    eventually("the new one stands by", || new.written().unwrap().1.contains("stands by"));
+    drop(new);
+
+    let old = old.stop(PATIENCE).unwrap();
+    assert!(old.status.success() && !old.stderr.contains("handed over"), "{}", old.stderr);
+    assert!(!is_told(), "nobody gives pods their network, and yet the runtime is told so");
+    NetworkState::of(host).assert_same(&before);
 }
