@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 use wireloom_kernel::{Cached, Event, Host, HostError};
@@ -19,8 +20,8 @@ use wireloom_tunnel::uapi::{DeviceStatus, PeerStatus};
 use crate::agent::{Config, Identity};
 use crate::configure::{self, DesiredDevice, DesiredPeer};
 use crate::device::{DeviceError, TunnelDevice};
-use crate::dial::Dialler;
-use crate::forwarder::Forwarder;
+use crate::dial::{Dialler, Moment};
+use crate::forwarder::{self, Forwarder};
 use crate::network::Network;
 use crate::paths::{Paths, far_ends, overhead};
 use crate::place::Place;
@@ -64,6 +65,8 @@ pub(crate) struct Reconciler {
     sighted: BTreeMap<PublicKey, SocketAddr>,
     /// The endpoints that were written last; the device may have learnt others since.
     dialled: BTreeMap<PublicKey, SocketAddr>,
+    /// Monotonic time is counted from here.
+    began: Instant,
     /// Where each peer is, by the device or else by the plan.
     endpoints: BTreeMap<PublicKey, SocketAddr>,
     plan: Option<Arc<Plan>>,
@@ -115,6 +118,7 @@ impl Reconciler {
             endpoints: BTreeMap::new(),
             plan: None,
             listen_port: None,
+            began: Instant::now(),
             mesh_mtu: None,
             ranges: BTreeSet::new(),
             underlay: None,
@@ -265,7 +269,7 @@ impl Reconciler {
         let (plan, mesh) = (self.plan.clone(), self.kilos_mesh());
         let peers = plan.iter().flat_map(|plan| &plan.tunnel_peers);
         let nodes = mesh.iter().flat_map(|mesh| &mesh.nodes);
-        let endpoints = peers.filter_map(|peer| peer.endpoint.as_ref());
+        let endpoints = peers.flat_map(TunnelPeer::places);
         let endpoints = endpoints.chain(nodes.filter_map(|node| node.endpoint.as_ref()));
         self.resolver.refresh(endpoints).await
     }
@@ -413,14 +417,13 @@ impl Reconciler {
             observed.peers.iter().map(|peer| (peer.key, peer)).collect();
         let planned = || self.plan.iter().flat_map(|plan| &plan.tunnel_peers);
         self.dialler.retain(&planned().map(|peer| peer.key).collect());
-        let wall = wall_now();
+        let moment = Moment { now: self.began.elapsed(), wall: wall_now() };
         let mut dial = |peer: &TunnelPeer| {
             let status = present.get(&peer.key).copied();
             let in_use = status.and_then(|status| status.endpoint);
-            let places = peer.endpoint.iter().chain(&peer.alternatives);
             let addresses: Vec<SocketAddr> =
-                places.filter_map(|place| self.resolver.address(place, in_use)).collect();
-            self.dialler.choose(peer.key, &addresses, status, wall)
+                peer.places().filter_map(|place| self.resolver.address(place, in_use)).collect();
+            self.dialler.choose(peer.key, &addresses, status, moment)
         };
         let peers = planned().map(|peer| DesiredPeer {
             key: peer.key,

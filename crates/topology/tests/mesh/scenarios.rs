@@ -362,3 +362,17 @@ fn who_keeps_its_tunnels_open_is_tried_where_others_hear_it() {
     let device = [(key, heard.parse().unwrap()), (public, "192.0.2.9:1".parse().unwrap())];
     assert_eq!(sightings(&snapshot, device), sighting(key, heard));
 }
+    // Many that hear it differently leave room for what it says itself, and the dead hear nobody.
+    for (at, other) in others.iter().enumerate() {
+        let at = format!("198.51.100.7:{}", 40000 + at);
+        node(&mut snapshot, other).discovered_endpoints = sighting(key, &at);
+    }
+    node(&mut snapshot, others[0]).healthy = false;
+    node(&mut snapshot, "lon-1").more_endpoints =
+        ["[2001:db8::3]:51820", "[2001:db8::4]:51820"].map(|text| text.parse().unwrap()).to_vec();
+    let plan = plan_of(&snapshot, "waw-1");
+    let peer = plan.tunnel_peers.iter().find(|peer| peer.key == key).unwrap();
+    let tried: Vec<String> = peer.alternatives.iter().map(ToString::to_string).collect();
+    let second = "198.51.100.7:40004";
+    assert_eq!(tried, [elsewhere, second, "[2001:db8::3]:51820", "[2001:db8::4]:51820"]);
+
