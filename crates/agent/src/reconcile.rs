@@ -123,7 +123,7 @@ impl Reconciler {
             ranges: BTreeSet::new(),
             underlay: None,
             forwards: false,
-            forwarder: Forwarder::recall(config.control.with_extension("forwarding")),
+            forwarder: Forwarder::recall(forwarder::memory_of(&config.control)),
             inherited: BTreeMap::new(),
             plan_problems: Vec::new(),
             work: Work::default(),
