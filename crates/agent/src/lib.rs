@@ -29,6 +29,7 @@ mod planner;
 pub mod pods;
 mod prober;
 mod reconcile;
+mod quiet;
 pub mod remember;
 mod resolve;
 pub mod showconf;

@@ -380,6 +380,9 @@ impl Reconciler {
         outcome.err().map(|error| device_problem(&error))
     }
 
+            if let Some(plan) = &self.plan {
+                self.prober.wake(plan, &observed);
+            }
     /// Tells the device where an earlier one heard peers, and has it speak to them: they know nothing of ours until they hear
     /// from it.
     fn take_up(&mut self, device: &dyn TunnelDevice) {
