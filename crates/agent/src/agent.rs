@@ -323,7 +323,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                 tracing::warn!("changes of the kernel can't be followed until the next look");
                 RETRY
             }
-            Occurrence::Probe(_) | Occurrence::Wrapping => GATHER,
+            Occurrence::Beyond | Occurrence::Probe(_) | Occurrence::Wrapping => GATHER,
         };
         if self.node.hear(occurrence).await {
             self.due = self.due.or_else(|| Some(Instant::now() + gather));
@@ -370,7 +370,11 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         let publication = Publication {
             node: plan.node.clone(),
             key: plan.key,
-            held: Held { pod_addresses: self.node.pod_addresses(), ..plan.publishes.clone() },
+            held: Held {
+                pod_addresses: self.node.pod_addresses(),
+                unserved_by: self.node.unserved_by(),
+                ..plan.publishes.clone()
+            },
             discovered_endpoints: self.node.discoveries(),
         };
         if let Err(error) = self.registry.publish(&publication).await {

@@ -10,6 +10,7 @@
 //! somebody else's.
 
 mod agent;
+mod beyond;
 pub mod cleanup;
 pub mod configure;
 pub mod control;
@@ -28,8 +29,8 @@ mod place;
 mod planner;
 pub mod pods;
 mod prober;
-mod reconcile;
 mod quiet;
+mod reconcile;
 pub mod remember;
 mod resolve;
 pub mod showconf;

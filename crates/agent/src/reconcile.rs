@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use wireloom_kernel::{Cached, Event, Host, HostError};
 use wireloom_model::kernel::{KernelState, Link, LinkKind};
 use wireloom_model::{
-    Cidr, InterfaceName, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
+    Cidr, InterfaceName, NodeName, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
 };
 use wireloom_registry::Next;
 use wireloom_topology::kilo::{Seen, discoveries};
@@ -18,6 +18,7 @@ use wireloom_topology::{Plan, TunnelPeer, Underlay, sightings};
 use wireloom_tunnel::uapi::{DeviceStatus, PeerStatus};
 
 use crate::agent::{Config, Identity};
+use crate::beyond::Beyond;
 use crate::configure::{self, DesiredDevice, DesiredPeer};
 use crate::device::{DeviceError, TunnelDevice};
 use crate::dial::{Dialler, Moment};
@@ -35,6 +36,8 @@ use crate::wrapping::Wrapping;
 
 /// Something that happens by itself.
 pub(crate) enum Occurrence {
+    /// The home gateway passes nothing on, or does again.
+    Beyond,
     /// Somebody else has changed something on the host. `None` if that can't be told any more until the next pass.
     Kernel(Option<Event>),
     /// Paths were probed.
@@ -59,14 +62,15 @@ pub(crate) struct Reconciler {
     /// What counts by Kilo's algorithm beside the snapshot.
     seen: Seen,
     wrapping: Wrapping,
+    beyond: Beyond,
     resolver: Resolver,
     dialler: Dialler,
+    /// Monotonic time is counted from here.
+    began: Instant,
     /// Where the device hears those that answer.
     sighted: BTreeMap<PublicKey, SocketAddr>,
     /// The endpoints that were written last; the device may have learnt others since.
     dialled: BTreeMap<PublicKey, SocketAddr>,
-    /// Monotonic time is counted from here.
-    began: Instant,
     /// Where each peer is, by the device or else by the plan.
     endpoints: BTreeMap<PublicKey, SocketAddr>,
     plan: Option<Arc<Plan>>,
@@ -106,6 +110,7 @@ impl Reconciler {
             network: Network::new(host, interface.clone(), config.mark),
             prober: Prober::new(interface.clone(), config.mark),
             wrapping: Wrapping::new(interface.clone()),
+            beyond: Beyond::new(),
             interface,
             mark: config.mark,
             planner: config.planner.clone(),
@@ -113,12 +118,12 @@ impl Reconciler {
             seen: Seen::default(),
             resolver: Resolver::default(),
             dialler: Dialler::default(),
+            began: Instant::now(),
             sighted: BTreeMap::new(),
             dialled: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             plan: None,
             listen_port: None,
-            began: Instant::now(),
             mesh_mtu: None,
             ranges: BTreeSet::new(),
             underlay: None,
@@ -150,13 +155,14 @@ impl Reconciler {
             event = self.kernel.changed() => Occurrence::Kernel(event),
             turn = self.prober.turn() => Occurrence::Probe(turn),
             () = self.wrapping.turn() => Occurrence::Wrapping,
+            () = self.beyond.turn() => Occurrence::Beyond,
         }
     }
 
     /// Takes notice of it, and says whether it is a reason to reconcile.
     pub(crate) async fn hear(&mut self, occurrence: Occurrence) -> bool {
         match occurrence {
-            Occurrence::Kernel(None) | Occurrence::Wrapping => true,
+            Occurrence::Beyond | Occurrence::Kernel(None) | Occurrence::Wrapping => true,
             Occurrence::Kernel(Some(event)) => self.network.hear(&event) || self.kernel.is_due(),
             Occurrence::Probe(Turn { looked_at, is_news }) => {
                 is_news || self.network.look_again(looked_at).await.unwrap_or(true)
@@ -264,6 +270,11 @@ impl Reconciler {
         self.pods.as_ref().map(|pods| pods.addresses().clone()).unwrap_or_default()
     }
 
+    /// The gateways of its location that pass nothing on, as far as this node can tell.
+    pub(crate) fn unserved_by(&self) -> BTreeSet<NodeName> {
+        self.beyond.blamed()
+    }
+
     /// Resolves the endpoints that are names. Returns whether an answer changed.
     pub(crate) async fn refresh_names(&mut self) -> bool {
         let (plan, mesh) = (self.plan.clone(), self.kilos_mesh());
@@ -335,17 +346,26 @@ impl Reconciler {
         }
         problems.extend(device_problem);
         problems.extend(self.reconcile_forwarding());
-        // Its echoes go by what has just been made.
+        // Their echoes go by what has just been made.
         if let Some(plan) = &self.plan {
             self.wrapping.follow(plan);
         }
         problems.extend(self.wrapping.problems());
+        self.watch_home();
+        problems.extend(self.beyond.problem());
         if let (Some(pods), Some(plan), Some(underlay)) =
             (&mut self.pods, &self.plan, &self.underlay)
         {
             problems.extend(pods.follow(plan, underlay));
         }
         problems
+    }
+
+    /// Has the home gateway watched, unless Kilo's algorithm chooses it, by which nobody's word counts.
+    fn watch_home(&mut self) {
+        let snapshot = self.snapshot.as_deref();
+        let ours = snapshot.filter(|snapshot| self.planner.kilo(snapshot).is_none());
+        self.beyond.follow(self.plan.as_deref().zip(ours));
     }
 
     fn reconcile_forwarding(&mut self) -> Option<Problem> {
@@ -360,6 +380,9 @@ impl Reconciler {
             let wall = wall_now();
             let answer = observed.peers.iter().filter(|peer| !configure::is_lost(peer, wall));
             self.sighted = answer.filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
+            if let Some(plan) = &self.plan {
+                self.prober.wake(plan, &observed);
+            }
             let desired = self.desired_device(&observed);
             let request = configure::request(&desired, &observed, &self.dialled, wall_now());
             if let Some(request) = request {
@@ -380,9 +403,6 @@ impl Reconciler {
         outcome.err().map(|error| device_problem(&error))
     }
 
-            if let Some(plan) = &self.plan {
-                self.prober.wake(plan, &observed);
-            }
     /// Tells the device where an earlier one heard peers, and has it speak to them: they know nothing of ours until they hear
     /// from it.
     fn take_up(&mut self, device: &dyn TunnelDevice) {

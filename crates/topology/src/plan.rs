@@ -196,6 +196,7 @@ impl Topology<'_> {
                 owns: self.owned_by(me).collect(),
                 algorithm: Some(Algorithm::Wireloom),
                 pod_addresses: BTreeSet::new(),
+                unserved_by: BTreeSet::new(),
             },
             problems: self.problems().to_vec(),
             nodes: self.nodes(),
