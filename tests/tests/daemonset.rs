@@ -55,9 +55,9 @@ fn one_command_makes_a_mesh_that_lasts_while_agents_come_and_go_and_one_takes_it
     cluster.join_at(HIDDEN.0, &[HIDDEN.1.parse().unwrap()]).unwrap();
     let mut mesh = Mesh { nodes: NODES.to_vec(), cluster };
 
-    // What people ask of nodes stays theirs. Behind NAT a node is reached only while it keeps the way open.
+    // What people ask of nodes stays theirs.
     let address = format!("wireloom.dev/force-overlay-ips={}", HIDDEN.1);
-    mesh.kubectl(&["annotate", "node", HIDDEN.0, &address, "kilo.squat.ai/persistent-keepalive=5"]);
+    mesh.kubectl(&["annotate", "node", HIDDEN.0, &address]);
     let before = mesh.found();
 
     mesh.begin(&format!("{DEPLOY}/base"));

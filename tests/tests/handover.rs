@@ -56,7 +56,6 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
         let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": {
             "name": host.name(),
             "labels": { "topology.kubernetes.io/region": region },
-            "annotations": if region == "ire" { json!({"kilo.squat.ai/persistent-keepalive": "25"}) } else { json!({}) },
         }});
         api.apply(&node.to_string()).unwrap();
     }

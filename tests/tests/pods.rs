@@ -99,8 +99,6 @@ fn cluster() -> Cluster {
         )
         .unwrap();
     cluster.join(&NODES).unwrap();
-    // Behind NAT a node is reached only while it keeps the way open.
-    kubectl(&cluster, &["annotate", "node", "ire-1", "kilo.squat.ai/persistent-keepalive=5"]);
     cluster
 }
 
