@@ -8,7 +8,6 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::mount::{MountFlags, mount};
 use serde_json::{Value, json};
 use wireloom_lab::{Child, Host, Output};
 use wireloom_testkit::{built, need};
@@ -53,9 +52,8 @@ impl Runtimes {
         mesh.write(&mesh.text(PREFIXES[0], PREFIXES[1]));
         for host in [&mesh.pair.a, &mesh.pair.b] {
             // What runtimes remember of pods is the host's own; its /run takes no programs.
+            host.own("/var/lib").unwrap();
             host.run(|| -> std::io::Result<()> {
-                fs::create_dir_all("/var/lib/cni")?;
-                mount("tests", "/var/lib/cni", "tmpfs", MountFlags::empty(), c"mode=755")?;
                 fs::create_dir_all("/run/cni/net.d")?;
                 fs::create_dir_all(BIN)?;
                 for entry in fs::read_dir(DEBIANS)? {
@@ -334,15 +332,12 @@ fn cleanup_takes_back_what_a_killed_agent_told_the_runtime() {
     mesh.write(&mesh.text(PREFIXES[0], PREFIXES[1]));
     let host = &mesh.pair.a;
     // The usual places, of this host alone.
-    host.run(|| -> std::io::Result<()> {
-        fs::create_dir_all("/etc/cni")?;
-        for path in ["/etc/cni", "/opt"] {
-            mount("tests", path, "tmpfs", MountFlags::empty(), c"mode=755")?;
-        }
-        fs::create_dir_all("/etc/cni/net.d")
-    })
-    .unwrap()
-    .unwrap();
+    for directory in ["/etc", "/opt"] {
+        host.own(directory).unwrap();
+    }
+    // What the machine itself may have there is not the host's.
+    ok(host, "rm -rf /etc/cni /opt/cni");
+    ok(host, "mkdir -p /etc/cni/net.d");
     let (list, plugin) = ("/etc/cni/net.d/10-wireloom.conflist", "/opt/cni/bin/wireloom");
     let agent = mesh.up_with("a", "--cni");
     eventually("the runtime is told", || has(host, list) && has(host, plugin));
