@@ -294,9 +294,16 @@ fn a_pod_off_the_mesh_stays_off_what_joins_later() {
     need_all!();
     let runtimes = Runtimes::new();
     let (_a, _b) = (runtimes.up("a", "--cni"), runtimes.up("b", "--cni"));
-    let host = runtimes.host("a");
+    let (host, far) = (runtimes.host("a"), runtimes.host("b"));
+    let all = ["10.72.0.1", "fd72::1", "10.73.0.1", "fd73::1"];
+    for address in all {
+        ok(far, &format!("ip address add {address} dev lo"));
+    }
     eventually("the runtime is told", || has(host, LIST));
-    ok(host, "ip netns add loner");
+    for pod in ["loner", "other"] {
+        ok(host, &format!("ip netns add {pod}"));
+    }
+    let others = addresses(&asked(host, "add", "wireloom", "other"));
     let annotations =
         json!({ "io.kubernetes.cri.pod-annotations": { "wireloom.dev/mesh": "false" } });
     let add = cnitool("add wireloom /run/netns/loner");
@@ -308,17 +315,23 @@ fn a_pod_off_the_mesh_stays_off_what_joins_later() {
     }
     let later = "prefixes = [\"10.72.0.0/24\", \"fd72::/64\", \"10.73.0.0/24\", \"fd73::/64\"]";
     runtimes.mesh.write(&runtimes.mesh.text(PREFIXES[0], later));
-    for to in ["10.72.0.1", "fd72::1", "10.73.0.1", "fd73::1"] {
-        within(SOON, &format!("there is no way to {to}"), || {
-            let told = in_pod(host, "loner", &format!("ping -c 1 -W 1 {to}"));
-            let said = (told.stdout + &told.stderr).to_lowercase();
-            said.contains("host unreachable") || said.contains("no route")
-        });
+    for to in all {
+        let ping = |pod| in_pod(host, pod, &format!("ping -c 1 -W 1 {to}"));
+        within(SOON, &format!("another pod reaches {to}"), || ping("other").status.success());
+        let told = ping("loner");
+        let said = (told.stdout + &told.stderr).to_lowercase();
+        assert!(!told.status.success(), "{to} is reached: {said}");
+        assert!(said.contains("host unreachable") || said.contains("no route"), "{to}: {said}");
     }
     // The node itself and its other pods are reached.
-    assert!(in_pod(host, "loner", "ping -c 1 -W 5 10.71.0.1").status.success());
+    for near in ["10.71.0.1", "fd71::1"].into_iter().chain(others.iter().map(String::as_str)) {
+        let told = in_pod(host, "loner", &format!("ping -c 1 -W 5 {near}"));
+        assert!(told.status.success(), "{near}: {}{}", told.stdout, told.stderr);
+    }
     assert!(ok(host, "ip rule").contains("lookup 51109"));
-    asked(host, "del", "wireloom", "loner");
+    for pod in ["loner", "other"] {
+        asked(host, "del", "wireloom", pod);
+    }
     within(SOON, "nothing is left of it", || {
         !ok(host, "ip rule").contains("51109")
             && run(host, "ip route show table 51109").stdout.is_empty()
