@@ -1,8 +1,8 @@
 //! Scenarios that need more than one crate, and the rules of the house.
 //!
 //! Owns nothing but its files under `tests/`, each named after what it proves, and the rig that they share: two hosts
-//! on one wire, tunnel [devices](device) on them, a [`mesh`] of them, and what is [foreign] there. Imports any crate it likes: nobody imports
-//! this one.
+//! on one wire, tunnel [devices](device) on them, a [`mesh`] of them, what is [foreign] there, and [clusters](cluster) in
+//! labs. Imports any crate it likes: nobody imports this one.
 
 #![expect(
     clippy::expect_used,
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use wireloom_lab::{Child, Host};
 use wireloom_testkit::{promised, wireloom_binary};
 
+pub mod cluster;
 pub mod device;
 pub mod flow;
 pub mod foreign;
