@@ -9,6 +9,7 @@ use serde::Serialize;
 
 mod checks;
 pub mod facts;
+mod lists;
 
 pub use checks::findings;
 
@@ -75,6 +76,8 @@ pub enum Check {
     Mtu,
     /// Peers of the running agent.
     Peers,
+    /// What the container runtime is told of pods' network.
+    PodNetwork,
     /// The UDP port of the tunnel.
     Port,
     /// What this process may look at.

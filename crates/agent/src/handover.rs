@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How many queues a device may have to be handed over: as many descriptors as go in one message (`SCM_MAX_FD`,
 /// net/scm.h).
-const QUEUES: usize = 253;
+pub const QUEUES: usize = 253;
 
 /// What is handed over.
 #[derive(Debug, Default)]

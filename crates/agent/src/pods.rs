@@ -21,7 +21,7 @@ use wireloom_topology::{Plan, Underlay};
 pub(crate) use take_back::{Outcome, clean_up};
 
 /// The network's name, among those of other plugins.
-const NETWORK: &str = "wireloom";
+pub(crate) const NETWORK: &str = "wireloom";
 
 /// The bridge that this machine's pods hang on.
 const BRIDGE: &str = "wl-pods0";

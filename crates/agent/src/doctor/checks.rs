@@ -6,6 +6,7 @@ use wireloom_model::{Family, ProblemKind, Severity as ProblemSeverity};
 use wireloom_topology::Way;
 
 use super::facts::{Agent, Facts, Key, TUN};
+use super::lists::pod_network;
 use super::{Check, Finding, Severity};
 use crate::place::Place;
 use crate::status::PeerState;
@@ -17,14 +18,33 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-const CHECKS: [fn(&Facts) -> Vec<Finding>; 20] = [
-    accept_ra, agent, buffers, clock, endpoints, forwarding, fwmark, ipv6, kernel, key, kilo,
-    leftovers, mesh, mtu, peers, port, privilege, ranges, rp_filter, tun,
+const CHECKS: [fn(&Facts) -> Vec<Finding>; 21] = [
+    accept_ra,
+    agent,
+    buffers,
+    clock,
+    endpoints,
+    forwarding,
+    fwmark,
+    ipv6,
+    kernel,
+    key,
+    kilo,
+    leftovers,
+    mesh,
+    mtu,
+    peers,
+    pod_network,
+    port,
+    privilege,
+    ranges,
+    rp_filter,
+    tun,
 ];
 
 use Severity::{Error, Note, Warning};
 
-fn finding(
+pub(super) fn finding(
     severity: Severity,
     check: Check,
     what: impl Into<String>,

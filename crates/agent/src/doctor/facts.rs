@@ -15,6 +15,7 @@ use wireloom_model::{Cidr, Family, InterfaceName, Problem, PublicKey, Snapshot};
 use wireloom_topology::kilo::Seen;
 use wireloom_topology::{Plan, TunnelPeerName};
 
+use super::lists::Lists;
 use crate::agent::Identity;
 use crate::cleanup::{self, Sockets, kilo};
 use crate::control::{self, ControlError, Listener, Request};
@@ -77,6 +78,7 @@ pub struct Facts {
     pub(crate) left_by_kilo: Vec<String>,
     pub(crate) kilo: Option<i32>,
     pub(crate) conflicts: Vec<Conflict>,
+    pub(crate) lists: Lists,
     /// Rules of others that take what bears the mark of the tunnel's own packets.
     pub(crate) marked: Vec<Rule>,
     pub(crate) lacking: Vec<Feature>,
@@ -177,6 +179,7 @@ pub async fn gather(host: &Host, subject: Subject) -> Result<Facts, HostError> {
         left_by_kilo: kilo::look(host, Path::new(kilo::CNI_PATH)).await?.things(),
         kilo,
         conflicts: host.route_conflicts(&ranges, ours).await?,
+        lists: Lists::look(),
         forward_drops: host.forward_drops()?,
         marked: host.others_rules().await?.into_iter().filter(takes(subject.mark)).collect(),
         lacking,

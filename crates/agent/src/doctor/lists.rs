@@ -59,7 +59,9 @@ impl Lists {
                 format!("{path} names {}, which {programs} does not have", self.missing.join(", "));
             let why = "a runtime that goes by it starts no pod";
             let remedy = match self.missing.iter().any(|program| program == PLUGIN) {
-                true => "start the agent, which brings its plugin, or say `wireloom cleanup`".into(),
+                true => {
+                    "start the agent, which brings its plugin, or say `wireloom cleanup`".into()
+                }
                 false => format!("install them, or if their network is gone: rm {path}"),
             };
             found.push(finding(grave(Severity::Error), Check::PodNetwork, what, why, remedy));
@@ -112,7 +114,8 @@ mod tests {
         "10-wireloom.conflist",
         r#"{"name": "wireloom", "plugins": [{"type": "bridge", "ipam": {"type": "host-local"}}]}"#,
     );
-    const STALE: &str = r#"{"name": "gone", "plugins": [{"type": "weave-net"}, {"type": "bridge"}]}"#;
+    const STALE: &str =
+        r#"{"name": "gone", "plugins": [{"type": "weave-net"}, {"type": "bridge"}]}"#;
 
     #[test]
     fn what_a_removed_network_left_before_ours_is_found() {
@@ -121,7 +124,9 @@ mod tests {
         let stale = found(&[OURS, ("05-gone.conflist", STALE)]);
         assert_eq!(stale.len(), 2, "{stale:?}");
         assert!(stale[0].0 == Severity::Error && stale[0].1.contains("names weave-net, which"));
-        assert!(stale[1].0 == Severity::Warning && stale[1].1.contains("05-gone.conflist comes before"));
+        assert!(
+            stale[1].0 == Severity::Warning && stale[1].1.contains("05-gone.conflist comes before")
+        );
     }
 
     #[test]

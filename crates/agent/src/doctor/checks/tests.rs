@@ -10,6 +10,7 @@ use super::*;
 use crate::agent::Identity;
 use crate::cleanup::Sockets;
 use crate::doctor::facts::{EndpointFacts, FamilyFacts, Subject, Underlay};
+use crate::doctor::lists::Lists;
 use crate::place::Place;
 use crate::planner::Planner;
 use crate::status::{PeerReport, ProblemReport, Status, Work};
@@ -61,6 +62,7 @@ fn healthy() -> Facts {
         left_by_kilo: Vec::new(),
         kilo: None,
         conflicts: Vec::new(),
+        lists: Lists::default(),
         marked: Vec::new(),
         lacking: Vec::new(),
         no_tun: None,
