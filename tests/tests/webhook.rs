@@ -263,3 +263,49 @@ fn kustomize_and_helm_install_the_same_webhook_and_the_api_server_takes_it() {
     assert_eq!(kustomized, rendered);
     assert_eq!(kustomized.len(), 3);
 }
+
+#[test]
+fn a_certificate_is_read_until_it_is_good_and_not_once_a_time_stamp() {
+    need!(program "curl");
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path());
+    let webhook = start(folder.path());
+    let asked = |folder: &Path| ask(folder, &webhook, "application/json", &question(GOOD)).0;
+    assert_eq!(asked(folder.path()), "200");
+    let of_yesterday = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
+    let stamp = || {
+        for name in ["cert.pem", "key.pem"] {
+            let file = fs::File::options().write(true).open(folder.path().join(name)).unwrap();
+            file.set_modified(of_yesterday).unwrap();
+        }
+    };
+    let old = tempfile::tempdir().unwrap();
+    fs::copy(folder.path().join("cert.pem"), old.path().join("cert.pem")).unwrap();
+    fs::write(folder.path().join("cert.pem"), "half").unwrap();
+    stamp();
+    assert_eq!(asked(old.path()), "200", "the last one stays in force");
+    certify(folder.path());
+    stamp();
+    assert_eq!(asked(folder.path()), "200", "the new one is taken up");
+}
+
+#[test]
+fn connections_beyond_the_most_wait_and_are_answered_when_others_end() {
+    need!(program "curl");
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path());
+    let webhook = start(folder.path());
+    let address: std::net::SocketAddr = webhook.address.parse().unwrap();
+    let idle: Vec<_> = (0..256).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let asked = || {
+        let asked = Command::new("curl")
+            .args(["-s", "-k", "-m", "2", "-o", "/dev/null", "-w", "%{http_code}"])
+            .arg(format!("https://{address}/validate"))
+            .output()
+            .unwrap();
+        String::from_utf8(asked.stdout).unwrap()
+    };
+    assert_eq!(asked(), "000", "it waits");
+    drop(idle);
+    eventually("it is answered", || asked() == "405");
+}
