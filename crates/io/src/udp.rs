@@ -95,8 +95,8 @@ pub struct UdpBinder {
 #[derive(Debug)]
 pub(crate) struct UdpSocket {
     socket: Socket,
-    /// Asks for the MTU of paths. It sends nothing.
-    asker: Mutex<Socket>,
+    /// Asks for the MTU of paths, for all sockets of a group. It sends nothing.
+    asker: Arc<Mutex<Socket>>,
     is_v4: bool,
     /// What the probe proved.
     proven: UdpOffloads,
@@ -201,12 +201,12 @@ fn bind_both(
 }
 
 impl UdpSocket {
-    /// A bound socket, or `None` if the kernel lacks the family. One that joins a group may share its port with others
-    /// that do.
+    /// A bound socket, or `None` if the kernel lacks the family. One that joins the group of a first may share its port with
+    /// others that do.
     fn bind(
         is_v4: bool,
         port: u16,
-        joins: bool,
+        first: Option<&Self>,
         proven: UdpOffloads,
     ) -> Result<Option<Self>, BindError> {
         let system = |deed| move |source| BindError::System { port, deed, source };
@@ -222,7 +222,7 @@ impl UdpSocket {
         if !is_v4 {
             socket.set_only_v6(true).map_err(system("IPV6_V6ONLY"))?;
         }
-        if joins {
+        if first.is_some() {
             socket.set_reuse_port(true).map_err(system("SO_REUSEPORT"))?;
         }
         match socket.bind(&any.into()) {
@@ -237,10 +237,14 @@ impl UdpSocket {
             bound => bound.map_err(system("bind"))?,
         }
         socket.set_write_timeout(Some(SEND_PATIENCE)).map_err(system("SO_SNDTIMEO"))?;
-        let asker =
-            Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map_err(system("socket"))?;
-        let (asker, gro) = (Mutex::new(asker), AtomicBool::new(false));
-        let bound = Self { socket, asker, is_v4, proven, gro };
+        let asker = match first {
+            Some(first) => Arc::clone(&first.asker),
+            None => {
+                let asker = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP));
+                Arc::new(Mutex::new(asker.map_err(system("socket"))?))
+            }
+        };
+        let bound = Self { socket, asker, is_v4, proven, gro: AtomicBool::new(false) };
         bound.ask_for_control().map_err(system("control messages"))?;
         bound.enlarge_buffers();
         bound.set_gro(true);

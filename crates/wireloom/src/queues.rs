@@ -6,9 +6,8 @@ use std::str::FromStr;
 use std::thread;
 
 use anyhow::Context as _;
+use wireloom_agent::handover::QUEUES as MOST;
 
-/// The most queues: so many a TUN device takes (`MAX_TAP_QUEUES`, `linux/if_tun.h`).
-const MOST: usize = 256;
 /// The most that are chosen without being asked for.
 const MOST_CHOSEN: usize = 8;
 /// One thread seals and another opens for each queue.
@@ -67,10 +66,10 @@ mod tests {
 
     #[test]
     fn a_number_or_auto_is_taken() {
-        for text in ["auto", "1", "2", "256"] {
+        for text in ["auto", "1", "2", "253"] {
             assert_eq!(text.parse::<Queues>().unwrap().to_string(), text);
         }
-        for text in ["", "0", "257", "-1", "two", "Auto"] {
+        for text in ["", "0", "254", "-1", "two", "Auto"] {
             assert!(text.parse::<Queues>().is_err(), "{text:?}");
         }
     }

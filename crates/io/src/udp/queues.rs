@@ -26,7 +26,7 @@ pub(super) fn bind(
     queues: NonZeroUsize,
     proven: UdpOffloads,
 ) -> Result<Vec<Arc<UdpSocket>>, BindError> {
-    let Some(first) = UdpSocket::bind(is_v4, port, false, proven)? else { return Ok(Vec::new()) };
+    let Some(first) = UdpSocket::bind(is_v4, port, None, proven)? else { return Ok(Vec::new()) };
     let mut sockets = vec![Arc::new(first)];
     if queues.get() == 1 {
         return Ok(sockets);
@@ -36,7 +36,7 @@ pub(super) fn bind(
     let port = first.port().map_err(system("port"))?;
     first.socket.set_reuse_port(true).map_err(system("SO_REUSEPORT"))?;
     for _ in 1..queues.get() {
-        sockets.extend(UdpSocket::bind(is_v4, port, true, proven)?.map(Arc::new));
+        sockets.extend(UdpSocket::bind(is_v4, port, Some(&first), proven)?.map(Arc::new));
     }
     let program = steering(queues);
     sys::steer(rustix::fd::AsFd::as_fd(&*first), &program).map_err(system("steering"))?;
