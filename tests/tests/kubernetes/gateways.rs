@@ -20,8 +20,7 @@ fn led_by(cluster: &Cluster, asked: &[&str], gateway: &str, other: &str) {
     }
 }
 
-#[test]
-fn a_gateway_is_drained_without_a_lost_connection_and_one_that_dies_is_replaced() {
+pub(crate) fn a_gateway_is_drained_without_a_lost_connection_and_one_that_dies_is_replaced() {
     need_all!();
     let mut cluster = Cluster::of(regions(), &ALL);
     cluster.all_pods_meet(&ALL);
