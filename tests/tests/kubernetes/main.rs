@@ -46,6 +46,7 @@ fn main() -> ExitCode {
     // The longest first, so that nothing waits for them in the end.
     let mut trials = trials![
         clocks::a_node_whose_clock_is_a_day_ahead_is_a_node_like_any_other,
+        gateways::a_gateway_that_lives_and_does_not_forward_is_replaced,
         gateways::a_gateway_is_drained_without_a_lost_connection_and_one_that_dies_is_replaced,
         kilo::nodes_plan_as_kilo_does_until_its_last_agent_goes_and_keep_their_connections_then,
         many::of_two_hundred_nodes_five_are_real_and_ask_little_of_the_cluster_and_of_their_machines,
