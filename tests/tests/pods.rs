@@ -18,9 +18,9 @@ const NODES: [&str; 4] = ["ams-1", "waw-1", "lon-1", "ire-1"];
 
 const CONFLIST: &str = "/etc/cni/net.d/10-wireloom.conflist";
 
-/// How soon two pods reach each other: a node behind NAT finds within a minute that one that can't dial it has lost their
-/// session.
-const PAIR: Duration = Duration::from_secs(75);
+/// How soon two pods reach each other. A node behind NAT finds within a minute that a node that can't dial it has lost
+/// their session.
+const PAIR: Duration = Duration::from_secs(100);
 
 #[test]
 fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
