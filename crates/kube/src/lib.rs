@@ -9,6 +9,7 @@
 
 pub mod addresses;
 mod agreement;
+pub mod clock;
 mod cluster;
 mod connect;
 mod daemon_set;
@@ -28,6 +29,7 @@ pub use addresses::{AddressRules, HostAddress};
 pub use cluster::Cluster;
 pub use connect::{ConnectError, Connection};
 pub use daemon_set::{DaemonSetName, DaemonSetNameError};
+pub use http::Uri;
 pub use kube::Client;
 pub use own::Facts;
 pub use registry::{KubeConfig, KubeRegistry};
