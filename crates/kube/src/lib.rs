@@ -4,6 +4,7 @@
 //! resource, [heartbeats](heartbeat), [a node's own addresses](addresses) and [what it tells of itself](own); the state of
 //! it all, as a pure [`Cluster`] that yields snapshots; and [`KubeRegistry`], which keeps that state by watches and writes
 //! as little as it can. Who is no node of the mesh reads it as a [`visitor`]. How the API is reached is said by a [`Connection`].
+//! A [`survey`] tells what an agent would find there, and the [`rights`] that it lacks.
 //!
 //! Floor 2: imports the words of the mesh and the registry's trait; never the kernel, the tunnel or the topology.
 
@@ -21,6 +22,8 @@ mod outage;
 pub mod own;
 pub mod peer;
 mod registry;
+pub mod rights;
+pub mod survey;
 pub mod visitor;
 mod watch;
 mod write;

@@ -12,6 +12,7 @@
 
 mod addresses;
 mod clocks;
+mod doctor;
 mod gateways;
 mod kilo;
 mod names;
