@@ -15,6 +15,7 @@ mod clocks;
 mod doctor;
 mod gateways;
 mod kilo;
+mod many;
 mod names;
 mod nodes;
 mod outage;

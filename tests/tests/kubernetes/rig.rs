@@ -114,6 +114,11 @@ impl Cluster {
         self.agents.remove(host).expect("it has an agent");
     }
 
+    /// The process of a host's agent.
+    pub(crate) fn agent(&self, host: &str) -> &Child {
+        &self.agents[host]
+    }
+
     /// What an agent has logged.
     pub(crate) fn log(&self, host: &str) -> String {
         self.agents.get(host).map(|agent| agent.written().unwrap().1).unwrap_or_default()
