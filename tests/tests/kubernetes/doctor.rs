@@ -89,10 +89,11 @@ fn what_stands_in_the_way_of_a_node_is_found_by_name_before_its_first_start() {
     drop(holder);
 
     // A range of this machine's network, of the cluster's Services, and of another machine.
-    ok(host, "ip route add blackhole 10.4.0.0/25");
-    ok(host, "ip route replace 10.4.0.0/25 dev eth0");
-    only(&cluster, node, &arguments, "ranges", "this host's route to 10.4.0.0/25 on eth0");
-    ok(host, "ip route delete 10.4.0.0/25");
+    ok(host, "ip link add other0 type bridge");
+    ok(host, "ip link set other0 up");
+    ok(host, "ip address add 10.4.0.1/25 dev other0");
+    only(&cluster, node, &arguments, "ranges", "this host's route to 10.4.0.0/25 on other0");
+    ok(host, "ip link delete other0");
     let services = cluster.json("get servicecidrs kubernetes");
     let services = services["spec"]["cidrs"][0].as_str().unwrap().to_owned();
     let over = arguments.replace("10.4.0.0/16,fd04::/64", &services);
