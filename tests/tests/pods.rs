@@ -8,20 +8,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wireloom_cluster::{Cluster, TOOLS};
-use wireloom_image::recipe;
-use wireloom_lab::{Lab, Layout, Output, Region};
-use wireloom_testkit::{need, wireloom_binary};
+use wireloom_lab::Output;
+use wireloom_testkit::need;
+use wireloom_tests::cluster::{self, DEPLOY, LONG, four_regions, kubectl, read, rolled_out};
 use wireloom_tests::{NetworkState, eventually, ok, run, within};
 
 /// Nodes of four regions; the last is behind NAT.
 const NODES: [&str; 4] = ["ams-1", "waw-1", "lon-1", "ire-1"];
 
-const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/base");
-
 const CONFLIST: &str = "/etc/cni/net.d/10-wireloom.conflist";
-
-/// A time limit for kubectl that holds on a machine with much to do.
-const LONG: &str = "--timeout=180s";
 
 /// How soon two pods reach each other. A node behind NAT learns after REKEY_AFTER_TIME, which is 120 s, that a node that
 /// can't dial it has lost their session (WireGuard paper, section 6.1).
@@ -35,11 +30,12 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
     for program in ["busybox", "containerd", "ldd", "nft", "nsenter", "ping", "runc", "sysctl"] {
         need!(program program);
     }
-    let cluster = cluster();
+    let mut cluster = cluster::start(four_regions(), Some(Path::new("/usr/lib/cni")));
+    cluster.join(&NODES).unwrap();
+    let base = format!("{DEPLOY}/base");
     let before = NODES.map(|node| NetworkState::of(cluster.lab().host(node).unwrap()));
-    kubectl(&cluster, &["apply", "-k", BASE]);
-    let agents = ["daemonset/wireloom", "--namespace=kube-system"];
-    kubectl(&cluster, &[&["rollout", "status"], &agents[..], &[LONG]].concat());
+    kubectl(&cluster, &["apply", "-k", &base]);
+    rolled_out(&cluster, "wireloom");
     kubectl(&cluster, &["wait", "node", "--all", "--for=condition=Ready", LONG]);
 
     cluster.api().apply(&pods().to_string()).unwrap();
@@ -52,8 +48,8 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
     an_address_of_no_prefix_is_reached_while_its_pod_is_there(&cluster, &pods);
 
     // A new agent finds what the old one left, and pods do not notice.
-    kubectl(&cluster, &[&["rollout", "restart"], &agents[..]].concat());
-    kubectl(&cluster, &[&["rollout", "status"], &agents[..], &[LONG]].concat());
+    kubectl(&cluster, &["rollout", "restart", "daemonset/wireloom", "--namespace=kube-system"]);
+    rolled_out(&cluster, "wireloom");
     every_pair(&cluster, &pods);
 
     kubectl(&cluster, &["delete", "daemonset/pod", LONG]);
@@ -65,7 +61,7 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
             !leases.lines().any(|name| name.parse::<IpAddr>().is_ok())
         });
     }
-    kubectl(&cluster, &["delete", "-k", BASE, LONG]);
+    kubectl(&cluster, &["delete", "-k", &base, LONG]);
     for (node, before) in NODES.iter().zip(&before) {
         let host = cluster.lab().host(node).unwrap();
         let has = |path: &str| run(host, &format!("test -e {path}")).status.success();
@@ -75,33 +71,6 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
         });
         NetworkState::of(host).assert_same(before);
     }
-}
-
-fn cluster() -> Cluster {
-    let regions = vec![
-        Region::new("provider", &["control"]),
-        Region::new("ams", &["ams-1"]),
-        Region::new("waw", &["waw-1"]),
-        Region::new("lon", &["lon-1"]),
-        Region::new("ire", &["ire-1"]).behind_nat(),
-    ];
-    let lab = Lab::build(&Layout { regions, pods: false }).unwrap();
-    let mut cluster = Cluster::start(lab, "control").unwrap();
-    cluster
-        .provide(
-            &recipe::wireloom(
-                "localhost/wireloom:dev",
-                "test",
-                &wireloom_binary(),
-                Some(Path::new("/usr/lib/cni")),
-            )
-            .unwrap(),
-        )
-        .unwrap();
-    cluster.join(&NODES).unwrap();
-    // Behind NAT a node is reached only while it keeps the way open.
-    kubectl(&cluster, &["annotate", "node", "ire-1", "kilo.squat.ai/persistent-keepalive=5"]);
-    cluster
 }
 
 /// A pod, as its node's runtime has it.
@@ -122,8 +91,7 @@ impl<'a> Pod<'a> {
     fn called(cluster: &Cluster, node: &'a str, app: &str) -> Self {
         let selector = format!("--field-selector=spec.nodeName={node}");
         let app = format!("--selector=app={app}");
-        let list = kubectl(cluster, &["get", "pods", &app, &selector, "--output=json"]);
-        let list: Value = serde_json::from_str(&list).unwrap();
+        let list = read(cluster, &["get", "pods", &app, &selector]);
         let addresses = list["items"][0]["status"]["podIPs"].as_array().unwrap();
         let addresses: Vec<IpAddr> =
             addresses.iter().map(|entry| entry["ip"].as_str().unwrap().parse().unwrap()).collect();
@@ -283,11 +251,6 @@ fn pods() -> Value {
             },
         },
     })
-}
-
-fn kubectl(cluster: &Cluster, arguments: &[&str]) -> String {
-    let kubectl = cluster.api().spawn_kubectl(arguments).unwrap();
-    kubectl.success(Duration::from_secs(200)).unwrap().stdout
 }
 
 /// Runs a command line among the processes of a node, where its runtime sees files.
