@@ -48,7 +48,7 @@ fn a_node_whose_clock_is_a_day_ahead_is_a_node_like_any_other() {
         let kinds: Vec<&str> = problems.map(|problem| problem["kind"].as_str().unwrap()).collect();
         assert_eq!(kinds, told, "{name}: {status:#}");
     }
-    let line = format!("wireloom doctor -o json {}", cluster.agent_arguments("waw-1"));
+    let line = cluster.agent_line("waw-1").replacen("agent", "wireloom doctor -o json", 1);
     let findings: Value = serde_json::from_str(&run(cluster.host("waw-1"), &line).stdout).unwrap();
     let clocks: Vec<&str> = findings
         .as_array()

@@ -8,6 +8,11 @@ use wireloom_tests::{Keys, eventually, ok, run};
 use crate::rig::Cluster;
 use crate::{need_all, regions};
 
+/// What the agent of a host is told, and its doctor.
+fn told(cluster: &Cluster, name: &str) -> String {
+    cluster.agent_line(name).strip_prefix("agent").unwrap().to_owned()
+}
+
 /// What the doctor finds on a host beside notes, after checking that the exit code says the same.
 fn faults(cluster: &Cluster, host: &str, arguments: &str) -> Vec<Value> {
     let told = run(cluster.host(host), &format!("wireloom doctor -o json {arguments}"));
@@ -36,7 +41,7 @@ fn a_healthy_node_is_told_so_before_during_and_after_and_its_mesh_comes_from_whe
     for name in ["waw-1", "lon-1"] {
         cluster.declare(name, name);
         cluster.prepare(name);
-        assert_eq!(faults(&cluster, name, &cluster.agent_arguments(name)), NONE, "{name}");
+        assert_eq!(faults(&cluster, name, &told(&cluster, name)), NONE, "{name}");
     }
     let nothing = ["get", "nodes", "--output=jsonpath={.items[*].metadata.annotations}"];
     assert_eq!(cluster.api.kubectl(nothing).unwrap(), "", "nothing is written");
@@ -48,7 +53,7 @@ fn a_healthy_node_is_told_so_before_during_and_after_and_its_mesh_comes_from_whe
         cluster.knows(name, &["lon-1", "waw-1"]);
     }
     cluster.pods_meet("waw-1", "lon-1");
-    let arguments = cluster.agent_arguments("waw-1");
+    let arguments = told(&cluster, "waw-1");
     assert_eq!(faults(&cluster, "waw-1", &arguments), NONE);
     // Beside the agent, without a word of its settings: it knows the mesh.
     let beside = "--key /run/test/key --state-dir /run/test/state";
@@ -75,7 +80,7 @@ fn a_healthy_node_is_told_so_before_during_and_after_and_its_mesh_comes_from_whe
 fn what_stands_in_the_way_of_a_node_is_found_by_name_before_its_first_start() {
     need_all!();
     let cluster = Cluster::empty(regions());
-    let (node, arguments) = ("waw-1", cluster.agent_arguments("waw-1"));
+    let (node, arguments) = ("waw-1", told(&cluster, "waw-1"));
     let host = cluster.host(node);
     cluster.prepare(node);
     only(&cluster, node, &arguments, "mesh", "the cluster has no Node waw-1");
@@ -132,7 +137,7 @@ fn what_an_agent_may_not_is_found_with_the_rule_that_is_missing() {
     let token = cluster.kubectl("create token wireloom --namespace=kube-system");
     let kubeconfig = cluster.api.kubeconfig_of_bearer(token.trim());
     cluster.host(node).write("/run/test/kubeconfig", kubeconfig).unwrap();
-    let arguments = cluster.agent_arguments(node);
+    let arguments = told(&cluster, node);
     let arguments = arguments.replace("--namespace kube-system", "--namespace wireloom");
     let arguments = format!("{arguments} --daemon-set kube-system/wireloom");
     assert_eq!(faults(&cluster, node, &arguments), NONE, "what is granted is enough");

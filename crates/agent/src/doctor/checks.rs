@@ -529,6 +529,9 @@ fn mtu(facts: &Facts) -> Vec<Finding> {
         narrow.min_by_key(|(endpoint, path)| i64::from(*path) - i64::from(endpoint.overhead()));
     let found = worst.map(|(endpoint, path)| {
         let overhead = endpoint.overhead();
+        let fits = path.saturating_sub(overhead);
+        let file = format!("set `mtu = {fits}` in [mesh], or leave it out");
+        let cluster = format!("say --mtu {fits} or --mtu auto, the same for all agents");
         finding(
             Warning,
             Check::Mtu,
@@ -539,11 +542,7 @@ fn mtu(facts: &Facts) -> Vec<Finding> {
                 endpoint.address
             ),
             "packets that are too large arrive in pieces, or not at all",
-            format!(
-                "set {}{}, or leave it out",
-                facts.where_written("`mtu` in [mesh] to ", "--mtu "),
-                path.saturating_sub(overhead)
-            ),
+            facts.where_written(&file, &cluster),
         )
     });
     found.into_iter().collect()

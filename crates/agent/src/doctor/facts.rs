@@ -22,6 +22,7 @@ use crate::control::{self, ControlError, Listener, Request};
 use crate::paths::overhead;
 use crate::place::Place;
 use crate::planner::Planner;
+use crate::pods;
 use crate::resolve::Resolver;
 use crate::status::Status;
 
@@ -207,6 +208,8 @@ pub async fn gather(host: &Host, subject: Subject) -> Result<Facts, HostError> {
     let addressed: BTreeSet<_> = addresses
         .iter()
         .filter(|held| held.address.family() == Family::V4 && held.link != subject.interface)
+        // Peers send nothing to where this machine's own pods are.
+        .filter(|held| held.link.as_str() != pods::BRIDGE)
         .map(|held| &held.link)
         .collect();
     Ok(Facts {

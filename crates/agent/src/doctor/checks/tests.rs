@@ -241,7 +241,7 @@ fn each_fault_is_found_and_said_once() {
             Note,
             Check::Forwarding,
             "IPv4 forwarding is off",
-            "`wireloom up` switches it on",
+            "the agent switches it on",
         ),
         (
             |f| {
@@ -517,7 +517,8 @@ fn a_registry_behind_the_mesh_is_told_of() {
     let mut facts = healthy();
     // The overlay address of the other node.
     let plan = &facts.place().unwrap().plan;
-    let (behind, _) = plan.routes.iter().find(|(_, hop)| hop.by == Way::Tunnel).unwrap();
+    let (behind, _) =
+        plan.routes.iter().find(|(_, hop)| hop.by == wireloom_topology::Way::Tunnel).unwrap();
     facts.subject.registry = vec![behind.address()];
     let found = findings(&facts);
     assert!(found.len() == 1 && found[0].check == Check::Api, "{found:#?}");
