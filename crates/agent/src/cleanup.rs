@@ -12,7 +12,7 @@ use wireloom_model::InterfaceName;
 use wireloom_model::kernel::KernelState;
 
 use crate::control::{self, Listener, listener};
-use crate::pods;
+use crate::{forwarder, pods};
 
 pub mod kilo;
 mod packet_filter;
@@ -118,7 +118,8 @@ pub async fn ours(host: &Host) -> Result<Vec<Change>, HostError> {
 }
 
 /// Takes everything of ours out of the host: routes, rules, links, the nftables table, what the container runtime was
-/// told, and the sockets that dead agents left; of sockets, those of the `named` interface alone.
+/// told, forwarding that dead agents switched on, and the sockets that they left; of these two, those of the `named`
+/// interface alone.
 ///
 /// # Errors
 ///
@@ -146,6 +147,13 @@ pub async fn clean_up(
         match outcome {
             Ok(()) => report.removed.push(what),
             Err(error) => report.failed.push(format!("cannot remove {what}: {error}")),
+        }
+    }
+    for (memory, outcome) in forwarder::clean_up(&sockets.control, named) {
+        let interface = memory.file_stem().unwrap_or_default().display().to_string();
+        match outcome {
+            Ok(()) => report.removed.push(format!("the forwarding that {interface} needed")),
+            Err(error) => report.failed.push(error.to_string()),
         }
     }
     for path in sockets.dead(named).await {
