@@ -12,7 +12,8 @@ use wireloom_model::InterfaceName;
 use wireloom_model::kernel::KernelState;
 
 use crate::control::{self, Listener, listener};
-use crate::{forwarder, pods};
+use crate::forwarder;
+use crate::pods::{self, Outcome};
 
 pub mod kilo;
 mod packet_filter;
@@ -143,10 +144,11 @@ pub async fn clean_up(
     };
     report.removed.extend(changes.iter().filter(|change| is_made(change)).filter_map(thing));
     report.failed.extend(outcome.failed.iter().map(ToString::to_string));
-    for (what, outcome) in pods::clean_up(host, &sockets.control).await {
+    for (what, outcome) in pods::clean_up(&sockets.control) {
         match outcome {
-            Ok(()) => report.removed.push(what),
-            Err(error) => report.failed.push(format!("cannot remove {what}: {error}")),
+            Outcome::Removed => report.removed.push(what),
+            Outcome::Kept(why) => report.kept.push(format!("{what}: {why}")),
+            Outcome::Failed(error) => report.failed.push(format!("cannot remove {what}: {error}")),
         }
     }
     for (memory, outcome) in forwarder::clean_up(&sockets.control, named) {

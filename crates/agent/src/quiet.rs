@@ -31,7 +31,8 @@ impl Quiet {
             let Some(keepalive) = peer.persistent_keepalive else { continue };
             let Some(&received) = received.get(&peer.key) else { continue };
             let same = before.remove(&peer.key).filter(|(_, then)| *then == received);
-            let (since, _) = *self.0.entry(peer.key).or_insert(same.unwrap_or((now, received)));
+            let (since, _) =
+                *self.0.entry(peer.key).or_insert_with(|| same.unwrap_or((now, received)));
             if now.saturating_sub(since) >= Duration::from_secs(keepalive.get().into()) {
                 quiet.push(peer.key);
             }

@@ -105,7 +105,8 @@ impl Reconciler {
             private_key: config.private_key.clone(),
             kernel: Cached::new(&host, vec![interface.clone()]).await?,
             pods: pods.map(|network| {
-                Pods::new(network, config.control.clone(), host.clone(), Arc::clone(changed))
+                let key = config.private_key.public_key();
+                Pods::new(network, config.control.clone(), key, Arc::clone(changed))
             }),
             network: Network::new(host, interface.clone(), config.mark),
             prober: Prober::new(interface.clone(), config.mark),
@@ -492,8 +493,8 @@ impl Reconciler {
             desired.links.extend(down.map(|link| (self.interface.clone(), link)));
         }
         problems.extend(self.reconcile_kernel(&desired).await);
-        if let Some(pods) = self.pods.as_ref().filter(|_| next == Next::Nobody) {
-            problems.extend(pods.leave().await);
+        if let Some(pods) = self.pods.as_mut().filter(|_| next == Next::Nobody) {
+            problems.extend(pods.leave());
         }
         self.forwards = false;
         problems.extend(self.reconcile_forwarding());

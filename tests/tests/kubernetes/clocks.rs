@@ -7,8 +7,7 @@ use wireloom_tests::{ok, run, within};
 use crate::rig::{Cluster, PATIENCE, node};
 use crate::{need_all, regions};
 
-#[test]
-fn a_node_whose_clock_is_a_day_ahead_is_a_node_like_any_other() {
+pub(crate) fn a_node_whose_clock_is_a_day_ahead_is_a_node_like_any_other() {
     need_all!();
     wireloom_testkit::need!(program "faketime");
     let all = ["ams-1", "ams-2", "waw-1", "ire-1"];

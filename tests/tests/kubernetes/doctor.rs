@@ -34,8 +34,8 @@ fn only(cluster: &Cluster, host: &str, arguments: &str, check: &str, what: &str)
 
 const NONE: [Value; 0] = [];
 
-#[test]
-fn a_healthy_node_is_told_so_before_during_and_after_and_its_mesh_comes_from_where_it_is_known() {
+pub(crate) fn a_healthy_node_is_told_so_before_during_and_after_and_its_mesh_comes_from_where_it_is_known()
+ {
     need_all!();
     let mut cluster = Cluster::empty(regions());
     for name in ["waw-1", "lon-1"] {
@@ -76,8 +76,7 @@ fn a_healthy_node_is_told_so_before_during_and_after_and_its_mesh_comes_from_whe
     drop(holder);
 }
 
-#[test]
-fn what_stands_in_the_way_of_a_node_is_found_by_name_before_its_first_start() {
+pub(crate) fn what_stands_in_the_way_of_a_node_is_found_by_name_before_its_first_start() {
     need_all!();
     let cluster = Cluster::empty(regions());
     let (node, arguments) = ("waw-1", told(&cluster, "waw-1"));
@@ -126,8 +125,7 @@ fn what_stands_in_the_way_of_a_node_is_found_by_name_before_its_first_start() {
     assert_eq!(faults(&cluster, node, &arguments), NONE);
 }
 
-#[test]
-fn what_an_agent_may_not_is_found_with_the_rule_that_is_missing() {
+pub(crate) fn what_an_agent_may_not_is_found_with_the_rule_that_is_missing() {
     need_all!();
     let cluster = Cluster::empty(regions());
     let node = "waw-1";

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use wireloom_agent::control::{self, Request};
 use wireloom_agent::doctor::facts::{Key, Network, NetworkKind, Source};
+use wireloom_agent::pods::List;
 use wireloom_agent::status::Status;
 use wireloom_agent::{Identity, remember};
 use wireloom_kube::survey::{self, Survey};
@@ -98,7 +99,7 @@ pub(super) async fn examine(args: &AgentArgs) -> anyhow::Result<Examined> {
         status: status.as_ref(),
         server: &server,
         topology_label: &settings.topology_label,
-        list: settings.pods.as_ref().map(|pods| &pods.list),
+        lists: settings.pods.file.parent().filter(|_| settings.pods.list != List::Nobodys),
         runtime: runtime::told(),
     };
     let findings = checks::findings(&seen);

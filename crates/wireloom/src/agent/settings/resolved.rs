@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use wireloom_agent::http::Listen;
 use wireloom_agent::pods::{self, List, PodNetwork};
 use wireloom_agent::{Planner, control};
+use wireloom_cni::Directories;
 use wireloom_kube::{AddressRules, Connection, DaemonSetName};
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{
@@ -45,7 +46,7 @@ pub(crate) struct Resolved {
     pub(crate) run_dir: PathBuf,
     /// What was said without effect, and why.
     pub(crate) warnings: Vec<String>,
-    pub(crate) pods: Option<PodNetwork>,
+    pub(crate) pods: PodNetwork,
 }
 
 impl Settings {
@@ -76,7 +77,8 @@ impl Settings {
         let beside = self.compatibility.and_then(|Compatibility(beside)| beside);
         let is_chained = self.cni_chain.unwrap_or(false);
         let cni = self.cni.unwrap_or_else(|| beside.is_none() && !is_chained);
-        let list = List::of(cni, is_chained, or(self.cni_path, pods::FILE))?;
+        let file = or(self.cni_path, pods::FILE);
+        let list = List::of(cni, is_chained, &file)?;
         let mesh = Mesh {
             overlay,
             gateways,
@@ -131,14 +133,15 @@ impl Settings {
             },
             interface: machine.interface,
             key: machine.key,
-            state,
             warnings,
-            pods: list.map(|list| PodNetwork {
+            pods: PodNetwork {
                 list,
+                file,
                 programs: or(self.cni_bin, pods::PROGRAMS),
-                run: machine.run_dir.clone(),
-            }),
+                directories: Directories { run: machine.run_dir.clone(), state: state.clone() },
+            },
             run_dir: machine.run_dir,
+            state,
         })
     }
 
@@ -149,7 +152,7 @@ impl Settings {
 
     /// Where the last mesh is kept.
     pub(crate) fn state(&self) -> PathBuf {
-        self.state_dir.clone().unwrap_or_else(|| "/var/lib/wireloom".into())
+        self.state_dir.clone().unwrap_or_else(|| pods::STATE.into())
     }
 
     /// What every agent is told of its machine.

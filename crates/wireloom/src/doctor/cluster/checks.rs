@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use wireloom_agent::doctor::{Check, Finding, Severity};
-use wireloom_agent::pods::List;
 use wireloom_agent::status::Status;
 use wireloom_kube::clock;
 use wireloom_kube::node::NodeObject;
@@ -27,7 +26,7 @@ pub(super) struct Seen<'a> {
     pub(super) server: &'a Server,
     pub(super) topology_label: &'a str,
     /// Where the agent tells the container runtime of pods' network.
-    pub(super) list: Option<&'a List>,
+    pub(super) lists: Option<&'a Path>,
     /// The file with the container runtime's settings, and where it looks.
     pub(super) runtime: Option<(PathBuf, PathBuf)>,
 }
@@ -172,11 +171,9 @@ fn service(server: &Server) -> Option<Finding> {
 }
 
 fn cni(seen: &Seen<'_>) -> Vec<Finding> {
-    let ours = seen.list.and_then(|list| match list {
-        List::Anothers(directory) => Some(directory.as_path()),
-        List::Ours(file) => file.parent(),
-    });
-    let Some((ours, (file, theirs))) = ours.zip(seen.runtime.as_ref()) else { return Vec::new() };
+    let Some((ours, (file, theirs))) = seen.lists.zip(seen.runtime.as_ref()) else {
+        return Vec::new();
+    };
     if same(ours, theirs) {
         return Vec::new();
     }

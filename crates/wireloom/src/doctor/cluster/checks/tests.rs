@@ -29,7 +29,7 @@ fn found(survey: Result<Survey, Unseen>, change: impl Fn(&mut Seen<'_>)) -> Vec<
         status: None,
         server: &server,
         topology_label: "region",
-        list: None,
+        lists: None,
         runtime: None,
     };
     change(&mut seen);
@@ -113,7 +113,6 @@ fn a_runtime_that_looks_elsewhere_is_told_of() {
     let [ours, theirs] = ["ours", "theirs"].map(|name| folder.path().join(name));
     std::fs::create_dir(&ours).unwrap();
     std::os::unix::fs::symlink(&ours, folder.path().join("link")).unwrap();
-    let list = List::Ours(ours.join("10-wireloom.conflist"));
     let look = |directory: PathBuf| {
         let mut seen = found(Ok(healthy()), |_| {});
         let survey = Ok(healthy());
@@ -123,7 +122,7 @@ fn a_runtime_that_looks_elsewhere_is_told_of() {
             status: None,
             server: &server,
             topology_label: "region",
-            list: Some(&list),
+            lists: Some(&ours),
             runtime: Some((PathBuf::from("/etc/containerd/config.toml"), directory)),
         }));
         seen
