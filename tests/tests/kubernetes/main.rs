@@ -12,6 +12,7 @@
 
 mod addresses;
 mod clocks;
+mod doctor;
 mod gateways;
 mod kilo;
 mod many;
@@ -53,6 +54,9 @@ fn main() -> ExitCode {
         addresses::of_two_nodes_with_one_private_address_in_different_regions_both_are_reached,
         addresses::two_nodes_behind_one_public_address_are_two_peers,
         addresses::a_node_that_gets_other_addresses_says_so_and_is_reached_there,
+        doctor::a_healthy_node_is_told_so_before_during_and_after_and_its_mesh_comes_from_where_it_is_known,
+        doctor::what_an_agent_may_not_is_found_with_the_rule_that_is_missing,
+        doctor::what_stands_in_the_way_of_a_node_is_found_by_name_before_its_first_start,
         names::a_node_is_found_by_its_name_where_it_has_moved_to,
         nodes::a_node_comes_moves_goes_and_comes_back_and_nobody_else_notices,
         nodes::a_node_with_a_new_key_or_a_new_name_is_the_same_machine,
