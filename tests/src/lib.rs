@@ -1,8 +1,8 @@
 //! Scenarios that need more than one crate, and the rules of the house.
 //!
 //! Owns nothing but its files under `tests/`, each named after what it proves, and the rig that they share: two hosts
-//! on one wire, tunnel [devices](device) on them, a [`mesh`] of them, and what is [foreign] there. Imports any crate it likes: nobody imports
-//! this one.
+//! on one wire, tunnel [devices](device) on them, a [`mesh`] of them, and what is [foreign] there; whoever
+//! [administers](admin) a cluster, and [pods](pod) on it. Imports any crate it likes: nobody imports this one.
 
 #![expect(
     clippy::expect_used,
@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 use wireloom_lab::{Child, Host};
 use wireloom_testkit::wireloom_binary;
 
+pub mod admin;
 pub mod device;
 pub mod flow;
 pub mod foreign;
 pub mod mesh;
+pub mod pod;
 
 /// How long anything may take that is expected to happen soon.
 pub const SOON: Duration = Duration::from_secs(15);

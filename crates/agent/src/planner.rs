@@ -30,10 +30,12 @@ impl Planner {
         seen: &Seen,
         me: &NodeName,
     ) -> Result<Plan, PlanError> {
-        match self.kilo(snapshot) {
+        let plan = match self.kilo(snapshot) {
             Some(settings) => View::of(snapshot, settings.clone(), seen, Some(me)).plan(me),
             None => wireloom_topology::plan(snapshot, me),
-        }
+        }?;
+        let beside = self.compatibility.as_ref().and_then(|settings| settings.beside);
+        Ok(if beside.is_some() { plan.beside_another(&snapshot.nodes) } else { plan })
     }
 
     /// What a peer from outside does, which reaches this besides through the mesh.
