@@ -1,14 +1,11 @@
-//! What a person does at a cluster: kubectl, and the commands that our documents tell.
+//! What a person does at a cluster: the commands that our documents tell.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use wireloom_cluster::Cluster;
 
-/// A time limit for kubectl that holds on a machine with much to do.
-pub const LONG: &str = "--timeout=180s";
-
-/// How long a command may take that keeps to [`LONG`].
+/// How long a command may take that keeps to [`LONG`](crate::cluster::LONG).
 const LIMIT: Duration = Duration::from_secs(200);
 
 /// Where the commands of documents are run: a checkout.
@@ -20,35 +17,6 @@ pub fn last_words(cluster: &Cluster, namespace: &str, label: &str) {
     let logs = ["logs", "-n", namespace, &selector, "--prefix", "--all-containers", "--tail=40"];
     let logs = cluster.api().kubectl(logs).unwrap_or_else(|error| error.to_string());
     eprintln!("the last words of {label}:\n{logs}");
-}
-
-/// Runs kubectl and returns what it printed.
-///
-/// # Panics
-///
-/// If it fails, with what it wrote.
-pub fn kubectl(cluster: &Cluster, arguments: &[&str]) -> String {
-    let kubectl = cluster.api().spawn_kubectl(arguments).unwrap();
-    kubectl.success(LIMIT).unwrap().stdout
-}
-
-/// Waits until every pod of a DaemonSet is as it says.
-///
-/// # Panics
-///
-/// If they are not within [`LONG`].
-pub fn rolled_out(cluster: &Cluster, set: &str, namespace: &str) {
-    kubectl(cluster, &["rollout", "status", set, "--namespace", namespace, LONG]);
-}
-
-/// Replaces every pod of a DaemonSet.
-///
-/// # Panics
-///
-/// If they are not there within [`LONG`].
-pub fn restart(cluster: &Cluster, set: &str, namespace: &str) {
-    kubectl(cluster, &["rollout", "restart", set, "--namespace", namespace]);
-    rolled_out(cluster, set, namespace);
 }
 
 /// Runs a line as a person's shell would, in a checkout where the control plane is, and returns what it printed.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wireloom_lab::{Child, Host};
+use wireloom_testkit::promised;
 
 use crate::{Keys, eventually, ok, run, wireloom};
 
@@ -150,7 +151,7 @@ pub fn endpoint(address: &str, port: u16) -> String {
 /// If it does not come to its end.
 pub fn iperf(from: &Host, to: &Host, address: &str, options: &str) -> Value {
     let mut server = to.spawn("iperf3", ["-s", "-1", "-B", address]).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + promised(Duration::from_secs(5));
     loop {
         let client = format!("iperf3 -J -c {address} --connect-timeout 5000 {options}");
         let report: Value = serde_json::from_str(&run(from, &client).stdout).unwrap();

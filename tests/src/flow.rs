@@ -22,9 +22,14 @@ impl Flow {
     /// If there is no iperf3.
     pub fn start(from: &Host, to: &Host, address: &str) -> Self {
         let server = to.spawn("iperf3", ["-s", "-1", "-J", "-i", "0.1", "-B", address]).unwrap();
-        crate::eventually("the server listens", || crate::ok(to, "ss -ltn").contains(":5201"));
+        crate::eventually("the server listens", || {
+            crate::ok(to, "ss -Hltn sport = :5201").contains(address)
+        });
         let stream = ["-c", address, "-t", "3600", "-b", "20M", "-l", "8K"];
         let client = from.spawn("iperf3", stream).unwrap();
+        crate::eventually("the stream runs", || {
+            crate::ok(from, "ss -Htn state established dport = :5201").contains(address)
+        });
         Self { server, client }
     }
 

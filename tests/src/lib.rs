@@ -1,8 +1,8 @@
 //! Scenarios that need more than one crate, and the rules of the house.
 //!
 //! Owns nothing but its files under `tests/`, each named after what it proves, and the rig that they share: two hosts
-//! on one wire, tunnel [devices](device) on them, a [`mesh`] of them, and what is [foreign] there; whoever
-//! [administers](admin) a cluster, and [pods](pod) on it. Imports any crate it likes: nobody imports this one.
+//! on one wire, tunnel [devices](device) on them, a [`mesh`] of them, what is [foreign] there, [clusters](cluster) in labs,
+//! whoever [administers](admin) one, and [pods](pod) on it. Imports any crate it likes: nobody imports this one.
 
 #![expect(
     clippy::expect_used,
@@ -14,9 +14,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use wireloom_lab::{Child, Host};
-use wireloom_testkit::wireloom_binary;
+use wireloom_testkit::{promised, wireloom_binary};
 
 pub mod admin;
+pub mod cluster;
 pub mod device;
 pub mod flow;
 pub mod foreign;
@@ -111,15 +112,16 @@ pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
     within(SOON, what, holds);
 }
 
-/// Waits until something holds that is promised within a time.
+/// Waits until something holds that is [`promised`] within a time.
 ///
 /// # Panics
 ///
 /// If it does not within that.
 pub fn within(time: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + time;
+    let begin = Instant::now();
     while !holds() {
-        assert!(Instant::now() < deadline, "not within {time:?}: {what}");
+        let late = begin.elapsed() > time && begin.elapsed() > promised(time);
+        assert!(!late, "not within {:?}, for {time:?} are promised: {what}", begin.elapsed());
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -130,7 +132,8 @@ pub fn within(time: Duration, what: &str, mut holds: impl FnMut() -> bool) {
 ///
 /// If it does not within [`SOON`].
 pub fn ping(from: &Host, to: &str) {
-    let answer = wireloom_lab::measure::ping(from, address(to), Instant::now() + SOON).unwrap();
+    let end = Instant::now() + promised(SOON);
+    let answer = wireloom_lab::measure::ping(from, address(to), end).unwrap();
     assert!(answer.is_some(), "{} gets no echo from {to}", from.name());
 }
 

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use wireloom_cluster::{Cluster, TOOLS};
 use wireloom_lab::Output;
 
-use crate::admin::kubectl;
-use crate::{ok, run, within};
+use crate::cluster::{read, status};
+use crate::within;
 
 /// How long a command in a pod or on its node may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -35,8 +35,7 @@ impl<'a> Pod<'a> {
     pub fn of(cluster: &Cluster, node: &'a str, app: &str) -> Self {
         let selector = format!("--field-selector=spec.nodeName={node}");
         let app = format!("--selector=app={app}");
-        let list = kubectl(cluster, &["get", "pods", &app, &selector, "--output=json"]);
-        let list: Value = serde_json::from_str(&list).unwrap();
+        let list = read(cluster, &["get", "pods", &app, &selector]);
         let addresses = list["items"][0]["status"]["podIPs"].as_array().unwrap();
         let addresses: Vec<IpAddr> =
             addresses.iter().map(|entry| entry["ip"].as_str().unwrap().parse().unwrap()).collect();
@@ -72,9 +71,7 @@ pub fn all_known(cluster: &Cluster, nodes: &[&str]) {
     for node in nodes {
         let host = cluster.lab().host(node).unwrap();
         within(SOON, &format!("{node} knows all others"), || {
-            let status = run(host, "wireloom status -o json").stdout;
-            let status: Value = serde_json::from_str(&status).unwrap_or_default();
-            status["nodes"].as_array().is_some_and(|known| known.len() == nodes.len())
+            status(host)["nodes"].as_array().is_some_and(|known| known.len() == nodes.len())
         });
     }
 }
@@ -99,8 +96,7 @@ pub fn near_in_full(cluster: &Cluster, from: &Pod<'_>, to: &Pod<'_>, size: u64) 
 /// If one of both is not so.
 pub fn far_by_the_mesh(cluster: &Cluster, from: &Pod<'_>, to: &Pod<'_>, link: u64) {
     let to = to.addresses[0];
-    let status = ok(cluster.lab().host(from.node).unwrap(), "wireloom status -o json");
-    let status: Value = serde_json::from_str(&status).unwrap();
+    let status = status(cluster.lab().host(from.node).unwrap());
     let mtu = status["pod_mtu"].as_u64().unwrap();
     assert!(mtu < link, "{status}");
     within(SOON, &format!("{} reaches {to} by {mtu} bytes", from.node), || {

@@ -5,10 +5,10 @@
 
 use serde_json::{Value, json};
 use wireloom_cluster::Cluster;
-use wireloom_image::recipe;
-use wireloom_lab::{Host, Lab, Layout, Region};
-use wireloom_testkit::{need, wireloom_binary};
-use wireloom_tests::admin::{LONG, commands, kubectl, rolled_out, section, shell};
+use wireloom_lab::{Host, Region};
+use wireloom_testkit::need;
+use wireloom_tests::admin::{commands, section, shell};
+use wireloom_tests::cluster::{self, DEPLOY, LONG, kubectl, rolled_out, rolled_out_in};
 use wireloom_tests::pod::{Pod, SOON, all_known, await_gone, far_by_the_mesh, idle, near_in_full};
 use wireloom_tests::{NetworkState, ok, run, within};
 
@@ -43,13 +43,13 @@ fn pods_of_clouds_reach_each_other_and_their_addresses_are_withdrawn() {
     for line in commands(guide, "kubectl") {
         shell(&cluster, line);
     }
-    rolled_out(&cluster, "daemonset/wireloom", "kube-system");
+    rolled_out(&cluster, "wireloom");
     for node in NODES {
         within(SOON, "ours is in the cloud's list", || list(&cluster, node).contains("wireloom"));
     }
     all_known(&cluster, &NODES);
     cluster.api().apply(&idle("pod").to_string()).unwrap();
-    rolled_out(&cluster, "daemonset/pod", "default");
+    rolled_out_in(&cluster, "default", "pod");
     let pods = NODES.map(|node| Pod::of(&cluster, node, "pod"));
     assert_eq!(pods[2].addresses[0].to_string(), FIXED);
     for (from, to) in [(0, 1), (1, 0)] {
@@ -76,10 +76,7 @@ fn pods_of_clouds_reach_each_other_and_their_addresses_are_withdrawn() {
     }
     pods.iter().for_each(|pod| await_gone(&cluster, pod));
 
-    kubectl(
-        &cluster,
-        &["delete", LONG, "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/base")],
-    );
+    kubectl(&cluster, &["delete", LONG, "-k", &format!("{DEPLOY}/base")]);
     for (node, (list_before, before)) in NODES.iter().zip(&before) {
         let host = host(&cluster, node);
         within(SOON, "the agent is gone", || !ok(host, "ip -o link").contains("wl0"));
@@ -90,15 +87,8 @@ fn pods_of_clouds_reach_each_other_and_their_addresses_are_withdrawn() {
 }
 
 fn cluster() -> Cluster {
-    let regions = vec![
-        Region::new("provider", &["control"]),
-        Region::new("ams", &NODES[..2]),
-        Region::new("waw", &NODES[2..]),
-    ];
-    let lab = Lab::build(&Layout { regions, pods: false }).unwrap();
-    let mut cluster = Cluster::start(lab, "control").unwrap();
-    let wireloom = recipe::wireloom("localhost/wireloom:dev", "test", &wireloom_binary(), None);
-    cluster.provide(&wireloom.unwrap()).unwrap();
+    let regions = vec![Region::new("ams", &NODES[..2]), Region::new("waw", &NODES[2..])];
+    let mut cluster = cluster::start(regions, None);
     cluster.join(&NODES).unwrap();
     let way = "--output=jsonpath={.spec.podCIDR}";
     let mut prefix = String::new();

@@ -9,18 +9,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wireloom_cluster::Cluster;
-use wireloom_image::recipe;
-use wireloom_lab::{Lab, Layout, Region};
 use wireloom_testkit::{need, wireloom_binary};
+use wireloom_tests::cluster::{self, DEPLOY, IMAGE, LONG, REGION, four_regions, kubectl, read};
 
 /// Four regions as in the demo, and the provider's own place for the control plane.
 const NODES: [&str; 4] = ["ams-1", "waw-1", "lon-1", "ire-1"];
 
 /// Nodes that the API server reaches: the last is behind NAT.
 const REACHED: [&str; 3] = ["ams-1", "waw-1", "lon-1"];
-
-/// The name that `deploy/` gives it.
-const IMAGE: &str = "localhost/wireloom:dev";
 
 #[test]
 fn nodes_join_by_a_token_and_run_pods_with_an_agents_rights() {
@@ -30,22 +26,12 @@ fn nodes_join_by_a_token_and_run_pods_with_an_agents_rights() {
     for program in ["busybox", "containerd", "ldd", "nft", "runc", "sysctl"] {
         need!(program program);
     }
-    let regions = vec![
-        Region::new("provider", &["control"]),
-        Region::new("ams", &["ams-1"]),
-        Region::new("waw", &["waw-1"]),
-        Region::new("lon", &["lon-1"]),
-        Region::new("ire", &["ire-1"]).behind_nat(),
-    ];
-    let lab = Lab::build(&Layout { regions, pods: false }).unwrap();
-    let mut cluster = Cluster::start(lab, "control").unwrap();
-    cluster.provide(&recipe::wireloom(IMAGE, "test", &wireloom_binary(), None).unwrap()).unwrap();
-
+    let mut cluster = cluster::start(four_regions(), None);
     let spans = cluster.join(&NODES).unwrap();
     println!("known to the API server after {spans:?}");
     for node in NODES {
-        let node: Value = read(&cluster, &["get", "node", node, "--output=json"]);
-        let region = &node["metadata"]["labels"]["topology.kubernetes.io/region"];
+        let node: Value = read(&cluster, &["get", "node", node]);
+        let region = &node["metadata"]["labels"][REGION];
         assert!(node["metadata"]["name"].as_str().unwrap().starts_with(region.as_str().unwrap()));
         assert_eq!(node["spec"]["podCIDRs"].as_array().unwrap().len(), 2, "{}", node["spec"]);
     }
@@ -54,13 +40,13 @@ fn nodes_join_by_a_token_and_run_pods_with_an_agents_rights() {
     let unready =
         kubectl(&cluster, &["wait", "node", "--all", "--for=condition=Ready=False", LONG]);
     assert_eq!(unready.lines().count(), NODES.len());
-    cluster.api().apply(&daemon_set().to_string()).unwrap();
+    cluster.api().apply(&daemon_set(&agent_rights(&cluster)).to_string()).unwrap();
     kubectl(&cluster, &["rollout", "status", "daemonset/probe", LONG]);
     kubectl(&cluster, &["wait", "node", "--all", "--for=condition=Ready", LONG]);
 
     let version = Command::new(wireloom_binary()).arg("--version").output().unwrap().stdout;
     let version = String::from_utf8(version).unwrap();
-    let pods: Value = read(&cluster, &["get", "pods", "--selector=app=probe", "--output=json"]);
+    let pods: Value = read(&cluster, &["get", "pods", "--selector=app=probe"]);
     let pods = pods["items"].as_array().unwrap();
     assert_eq!(pods.len(), NODES.len());
     for pod in
@@ -96,20 +82,19 @@ fn nodes_join_by_a_token_and_run_pods_with_an_agents_rights() {
     assert_eq!(control_groups(), [""; 0]);
 }
 
-/// A time limit for kubectl that holds on a machine with much to do.
-const LONG: &str = "--timeout=180s";
-
-fn kubectl(cluster: &Cluster, arguments: &[&str]) -> String {
-    let kubectl = cluster.api().spawn_kubectl(arguments).unwrap();
-    kubectl.success(Duration::from_secs(200)).unwrap().stdout
+/// What the agent's container may do on a node, by what people install.
+fn agent_rights(cluster: &Cluster) -> Value {
+    let base = format!("{DEPLOY}/base");
+    let objects = read(cluster, &["apply", "--dry-run=client", "-k", &base]);
+    let objects = objects["items"].as_array().unwrap();
+    let agents = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+    let rights = &agents["spec"]["template"]["spec"]["containers"][0]["securityContext"];
+    assert!(rights["capabilities"]["add"].is_array(), "{agents}");
+    rights.clone()
 }
 
-fn read(cluster: &Cluster, arguments: &[&str]) -> Value {
-    serde_json::from_str(&kubectl(cluster, arguments)).unwrap()
-}
-
-/// A pod for each node, with the agent's rights, which writes the configuration of a pod network as an agent would.
-fn daemon_set() -> Value {
+/// A pod for each node, with these rights, which writes the configuration of a pod network as an agent would.
+fn daemon_set(rights: &Value) -> Value {
     let network = json!({
         "cniVersion": "1.0.0",
         "name": "test",
@@ -140,19 +125,18 @@ fn daemon_set() -> Value {
                         "image": IMAGE,
                         "imagePullPolicy": "Never",
                         "command": ["sh", "-c", write],
-                        "securityContext": {
-                            "allowPrivilegeEscalation": false,
-                            "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },
-                        },
+                        "securityContext": rights,
                         "volumeMounts": [
                             { "name": "network", "mountPath": "/net.d" },
                             { "name": "settings", "mountPath": "/host/proc/sys/net" },
+                            { "name": "sockets", "mountPath": "/var/run/wireguard" },
                             { "name": "tun", "mountPath": "/dev/net/tun" },
                         ],
                     }],
                     "volumes": [
                         { "name": "network", "hostPath": { "path": "/etc/cni/net.d" } },
                         { "name": "settings", "hostPath": { "path": "/proc/sys/net" } },
+                        { "name": "sockets", "emptyDir": {} },
                         { "name": "tun", "hostPath": { "path": "/dev/net/tun", "type": "CharDevice" } },
                     ],
                 },

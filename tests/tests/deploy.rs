@@ -67,6 +67,7 @@ fn kustomize_and_helm_install_the_same_and_the_api_server_takes_it() {
         ("kubeadm", "cluster=kubeadm"),
         ("kubeadm-cilium", "cluster=kubeadm,compatibility=cilium"),
         ("kubeadm-flannel", "cluster=kubeadm,compatibility=flannel"),
+        ("listen-on-node", "listenOnNode=true"),
         ("separate-tunnel", "separateTunnel=true"),
     ] {
         let kustomized = dry_run(&api, &kustomize(overlay));

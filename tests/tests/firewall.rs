@@ -59,7 +59,9 @@ impl Rig {
 fn pods_reach_each_other_where_docker_drops_what_is_passed_on_if_that_is_asked_for() {
     need!(root);
     need!(device "/dev/net/tun");
-    need!(program "nft");
+    for program in ["ip", "nft", "ping"] {
+        need!(program program);
+    }
     let regions = vec![Region::new("nl-ams", &["ams-1"]), Region::new("pl-waw", &["waw-1"])];
     let lab = Lab::build(&Layout { regions, pods: true }).unwrap();
     let rig = Rig { lab, keys: [Keys::new(), Keys::new()] };

@@ -36,6 +36,11 @@ const NEVER_REACHES: &[(&str, &[&str], &str)] = &[
     ("wireloom-io", &["kube*", "tokio*"], "the hot path runs on threads that block"),
     ("wireloom-kernel", &["kube*"], "a host without Kubernetes is a host all the same"),
     ("wireloom-file", &["kube*"], "a host without Kubernetes is a host all the same"),
+    (
+        "wireloom-kube",
+        &["netlink-*", "rtnetlink", "wireloom-kernel", "wireloom-topology", "wireloom-tunnel"],
+        "what a cluster says is the same for whoever reads it, on a node or elsewhere",
+    ),
     ("wireloom-cni", &["kube*", "tokio*"], "a runtime starts it for every pod and waits"),
     (
         "wireloom-dataplane",
@@ -43,6 +48,9 @@ const NEVER_REACHES: &[(&str, &[&str], &str)] = &[
         "no wakeup of a runtime and no message of the kernel stands between two packets",
     ),
     ("wireloom-lab", &["kube*"], "the demo runs on any machine"),
+    ("wireloom-testkit", &["wireloom-*"], "any crate may have it among its dev-dependencies"),
+    ("wireloom-image", &["wireloom-*"], "an image is files, whatever program is among them"),
+    ("wireloom", &["wireloom-image"], "what builds the image is no part of it"),
 ];
 
 static METADATA: LazyLock<Metadata> = LazyLock::new(|| {

@@ -11,7 +11,8 @@ use wireloom_cluster::{Cluster, TOOLS};
 use wireloom_image::recipe;
 use wireloom_lab::{Host, Lab, Layout, Region};
 use wireloom_testkit::{need, wireloom_binary};
-use wireloom_tests::admin::{LONG, commands, kubectl, shell, way_to_the_api};
+use wireloom_tests::admin::{commands, shell, way_to_the_api};
+use wireloom_tests::cluster::{LONG, kubectl};
 use wireloom_tests::{Keys, ok, run, within};
 
 const GUIDE: &str = include_str!("../../docs/migrating-from-kilo.md");

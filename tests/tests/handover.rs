@@ -4,32 +4,21 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use wireloom_cluster::ApiServer;
-use wireloom_lab::{Child, Host, Lab, Layout, Region};
-use wireloom_testkit::{need, wireloom_binary};
+use serde_json::Value;
+use wireloom_lab::{Child, Host, Region};
+use wireloom_testkit::{need, promised, wireloom_binary};
+use wireloom_tests::cluster;
 use wireloom_tests::flow::Flow;
 use wireloom_tests::{NetworkState, eventually, ok, ping, run, within};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent with the rights of a pod.
-fn agent(host: &Host, api: &ApiServer) -> Child {
-    host.write("/run/test/kubeconfig", api.kubeconfig()).unwrap();
-    let name = format!("--hostname={}", host.name());
+fn agent(host: &Host) -> Child {
     let wireloom = wireloom_binary().display().to_string();
-    let line = [
-        "--bounding-set=-all,+net_admin",
-        &wireloom,
-        "agent",
-        "--namespace=kube-system",
-        "--kubeconfig=/run/test/kubeconfig",
-        &name,
-        "--key=/run/test/key",
-        "--state-dir=/run/test/state",
-        "--cni=false",
-    ];
-    host.spawn("setpriv", line).unwrap()
+    let line = cluster::agent(host.name());
+    let rights = ["--bounding-set=-all,+net_admin,+net_raw", &wireloom];
+    host.spawn("setpriv", rights.into_iter().chain(line.split_ascii_whitespace())).unwrap()
 }
 
 #[test]
@@ -41,34 +30,25 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
         need!(program program);
     }
     let regions = vec![
-        Region::new("provider", &["control"]),
         Region::new("ams", &["ams-1"]),
         Region::new("waw", &["waw-1"]),
         Region::new("ire", &["ire-1"]).behind_nat(),
     ];
-    let lab = Lab::build(&Layout { regions, pods: false }).unwrap();
-    let addresses = lab.plan().regions[0].hosts[0].public.unwrap().map(|public| public.address());
-    let api = ApiServer::start_on(lab.host("control").unwrap(), &addresses).unwrap();
-    api.apply(include_str!("../../deploy/base/crds.yaml")).unwrap();
+    let (lab, api) = cluster::api_server(regions, false);
     let hosts = ["ams-1", "waw-1", "ire-1"].map(|name| lab.host(name).unwrap());
     let before = hosts.map(NetworkState::of);
-    for (host, region) in hosts.iter().zip(["ams", "waw", "ire"]) {
-        let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": {
-            "name": host.name(),
-            "labels": { "topology.kubernetes.io/region": region },
-            "annotations": if region == "ire" { json!({"kilo.squat.ai/persistent-keepalive": "25"}) } else { json!({}) },
-        }});
-        api.apply(&node.to_string()).unwrap();
+    for host in hosts {
+        cluster::declare(&api, &lab, host.name(), host.name());
+        cluster::admit(host, &api);
     }
-    let mut agents = hosts.map(|host| agent(host, &api));
+    let mut agents = hosts.map(agent);
     let overlay = hosts.map(|host| {
-        let mut status = Value::Null;
+        let mut address = Value::Null;
         within(PATIENCE, "the node is in the mesh", || {
-            status = serde_json::from_str(&run(host, "wireloom status -o json").stdout)
-                .unwrap_or_default();
-            status["overlay_addresses"][0].is_string()
+            address = cluster::status(host)["overlay_addresses"][0].clone();
+            address.is_string()
         });
-        status["overlay_addresses"][0].as_str().unwrap().to_owned()
+        address.as_str().unwrap().to_owned()
     });
     // The one behind NAT dials in.
     ping(hosts[2], &overlay[0]);
@@ -79,7 +59,7 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
         let flow = Flow::start(hosts[from], hosts[to], &overlay[to]);
         for (host, old) in hosts.iter().zip(&mut agents) {
             let device = ok(host, "ip -o link show wl0");
-            let new = agent(host, &api);
+            let new = agent(host);
             eventually("the new one stands by", || new.written().unwrap().1.contains("stands by"));
             let old = std::mem::replace(old, new).stop(PATIENCE).unwrap();
             assert!(old.status.success(), "{}", old.stderr);
@@ -91,7 +71,7 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
         }
         let stood = flow.stop();
         println!("two handovers held a flow up for {stood:?} at most");
-        assert!(stood < Duration::from_secs(2), "nothing arrived for {stood:?}");
+        assert!(stood < promised(Duration::from_secs(2)), "nothing arrived for {stood:?}");
     }
 
     for agent in agents {

@@ -95,3 +95,16 @@ fn nothing_is_listened_for_unless_asked_and_a_taken_port_is_said() {
         refused.stderr
     );
 }
+
+#[test]
+fn several_places_may_be_listened_at() {
+    need!(root);
+    need!(device "/dev/net/tun");
+    need!(program "curl");
+    let mesh = Mesh::new();
+    // As a manifest fills in the address of a node, by brackets whatever its family.
+    let _a = mesh.up_with("a", "--listen 127.0.0.1:1107,[127.0.0.2]:1108,[::1]:1107");
+    for there in ["127.0.0.1:1107", "127.0.0.2:1108", "[::1]:1107"] {
+        ok(mesh.host("a"), &format!("curl -s -g -f http://{there}/metrics"));
+    }
+}

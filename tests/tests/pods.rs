@@ -8,17 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wireloom_cluster::{Cluster, TOOLS};
-use wireloom_image::recipe;
-use wireloom_lab::{Lab, Layout, Region};
-use wireloom_testkit::{need, wireloom_binary};
-use wireloom_tests::admin::{LONG, kubectl};
+use wireloom_testkit::need;
+use wireloom_tests::cluster::{self, DEPLOY, LONG, four_regions, kubectl, rolled_out};
 use wireloom_tests::pod::{Pod, idle};
 use wireloom_tests::{NetworkState, eventually, ok, run, within};
 
 /// Nodes of four regions; the last is behind NAT.
 const NODES: [&str; 4] = ["ams-1", "waw-1", "lon-1", "ire-1"];
-
-const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/base");
 
 const CONFLIST: &str = "/etc/cni/net.d/10-wireloom.conflist";
 
@@ -34,11 +30,12 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
     for program in ["busybox", "containerd", "ldd", "nft", "nsenter", "ping", "runc", "sysctl"] {
         need!(program program);
     }
-    let cluster = cluster();
+    let mut cluster = cluster::start(four_regions(), Some(Path::new("/usr/lib/cni")));
+    cluster.join(&NODES).unwrap();
+    let base = format!("{DEPLOY}/base");
     let before = NODES.map(|node| NetworkState::of(cluster.lab().host(node).unwrap()));
-    kubectl(&cluster, &["apply", "-k", BASE]);
-    let agents = ["daemonset/wireloom", "--namespace=kube-system"];
-    kubectl(&cluster, &[&["rollout", "status"], &agents[..], &[LONG]].concat());
+    kubectl(&cluster, &["apply", "-k", &base]);
+    rolled_out(&cluster, "wireloom");
     kubectl(&cluster, &["wait", "node", "--all", "--for=condition=Ready", LONG]);
 
     cluster.api().apply(&idle("pod").to_string()).unwrap();
@@ -52,8 +49,8 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
     an_address_of_no_prefix_is_reached_while_its_pod_is_there(&cluster, &pods);
 
     // A new agent finds what the old one left, and pods do not notice.
-    kubectl(&cluster, &[&["rollout", "restart"], &agents[..]].concat());
-    kubectl(&cluster, &[&["rollout", "status"], &agents[..], &[LONG]].concat());
+    kubectl(&cluster, &["rollout", "restart", "daemonset/wireloom", "--namespace=kube-system"]);
+    rolled_out(&cluster, "wireloom");
     every_pair(&cluster, &pods);
 
     kubectl(&cluster, &["delete", "daemonset/pod", LONG]);
@@ -65,7 +62,7 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
             !leases.lines().any(|name| name.parse::<IpAddr>().is_ok())
         });
     }
-    kubectl(&cluster, &["delete", "-k", BASE, LONG]);
+    kubectl(&cluster, &["delete", "-k", &base, LONG]);
     for (node, before) in NODES.iter().zip(&before) {
         let host = cluster.lab().host(node).unwrap();
         let has = |path: &str| run(host, &format!("test -e {path}")).status.success();
@@ -75,33 +72,6 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
         });
         NetworkState::of(host).assert_same(before);
     }
-}
-
-fn cluster() -> Cluster {
-    let regions = vec![
-        Region::new("provider", &["control"]),
-        Region::new("ams", &["ams-1"]),
-        Region::new("waw", &["waw-1"]),
-        Region::new("lon", &["lon-1"]),
-        Region::new("ire", &["ire-1"]).behind_nat(),
-    ];
-    let lab = Lab::build(&Layout { regions, pods: false }).unwrap();
-    let mut cluster = Cluster::start(lab, "control").unwrap();
-    cluster
-        .provide(
-            &recipe::wireloom(
-                "localhost/wireloom:dev",
-                "test",
-                &wireloom_binary(),
-                Some(Path::new("/usr/lib/cni")),
-            )
-            .unwrap(),
-        )
-        .unwrap();
-    cluster.join(&NODES).unwrap();
-    // Behind NAT a node is reached only while it keeps the way open.
-    kubectl(&cluster, &["annotate", "node", "ire-1", "kilo.squat.ai/persistent-keepalive=5"]);
-    cluster
 }
 
 fn every_pair(cluster: &Cluster, pods: &[Pod<'_>]) {

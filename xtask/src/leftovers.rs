@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,14 +31,30 @@ const PROCESSES: [&str; 14] = [
     "wireloom-story",
 ];
 
-/// What can be left behind in the machine's own network namespace, one line for each thing.
+/// Where programs under test write on a node. Hosts of a lab that have such programs have directories of their own.
+const DIRECTORIES: [&str; 8] = [
+    "/etc/cni",
+    "/etc/cni/net.d",
+    "/opt/cni",
+    "/opt/cni/bin",
+    "/var/lib/cni",
+    "/var/lib/kubelet",
+    "/var/lib/wireloom",
+    "/run/wireloom",
+];
+
+/// What can be left behind in the machine's own network namespace and on its disk, one line for each thing.
 pub(crate) struct Snapshot(BTreeSet<String>);
 
 impl Snapshot {
     /// Looks at the machine.
     pub(crate) fn take() -> Self {
         let mut things = BTreeSet::new();
-        for directory in ["/run/netns", "/run/wireguard", "/run/wireloom", "/sys/class/net"] {
+        let present = DIRECTORIES.into_iter().filter(|directory| Path::new(directory).exists());
+        things.extend(present.map(str::to_owned));
+        for directory in
+            DIRECTORIES.into_iter().chain(["/run/netns", "/run/wireguard", "/sys/class/net"])
+        {
             things.extend(names_in(directory).map(|name| format!("{directory}/{name}")));
         }
         for (kind, program, args) in [

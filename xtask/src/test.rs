@@ -134,9 +134,21 @@ fn cluster_programs(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
+/// Every test. One that does nothing but wait for minutes is marked `ignore`, and goes on beside all the others.
 fn tests(session: &mut Session) -> Result<()> {
+    let waiting = thread::spawn(|| {
+        let test = ["test", "--workspace", "--locked", "--test", "kubernetes", "--", "--ignored"];
+        shell::output(&mut cargo(test))
+    });
     let mut test = cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
-    shell::tee(&mut test, |line| session.tests.add(line))
+    let tested = shell::tee(&mut test, |line| session.tests.add(line));
+    let waited = waiting.join().unwrap_or_else(|_| bail!("its thread panicked"));
+    if let Ok(text) = &waited {
+        print!("{text}");
+        text.lines().for_each(|line| session.tests.add(line));
+    }
+    tested?;
+    waited.map(drop).context("a test that waits for minutes")
 }
 
 /// Outside `cargo bench`, criterion runs each bench once: enough to see that it still works, in the build that the

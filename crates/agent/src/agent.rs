@@ -16,7 +16,7 @@ use wireloom_topology::Plan;
 use crate::control::{ControlError, ControlSocket, Request};
 use crate::device::{DeviceError, OpenDevice, TunnelDevice};
 use crate::handover::{Legacy, Words};
-use crate::http::{self, Listen};
+use crate::http::{self, Listen, Place};
 use crate::planner::Planner;
 use crate::pods::PodNetwork;
 use crate::prober;
@@ -100,10 +100,10 @@ pub enum AgentError {
     #[error(transparent)]
     Host(#[from] HostError),
     /// HTTP can't be listened for.
-    #[error("{listen}: can't be listened on: {error}; choose another address or port by --listen")]
+    #[error("{place}: can't be listened on: {error}; choose another address or port by --listen")]
     Listen {
         /// Where.
-        listen: Listen,
+        place: Place,
         /// What went wrong.
         error: std::io::Error,
     },
@@ -135,12 +135,9 @@ pub async fn run(
         opener.inherit(queues);
     }
     let control = ControlSocket::bind(&config.control).await?;
-    let http = match config.listen {
-        Some(listen) => {
-            let bound = listen.bind().await;
-            Some(bound.map_err(|error| AgentError::Listen { listen, error })?)
-        }
-        None => None,
+    let http = match &config.listen {
+        Some(listen) => listen.bind().await?,
+        None => Vec::new(),
     };
     let (ended, has_ended) = mpsc::unbounded_channel();
     let device = opener.open(ended.clone())?;
@@ -154,7 +151,7 @@ pub async fn run(
     let (ask_succeed, heirs) = mpsc::unbounded_channel();
     let mut servers = Servers::default();
     servers.start(serve(control, view.clone(), ask_down, ask_succeed, Arc::clone(&pods)));
-    if let Some(bound) = http {
+    for bound in http {
         servers.start(http::serve(bound, view.clone()));
     }
     let mut agent = Agent {

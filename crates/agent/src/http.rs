@@ -15,20 +15,25 @@ use axum::routing::get;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
+use crate::agent::AgentError;
 use crate::control::GraphFormat;
 use crate::view::SharedView;
 use crate::{graph, metrics};
 
-/// Where to listen for HTTP. Text: an address and a port, or a colon and a port for all addresses.
+/// Where to listen for HTTP. Text: [places](Place), with commas between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen(Vec<Place>);
+
+/// A place to listen. Text: an address and a port, or a colon and a port for all addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listen {
+pub enum Place {
     /// All addresses of both families.
     All(u16),
     /// One address.
     At(SocketAddr),
 }
 
-/// A text that is no [`Listen`].
+/// A text that is no [`Place`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{value:?} is no place to listen: write 127.0.0.1:1107, [::1]:1107, or :1107 for all addresses"
@@ -42,13 +47,27 @@ impl FromStr for Listen {
     type Err = ListenError;
 
     fn from_str(text: &str) -> Result<Self, ListenError> {
-        let all = text.strip_prefix(':').and_then(|port| port.parse().ok()).map(Self::All);
-        let at = || text.parse().ok().map(Self::At);
+        text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl FromStr for Place {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        let port = |text: &str| text.parse().ok();
+        let all = text.strip_prefix(':').and_then(port).map(Self::All);
+        // Who fills in an address need not know its family: brackets may stand around either.
+        let at = || {
+            let (address, of_port) = text.strip_prefix('[')?.split_once("]:")?;
+            Some(SocketAddr::new(address.parse().ok()?, port(of_port)?))
+        };
+        let at = || text.parse().ok().or_else(at).map(Self::At);
         all.or_else(at).ok_or_else(|| ListenError { value: text.to_owned() })
     }
 }
 
-impl fmt::Display for Listen {
+impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All(port) => write!(f, ":{port}"),
@@ -58,7 +77,28 @@ impl fmt::Display for Listen {
 }
 
 impl Listen {
+    /// Begins to listen at each place.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::Listen`] for the first place that can't be listened at.
+    pub(crate) async fn bind(&self) -> Result<Vec<TcpListener>, AgentError> {
+        let mut listeners = Vec::new();
+        for place in &self.0 {
+            let bound = place.bind().await;
+            let bound = bound.map_err(|error| AgentError::Listen { place: *place, error })?;
+            listeners.push(bound);
+        }
+        Ok(listeners)
+    }
+}
+
+impl Place {
     /// Begins to listen.
+    ///
+    /// # Errors
+    ///
+    /// What the system says to the socket.
     pub async fn bind(self) -> std::io::Result<TcpListener> {
         match self {
             Self::At(address) => TcpListener::bind(address).await,
@@ -163,18 +203,29 @@ mod tests {
 
     #[test]
     fn places_to_listen_are_read_as_kilo_writes_them() {
-        assert_eq!(":1107".parse(), Ok(Listen::All(1107)));
+        assert_eq!(":1107".parse(), Ok(Place::All(1107)));
         for text in ["127.0.0.1:1107", "[::1]:1107", ":1107"] {
-            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<Listen>().unwrap().0.len(), 1);
         }
-        for bad in ["", ":", "1107", "localhost:1107", ":70000", "::1:1107x"] {
-            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+        for bad in ["", ":", "1107", "localhost:1107", ":70000", "::1:1107x", "[::1]", "[x]:1107"] {
+            assert!(bad.parse::<Place>().is_err(), "{bad}");
+            assert!(format!("127.0.0.1:1107,{bad}").parse::<Listen>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_either_family_may_be_filled_in_between_brackets() {
+        for address in ["10.0.0.5", "fd00::5"] {
+            let listen: Listen = format!("127.0.0.1:1107,[{address}]:1107").parse().unwrap();
+            let there = SocketAddr::new(address.parse().unwrap(), 1107);
+            assert_eq!(listen.0[1], Place::At(there));
         }
     }
 
     #[tokio::test]
     async fn all_addresses_are_those_of_both_families_where_the_host_has_both() {
-        let listener = Listen::All(0).bind().await.unwrap();
+        let listener = Place::All(0).bind().await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     }

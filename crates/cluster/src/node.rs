@@ -63,6 +63,9 @@ impl Node {
         host: &Host,
         settings: &Settings<'_>,
     ) -> Result<(Self, Duration), Error> {
+        for directory in ["/etc", "/opt"] {
+            host.own(directory)?;
+        }
         host.run(own_directories)?.map_err(|source| Error::system("make a node's disk", source))?;
         host.run(settings.groups.for_node(host.name()))?
             .map_err(|source| Error::system("make a node's control groups", source))?;
@@ -213,21 +216,11 @@ pub(crate) fn addresses(lab: &Lab, name: &str) -> Result<(String, Vec<IpAddr>), 
     Ok((region, addresses.to_vec()))
 }
 
-/// Gives the host what a machine has on a disk of its own, all of it in memory: an empty `/var/lib` and `/var/log`, and
-/// an `/etc` and `/opt` that begin as ours and go their own way.
+/// Gives the host what a machine has on a disk of its own, in memory: an empty `/var/lib` and `/var/log`, and in its own
+/// `/etc` and `/opt` what belongs there.
 fn own_directories() -> io::Result<()> {
     for path in ["/var/lib", "/var/log"] {
         mount("wireloom-cluster", path, "tmpfs", MountFlags::empty(), c"mode=755")?;
-    }
-    for (path, name) in [("/etc", "etc"), ("/opt", "opt")] {
-        let own = Path::new("/var/lib/overlay").join(name);
-        let [upper, work] = ["upper", "work"].map(|part| own.join(part));
-        fs::create_dir_all(&upper)?;
-        fs::create_dir_all(&work)?;
-        let layers =
-            format!("lowerdir={path},upperdir={},workdir={}", upper.display(), work.display());
-        let layers = std::ffi::CString::new(layers)?;
-        mount("wireloom-cluster", path, "overlay", MountFlags::empty(), Some(&*layers))?;
     }
     for directory in ["/etc/cni/net.d", "/opt/cni/bin", "/var/lib/wireloom", "/run/wireloom"] {
         fs::create_dir_all(directory)?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use support::{config_of, two_ends};
 use wireloom_dataplane::{Counter, Dataplane, Ended, Offloads, SetError, StartError, UapiSocket};
 use wireloom_io::{BindError, Tun, TunConfig, UdpBinder};
-use wireloom_testkit::need;
+use wireloom_testkit::{need, promised};
 use wireloom_tunnel::uapi::SetDevice;
 
 macro_rules! need_namespaces {
@@ -102,7 +102,8 @@ fn a_new_listen_port_keeps_peers_and_sessions() {
     assert_ne!(a.dataplane.port(), old);
     a.pings(&b);
     // The same moment, but for how far the two clocks are read apart.
-    assert!(handshake().abs_diff(first) < Duration::from_millis(20), "the session is the same");
+    let same = promised(Duration::from_millis(20));
+    assert!(handshake().abs_diff(first) < same, "the session is the same");
     assert_eq!(b.dataplane.status().peers[0].endpoint, Some(a.endpoint(true)), "it has roamed");
     // The old port is free again, a taken one is refused and changes nothing.
     a.dataplane.set(&listen_on(old)).unwrap();
@@ -167,7 +168,8 @@ fn stopping_takes_no_time_and_leaves_nothing() {
     let port = a.dataplane.port();
     let asked = Instant::now();
     a.dataplane.stop();
-    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    let limit = promised(Duration::from_millis(500));
+    assert!(asked.elapsed() < limit, "{:?}", asked.elapsed());
     assert_eq!(a.dataplane.wait(), Ended::Stopped);
     let support::End { host, dataplane, .. } = a;
     assert!(Arc::into_inner(dataplane).is_some(), "nobody else holds it");

@@ -5,6 +5,7 @@
 //! a `/sys` that shows the host's own links. Both namespaces are anonymous: they end with the thread and the processes
 //! that it started.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -177,6 +178,17 @@ impl Host {
         })?
         .map_err(|source| Error::io(&self.name, action, source))
     }
+
+    /// Gives the host a directory of its own, such as `/etc`: it begins as the machine's and goes its own way, in memory.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says to an overlay; one is where the machine has no such directory.
+    pub fn own(&self, directory: &str) -> Result<(), Error> {
+        let place = directory.to_owned();
+        self.run(move || overlay(&place))?
+            .map_err(|source| Error::io(&self.name, format!("make its own {directory}"), source))
+    }
 }
 
 impl Drop for Host {
@@ -228,6 +240,19 @@ fn enter_namespaces(home: &Home) -> io::Result<()> {
     if old.is_dir() && fs::canonicalize(old)? != Path::new("/run") {
         mount("wireloom-lab", old, "tmpfs", plain, c"mode=755")?;
     }
+    Ok(())
+}
+
+/// Lays a layer over a directory, which takes what is written there from now on.
+fn overlay(directory: &str) -> io::Result<()> {
+    let own = Path::new("/run/own").join(directory.trim_start_matches('/'));
+    let [upper, work] = ["upper", "work"].map(|part| own.join(part));
+    fs::create_dir_all(&upper)?;
+    fs::create_dir_all(&work)?;
+    let layers =
+        format!("lowerdir={directory},upperdir={},workdir={}", upper.display(), work.display());
+    let layers = CString::new(layers)?;
+    mount("wireloom-lab", directory, "overlay", MountFlags::empty(), Some(&*layers))?;
     Ok(())
 }
 

@@ -158,6 +158,23 @@ fn hosts_have_a_run_of_their_own() {
 }
 
 #[test]
+fn a_host_gets_directories_of_its_own_that_begin_as_the_machines() {
+    need_a_lab!();
+    let machines = names("/etc");
+    let host = Host::start("host").unwrap();
+    host.own("/etc").unwrap();
+    assert_eq!(host.run(|| names("/etc")).unwrap(), machines);
+    host.write("/etc/wireloom-lab/program", "#!/bin/sh\necho runs\n").unwrap();
+    let done = host.exec("chmod", ["700", "/etc/wireloom-lab/program"], 5 * SECOND).unwrap();
+    assert!(done.status.success(), "{}", done.stderr);
+    let run = host.exec("/etc/wireloom-lab/program", [""; 0], 5 * SECOND).unwrap();
+    assert_eq!(run.stdout, "runs\n", "{}", run.stderr);
+    assert_eq!(names("/etc"), machines);
+    let nowhere = host.own("/no/such/directory").unwrap_err().to_string();
+    assert!(nowhere.contains("/no/such/directory"), "{nowhere}");
+}
+
+#[test]
 fn hosts_on_one_network_have_files_of_their_own() {
     need_a_lab!();
     let one = Host::start("one").unwrap();

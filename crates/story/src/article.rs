@@ -160,7 +160,6 @@ fn cluster(stage: &mut Stage, voice: &Voice) -> Result<Kubernetes> {
     for machine in others {
         started = stage.join(&[machine], voice)?;
     }
-    stage.announce_nat(voice)?;
     let join_seconds = stage.in_mesh_after(BEHIND_NAT, started)?;
     stage.kubectl(&[
         "rollout",

@@ -72,7 +72,6 @@ pub fn show(
 
     voice.head("A fourth joins behind NAT, and the DaemonSet comes by itself")?;
     let started = stage.join(&late, voice)?;
-    stage.announce_nat(voice)?;
     let join_seconds = stage.in_mesh_after(BEHIND_NAT, started)?;
     voice.say(&format!(
         " {BEHIND_NAT} is in the mesh {join_seconds:.1} s after its kubelet's start"

@@ -247,12 +247,6 @@ impl Stage {
         Ok(nodes)
     }
 
-    /// Says of the node behind NAT that it keeps its tunnels open, as a person has to.
-    pub(crate) fn announce_nat(&self, voice: &Voice) -> Result<()> {
-        let keepalive = "kilo.squat.ai/persistent-keepalive=25";
-        self.show(&["annotate", "node", BEHIND_NAT, keepalive], voice)
-    }
-
     /// Seconds from the start of a late node's kubelet until it reaches all others through the mesh.
     pub(crate) fn in_mesh_after(&self, late: &str, started: Instant) -> Result<f64> {
         let status = self.complete_status(late, MACHINES.len())?;

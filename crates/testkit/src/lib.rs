@@ -1,9 +1,10 @@
-//! What tests share: the check for what a test needs, a network of its own, a small virtual machine, packets, and the
-//! search for the binary under test.
+//! What tests share: the check for what a test needs, how busy its machine is, a network of its own, a small virtual
+//! machine, packets, and the search for the binary under test.
 //!
 //! Dev only: any crate may have it among its dev-dependencies, so it imports none of ours.
 
 mod binary;
+mod load;
 #[expect(clippy::unwrap_used, reason = "a test's helper: its failure is the test's failure")]
 pub mod matrix;
 mod need;
@@ -13,6 +14,7 @@ pub mod sample;
 mod vm;
 
 pub use binary::{cluster_program, wireloom_binary};
+pub use load::promised;
 pub use need::{Need, built};
 pub use network::{in_new_network, ip, until_ok, wait_for_address};
 pub use vm::{Vm, VmOutput};

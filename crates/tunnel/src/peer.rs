@@ -211,10 +211,10 @@ impl State {
         self.call(now);
     }
 
-    /// The peer sent an initiation that is older than one before. Right after a handshake that is one that was late, or
-    /// came twice; later, its clock may have been set back, and a handshake is begun from here.
+    /// The peer sent an initiation that is older than one before. Right after a session began, confirmed or not, that is
+    /// one that was late, or came twice; later, its clock may have been set back, and a handshake is begun from here.
     fn doubt_order(&mut self, now: Moment) {
-        let is_late = self.last_handshake.is_some_and(|last| now.since(last) < REKEY_TIMEOUT);
+        let is_late = self.timers.has_session_younger_than(now, REKEY_TIMEOUT);
         if !is_late && self.path.is_some() && !self.timers.is_shaking_hands() {
             let soonest = self.timers.next_initiation(now);
             self.timers.handshake_at(soonest);

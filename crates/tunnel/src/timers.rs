@@ -63,6 +63,8 @@ pub(crate) struct Timers {
     keepalive: Option<Moment>,
     persistent: Option<Moment>,
     forget: Option<Moment>,
+    /// When the newest session began.
+    session: Option<Moment>,
 }
 
 impl Timers {
@@ -125,6 +127,12 @@ impl Timers {
     /// A session has begun, though it may not be confirmed yet.
     pub(crate) fn session_began(&mut self, now: Moment) {
         self.forget = Some(now + FORGET_TIME);
+        self.session = Some(now);
+    }
+
+    /// Whether a session began, confirmed or not, less than `span` ago.
+    pub(crate) fn has_session_younger_than(&self, now: Moment, span: Duration) -> bool {
+        self.session.is_some_and(|began| now.since(began) < span)
     }
 
     /// The handshake is complete: both ends have proven that they hold the new keys.

@@ -26,7 +26,7 @@ pub(crate) struct UpArgs {
     #[arg(short, long)]
     detach: bool,
     /// Where to answer over HTTP: /metrics, /healthz, /readyz and /graph. An address and a port, or `:1107` for all
-    /// addresses. Without it, nowhere.
+    /// addresses; several with commas between. Without it, nowhere.
     #[arg(long, env = "WIRELOOM_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<Listen>,
     #[command(flatten)]

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use clap::Args;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
-use wireloom_agent::http::Listen;
+use wireloom_agent::http::Place;
 use wireloom_kube::peer::review;
 
 use crate::signals;
@@ -30,7 +30,7 @@ pub(crate) struct WebhookArgs {
     key_file: PathBuf,
     /// Where to answer the API: an address and a port, or a colon and a port for all addresses.
     #[arg(long, env = "WIRELOOM_LISTEN", default_value = ":8443", value_name = "ADDRESS:PORT")]
-    listen: Listen,
+    listen: Place,
     /// Where to answer Prometheus, without encryption.
     #[arg(
         long,
@@ -38,7 +38,7 @@ pub(crate) struct WebhookArgs {
         default_value = ":1107",
         value_name = "ADDRESS:PORT"
     )]
-    listen_metrics: Listen,
+    listen_metrics: Place,
 }
 
 pub(crate) fn run(args: &WebhookArgs) -> anyhow::Result<ExitCode> {

@@ -4,14 +4,13 @@
 
 mod rig;
 
-use rig::{DAEMON, FLANNEL, LIST, NODES, PLUGIN, cluster, manifest};
+use rig::{DAEMON, FLANNEL, LIST, NODES, PLUGIN, manifest};
 use serde_json::Value;
 use wireloom_cluster::Cluster;
 use wireloom_lab::Host;
 use wireloom_testkit::need;
-use wireloom_tests::admin::{
-    LONG, commands, kubectl, restart, rolled_out, section, shell, way_to_the_api,
-};
+use wireloom_tests::admin::{commands, section, shell, way_to_the_api};
+use wireloom_tests::cluster::{LONG, kubectl, restart, rolled_out_in};
 use wireloom_tests::pod::{Pod, SOON, all_known, await_gone, far_by_the_mesh, idle, near_in_full};
 use wireloom_tests::{NetworkState, ok, run, within};
 
@@ -26,8 +25,8 @@ const FULL: u64 = 1450;
 /// The node on which flannel's link is made anew: with another number.
 const REMADE: &str = NODES[1];
 
-/// The agents' DaemonSet, and its namespace.
-const AGENTS: (&str, &str) = ("daemonset/wireloom", "kube-system");
+/// The namespace of the agents' DaemonSet, and its name.
+const AGENTS: (&str, &str) = ("kube-system", "wireloom");
 
 #[test]
 fn the_mesh_joins_the_regions_of_flannels_pods_and_leaves_flannel_as_it_was() {
@@ -41,10 +40,10 @@ fn the_mesh_joins_the_regions_of_flannels_pods_and_leaves_flannel_as_it_was() {
     {
         need!(program program);
     }
-    let rig = cluster();
+    let rig = rig::start();
     let cluster = &rig.0;
     cluster.api().apply(&manifest().to_string()).unwrap();
-    rolled_out(cluster, FLANNEL.0, FLANNEL.1);
+    rolled_out_in(cluster, FLANNEL.0, FLANNEL.1);
     kubectl(cluster, &["wait", "node", "--all", "--for=condition=Ready", LONG]);
     let early = start(cluster, "early");
     near(cluster, &early);
@@ -57,7 +56,7 @@ fn the_mesh_joins_the_regions_of_flannels_pods_and_leaves_flannel_as_it_was() {
     for line in commands(guide, "kubectl").iter().filter(|line| !line.contains("delete")) {
         shell(cluster, line);
     }
-    rolled_out(cluster, AGENTS.0, AGENTS.1);
+    rolled_out_in(cluster, AGENTS.0, AGENTS.1);
     await_chained(cluster);
     all_known(cluster, &NODES);
     let pods = start(cluster, "pod");
@@ -98,7 +97,7 @@ fn the_mesh_joins_the_regions_of_flannels_pods_and_leaves_flannel_as_it_was() {
 /// Starts a pod on each node, which does nothing.
 fn start(cluster: &Cluster, app: &str) -> [Pod<'static>; 3] {
     cluster.api().apply(&idle(app).to_string()).unwrap();
-    rolled_out(cluster, &format!("daemonset/{app}"), "default");
+    rolled_out_in(cluster, "default", app);
     NODES.map(|node| Pod::of(cluster, node, app))
 }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 use wireloom_cluster::Cluster;
 use wireloom_image::{Image, recipe};
-use wireloom_lab::{Lab, Layout, Region, plan::INTERNET};
-use wireloom_testkit::{built, wireloom_binary};
+use wireloom_lab::{Region, plan::INTERNET};
+use wireloom_testkit::built;
 use wireloom_tests::admin::last_words;
-use wireloom_tests::ok;
+use wireloom_tests::{cluster, ok};
 
 /// Two nodes in one region, and one in another.
 pub(crate) const NODES: [&str; 3] = ["ams-1", "ams-2", "waw-1"];
@@ -24,8 +24,8 @@ pub(crate) const PLUGIN: &str = "flannel/bin/flannel";
 /// The name of the image with both.
 const IMAGE: &str = "localhost/flannel:test";
 
-/// Flannel's DaemonSet, and its namespace.
-pub(crate) const FLANNEL: (&str, &str) = ("daemonset/kube-flannel-ds", "kube-flannel");
+/// The namespace of flannel's DaemonSet, and its name.
+pub(crate) const FLANNEL: (&str, &str) = ("kube-flannel", "kube-flannel-ds");
 
 /// The UDP port that Linux takes for VXLAN where nobody names one, and so flannel's (`drivers/net/vxlan/vxlan_core.c`).
 const VXLAN: u16 = 8472;
@@ -43,13 +43,10 @@ impl Drop for Rig {
 }
 
 /// Three nodes that wait for a pod network. Between their regions no VXLAN passes, as behind a provider's firewall.
-pub(crate) fn cluster() -> Rig {
-    let regions = vec![
-        Region::new("provider", &["control"]),
-        Region::new("ams", &NODES[..2]),
-        Region::new("waw", &NODES[2..]),
-    ];
-    let lab = Lab::build(&Layout { regions, pods: false }).unwrap();
+pub(crate) fn start() -> Rig {
+    let regions = vec![Region::new("ams", &NODES[..2]), Region::new("waw", &NODES[2..])];
+    let mut cluster = cluster::start(regions, None);
+    let lab = cluster.lab();
     let internet = lab.host(INTERNET).unwrap();
     ok(internet, "nft add table inet firewall");
     ok(internet, "nft add chain inet firewall forward { type filter hook forward priority 0; }");
@@ -61,9 +58,6 @@ pub(crate) fn cluster() -> Rig {
             ok(internet, &format!("nft add rule inet firewall forward {rule}"));
         }
     }
-    let mut cluster = Cluster::start(lab, "control").unwrap();
-    let wireloom = recipe::wireloom("localhost/wireloom:dev", "test", &wireloom_binary(), None);
-    cluster.provide(&wireloom.unwrap()).unwrap();
     cluster.provide(&image()).unwrap();
     cluster.join(&NODES).unwrap();
     Rig(cluster)

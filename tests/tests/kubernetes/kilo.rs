@@ -5,8 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use wireloom_tests::cluster::REGION;
 
-use crate::rig::{Cluster, REGION, node};
+use crate::rig::{Cluster, node};
 use crate::{need_all, regions};
 
 const ALL: [&str; 4] = ["ams-1", "ams-2", "waw-1", "ire-1"];

@@ -14,6 +14,7 @@ mod addresses;
 mod clocks;
 mod gateways;
 mod kilo;
+mod many;
 mod names;
 mod nodes;
 mod outage;

@@ -1,9 +1,10 @@
 //! Nodes that are added, moved, removed, and that change their key or their name.
 
 use serde_json::Value;
+use wireloom_tests::cluster::REGION;
 use wireloom_tests::ok;
 
-use crate::rig::{Cluster, REGION, complains, names, node};
+use crate::rig::{Cluster, complains, names, node};
 use crate::{need_all, regions};
 
 /// Where a node's mesh has these nodes: their homes and their overlay addresses.

@@ -12,16 +12,9 @@ const ALL: [&str; 5] = ["ams-1", "ams-2", "waw-1", "lon-1", "ire-1"];
 
 /// How long the API server is away. What could fall in time, has by then: a node is missed after 60 s, a watch ends after
 /// 120 s, the agent's own writes and watches are tried again after 23 s at most, names and the host are looked at again
-/// within 60 s, and a tunnel's session ends after 180 s (REJECT_AFTER_TIME), so that each has had to be made anew.
-const AWAY: Duration = Duration::from_secs(200);
-
-/// As many seconds instead: the ten minutes after which WireGuard has forgotten even the keys of idle sessions.
-const AWAY_SECONDS: &str = "WIRELOOM_OUTAGE_SECONDS";
-
-fn away() -> Duration {
-    let said = std::env::var(AWAY_SECONDS).ok().map(|text| text.parse().expect("it is a number"));
-    said.map_or(AWAY, Duration::from_secs)
-}
+/// within 60 s, a tunnel's session ends after 180 s (REJECT_AFTER_TIME), and after 540 s WireGuard has forgotten even the
+/// keys of idle sessions.
+const AWAY: Duration = Duration::from_secs(600);
 
 fn peer_names(status: &Value) -> Vec<String> {
     let peers = status["peers"].as_array().into_iter().flatten();
@@ -29,7 +22,8 @@ fn peer_names(status: &Value) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_lost_while_the_api_server_is_away_not_even_a_node_that_is_rebooted() {
+#[ignore = "takes eleven minutes; cargo xtask test runs it beside the others"]
+fn nothing_is_lost_while_the_api_server_is_away_for_ten_minutes_not_even_a_node_that_is_rebooted() {
     need_all!();
     let mut cluster = Cluster::of(regions(), &ALL);
     cluster.all_pods_meet(&ALL);
@@ -59,7 +53,7 @@ fn nothing_is_lost_while_the_api_server_is_away_not_even_a_node_that_is_rebooted
     };
 
     cluster.api.stop();
-    let end = Instant::now() + away();
+    let end = Instant::now() + AWAY;
     for name in ALL {
         cluster.until(name, "it says that the API is away", |status| status["stale"].is_string());
     }

@@ -1,8 +1,12 @@
 //! An agent whose data plane is another process.
 
+use std::time::Duration;
+
 use serde_json::Value;
+use wireloom_testkit::promised;
 use wireloom_tests::device::tunnel;
-use wireloom_tests::{SOON, eventually, ok};
+use wireloom_tests::flow::Flow;
+use wireloom_tests::ok;
 
 use crate::rig::Cluster;
 use crate::{need_all, regions};
@@ -35,19 +39,8 @@ fn an_agent_is_killed_and_started_again_under_load_and_no_connection_is_lost() {
 
     let [server, client] = ["waw-1", "ams-2"].map(|name| cluster.pod(name).clone());
     let [there, here] = [&server, &client].map(|pod| cluster.host(&pod.name));
-    let mut streams = Vec::new();
-    for (port, address) in ["5201", "5202"].iter().zip(server.address) {
-        let address = address.address().to_string();
-        let server = there.spawn("iperf3", ["-s", "-1", "-p", port]).unwrap();
-        eventually("the server listens", || {
-            ok(there, &format!("ss -Hltn sport = :{port}")).contains(port)
-        });
-        let load = ["-c", &address, "-p", port, "-t", "20", "-b", "50M", "-J"];
-        streams.push((server, here.spawn("iperf3", load).unwrap()));
-        eventually("the stream runs", || {
-            ok(here, &format!("ss -Htn dport = :{port}")).contains("ESTAB")
-        });
-    }
+    let flows =
+        server.address.map(|address| Flow::start(here, there, &address.address().to_string()));
     let writes = |status: &Value| status["work"]["device_writes"].clone();
     for name in ["ams-1", "waw-1"] {
         cluster.kill(name);
@@ -57,14 +50,8 @@ fn an_agent_is_killed_and_started_again_under_load_and_no_connection_is_lost() {
         cluster.until(name, "its plan is in force", is_ready);
         assert_eq!(writes(&status), 0, "{name}: the device had all of it: {status:#}");
     }
-    for (server, client) in streams {
-        let report = client.wait(2 * SOON).unwrap();
-        let report: Value = serde_json::from_str(&report.stdout).unwrap();
-        assert!(report.get("error").is_none(), "{report}");
-        let intervals = report["intervals"].as_array().unwrap();
-        let stood_still = intervals.iter().filter(|part| part["sum"]["bytes"] == 0).count();
-        assert_eq!(stood_still, 0, "{report}");
-        server.wait(SOON).unwrap();
+    for stood in flows.map(Flow::stop) {
+        assert!(stood < promised(Duration::from_secs(1)), "nothing arrived for {stood:?}");
     }
     open.iter_mut().for_each(|connection| connection.goes_on());
     assert_eq!(handshakes(&cluster), before, "the sessions are the same");

@@ -5,18 +5,15 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use wireloom_cluster::ApiServer;
 use wireloom_lab::plan::{HostPlan, PodPlan};
-use wireloom_lab::{Child, Host, Lab, Layout, Region};
+use wireloom_lab::{Child, Host, Lab, Region};
 use wireloom_model::kernel::ROUTE_PROTOCOL;
-use wireloom_tests::{ok, run, wireloom};
+use wireloom_tests::{cluster, ok, run, wireloom};
 
 /// How long anything may take that waits for a node to be missed: three heartbeats, and a machine with much to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
-
-/// The label that says a Node's region.
-pub(crate) const REGION: &str = "topology.kubernetes.io/region";
 
 /// Agents and what they follow.
 pub(crate) struct Cluster {
@@ -30,15 +27,8 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts an API server in a region of its own, beside these, and no agent yet. The resource `Peer` is known.
     pub(crate) fn empty(regions: Vec<Region>) -> Self {
-        let control = Region::new("provider", &["control"]);
-        let regions = [vec![control], regions].concat();
-        let lab = Lab::build(&Layout { regions, pods: true }).unwrap();
-        let addresses = lab.plan().regions[0].hosts[0].public.unwrap();
-        let addresses = addresses.map(|public| public.address());
-        let api = ApiServer::start_on(lab.host("control").unwrap(), &addresses).unwrap();
-        api.apply(include_str!("../../../deploy/base/crds.yaml")).unwrap();
-        // Hosts share the machine's /etc, which is not ours to write to.
-        let arguments = "--subnet 10.4.0.0/16,fd04::/64 --cni=false".to_owned();
+        let (lab, api) = cluster::api_server(regions, true);
+        let arguments = "--subnet 10.4.0.0/16,fd04::/64".to_owned();
         Self { agents: BTreeMap::new(), api, lab, arguments }
     }
 
@@ -62,19 +52,7 @@ impl Cluster {
 
     /// Makes the Node object of a host, by this name. Nobody says who is behind NAT.
     pub(crate) fn declare(&self, name: &str, host: &str) {
-        let plan = self.plan(host);
-        let region = self.lab.plan().regions.iter().find(|region| region.hosts.contains(plan));
-        let pods = self.pod(host).prefixes.map(|prefix| prefix.to_string());
-        let node = json!({
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {
-                "name": name,
-                "labels": { REGION: region.unwrap().name },
-            },
-            "spec": { "podCIDR": pods[0], "podCIDRs": pods },
-        });
-        self.api.apply(&node.to_string()).unwrap();
+        cluster::declare(&self.api, &self.lab, name, host);
     }
 
     /// Starts the agent of a host, as the Node of the host's name.
@@ -84,7 +62,7 @@ impl Cluster {
 
     /// Starts the agent of a host as the Node of this name, with more arguments.
     pub(crate) fn start_as(&mut self, name: &str, host: &str, more: &str) {
-        let line = format!("agent {} {more}", self.agent_arguments(name));
+        let line = format!("{} {more}", self.agent_line(name));
         self.prepare(host);
         let agent = wireloom(self.host(host), &line);
         self.adopt(host, agent);
@@ -92,16 +70,12 @@ impl Cluster {
 
     /// Gives a host what its agent reads.
     pub(crate) fn prepare(&self, host: &str) {
-        self.host(host).write("/run/test/kubeconfig", self.api.kubeconfig()).unwrap();
+        cluster::admit(self.host(host), &self.api);
     }
 
-    /// What an agent is told.
-    pub(crate) fn agent_arguments(&self, name: &str) -> String {
-        format!(
-            "--namespace kube-system --kubeconfig /run/test/kubeconfig --hostname {name} --key /run/test/key \
-             --state-dir /run/test/state {}",
-            self.arguments
-        )
+    /// The command line of an agent.
+    pub(crate) fn agent_line(&self, name: &str) -> String {
+        format!("{} {}", cluster::agent(name), self.arguments)
     }
 
     /// Takes a process as the agent of a host.
@@ -112,6 +86,11 @@ impl Cluster {
     /// Kills a host's agent, and with it the tunnel device: what goes without a word.
     pub(crate) fn kill(&mut self, host: &str) {
         self.agents.remove(host).expect("it has an agent");
+    }
+
+    /// The process of a host's agent.
+    pub(crate) fn agent(&self, host: &str) -> &Child {
+        &self.agents[host]
     }
 
     /// What an agent has logged.
@@ -144,8 +123,7 @@ impl Cluster {
 
     /// What a node says of itself; nothing as long as it can't be asked.
     pub(crate) fn status(&self, name: &str) -> Value {
-        let output = run(self.host(name), "wireloom status -o json");
-        serde_json::from_str(&output.stdout).unwrap_or_default()
+        cluster::status(self.host(name))
     }
 
     /// Waits until something holds of what a node says of itself.
@@ -230,7 +208,9 @@ impl Cluster {
             // The way out goes with the last address of its network.
             let way = ok(host, &format!("ip {family} route show default"));
             ok(host, &format!("ip address del {old} dev {link}"));
-            ok(host, &format!("ip address add {new}/{} dev {link}", old.length()));
+            // Usable at once: nobody else has it.
+            let nodad = if family == "-6" { "nodad" } else { "" };
+            ok(host, &format!("ip address add {new}/{} dev {link} {nodad}", old.length()));
             ok(host, &format!("ip {family} route replace {}", way.lines().next().unwrap()));
         }
     }

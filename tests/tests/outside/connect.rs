@@ -4,9 +4,10 @@
 use serde_json::json;
 use wireloom_lab::Region;
 use wireloom_testkit::need;
+use wireloom_tests::cluster::{CLUSTER, status};
 use wireloom_tests::{NetworkState, SOON, ok, wireloom, within};
 
-use crate::rig::{CLUSTER, Cluster, PATIENCE, length, status};
+use crate::rig::{Cluster, PATIENCE, length};
 
 const NODES: [&str; 3] = ["ams-1", "ams-2", "waw-1"];
 

@@ -2,16 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use wireloom_cluster::ApiServer;
-use wireloom_lab::{Child, Host, Lab, Layout, Region};
-use wireloom_tests::{run, wireloom, within};
+use wireloom_lab::{Child, Host, Lab, Region};
+use wireloom_tests::cluster::{self, status};
+use wireloom_tests::{wireloom, within};
 
 /// How long anything may take that several agents take part in, on a machine with much to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-
-/// The arguments by which a command knows the cluster.
-pub(crate) const CLUSTER: &str = "--kubeconfig /run/test/kubeconfig --namespace kube-system";
 
 /// Machines of which some are nodes of a cluster, whose API server has a region of its own.
 pub(crate) struct Cluster {
@@ -23,37 +21,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts the API server, and an agent on each of these of the regions' machines, with more arguments for all.
     pub(crate) fn start(regions: &[Region], nodes: &[&str], more: &str) -> Self {
-        let provider = [Region::new("provider", &["control"])];
-        let layout = Layout { regions: [&provider, regions].concat(), pods: true };
-        let lab = Lab::build(&layout).unwrap();
-        let addresses = lab.plan().regions[0].hosts[0].public.unwrap();
-        let addresses = addresses.map(|public| public.address());
-        let api = ApiServer::start_on(lab.host("control").unwrap(), &addresses).unwrap();
-        api.apply(include_str!("../../../deploy/base/crds.yaml")).unwrap();
+        let (lab, api) = cluster::api_server(regions.to_vec(), true);
         let mut agents = Vec::new();
-        for region in &lab.plan().regions[1..] {
-            for host in &region.hosts {
-                let machine = lab.host(&host.name).unwrap();
-                machine.write("/run/test/kubeconfig", api.kubeconfig()).unwrap();
-                if !nodes.contains(&host.name.as_str()) {
-                    continue;
-                }
-                let pods = host.pod.as_ref().unwrap().prefixes.map(|prefix| prefix.to_string());
-                let node = json!({
-                    "apiVersion": "v1",
-                    "kind": "Node",
-                    "metadata": {
-                        "name": host.name,
-                        "labels": { "topology.kubernetes.io/region": region.name },
-                    },
-                    "spec": { "podCIDR": pods[0], "podCIDRs": pods },
-                });
-                api.apply(&node.to_string()).unwrap();
-                let line = format!(
-                    "agent {CLUSTER} --hostname {} --key /run/test/key --state-dir /run/test/state --cni=false {more}",
-                    host.name
-                );
-                agents.push(wireloom(machine, &line));
+        for host in lab.plan().regions[1..].iter().flat_map(|region| &region.hosts) {
+            let machine = lab.host(&host.name).unwrap();
+            cluster::admit(machine, &api);
+            if nodes.contains(&&*host.name) {
+                cluster::declare(&api, &lab, &host.name, &host.name);
+                agents.push(wireloom(machine, &format!("{} {more}", cluster::agent(&host.name))));
             }
         }
         Self { agents, api, lab }
@@ -99,10 +74,6 @@ impl Cluster {
             );
         }
     }
-}
-
-pub(crate) fn status(host: &Host) -> Value {
-    serde_json::from_str(&run(host, "wireloom status -o json").stdout).unwrap_or_default()
 }
 
 /// The length of a list, or none.

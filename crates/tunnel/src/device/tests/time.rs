@@ -398,3 +398,19 @@ fn whoever_repeats_an_old_initiation_gets_nothing_and_the_peer_little() {
     assert!(!sent_to.contains(&attacker));
     assert!((1..=4).contains(&(world.initiations - before)), "{}", world.initiations - before);
 }
+
+#[test]
+fn an_initiation_that_comes_twice_before_its_session_is_confirmed_begins_no_other() {
+    let mut world = World::new(2);
+    let mut first = Vec::new();
+    world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 10)]);
+    // The answer is lost, so that nothing confirms the session.
+    world.run_with(|datagram| {
+        first.extend((kind(datagram) == 1).then(|| datagram.clone()));
+        kind(datagram) == 1
+    });
+    let before = world.initiations;
+    world.deliver(&first[0]);
+    world.run_with(|_| false);
+    assert_eq!(world.initiations, before);
+}

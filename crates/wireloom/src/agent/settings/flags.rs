@@ -101,7 +101,7 @@ pub(super) struct Settings {
     #[arg(long, env = "WIRELOOM_LOCAL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) local: Option<bool>,
     /// Where to answer over HTTP: /metrics, /healthz, /readyz and /graph. An address and a port, or `:1107` for all
-    /// addresses. Default: nowhere.
+    /// addresses; several with commas between. Default: nowhere.
     #[arg(long, env = "WIRELOOM_LISTEN", value_name = "ADDRESS:PORT")]
     #[serde(deserialize_with = "word")]
     pub(super) listen: Option<Listen>,
