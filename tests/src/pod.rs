@@ -76,14 +76,14 @@ pub fn all_known(cluster: &Cluster, nodes: &[&str]) {
     }
 }
 
-/// Waits until a pod reaches another one of its location by packets of so many bytes.
+/// Waits until a pod reaches another one by packets of so many bytes.
 ///
 /// # Panics
 ///
 /// If it does not soon.
-pub fn near_in_full(cluster: &Cluster, from: &Pod<'_>, to: &Pod<'_>, size: u64) {
+pub fn reaches(cluster: &Cluster, from: &Pod<'_>, to: &Pod<'_>, size: u64) {
     let to = to.addresses[0];
-    within(SOON, &format!("{} reaches {to} of its location", from.node), || {
+    within(SOON, &format!("{} reaches {to} by {size} bytes", from.node), || {
         from.ping(cluster, size, to).status.success()
     });
 }

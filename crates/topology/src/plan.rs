@@ -151,19 +151,20 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// The same beside another network plugin, which has routes to the pods of all these nodes: those within the segment
-    /// are left to it, and those of the mesh to other segments come first.
+    /// The same beside another network plugin, which has routes to the pods of these nodes: those within the segment are left
+    /// to it, and those of the mesh to other segments come first.
     #[must_use]
     pub fn beside_another(mut self, nodes: &[Node]) -> Self {
         let near = self.nodes.iter().filter(|node| node.segment == self.segment);
         let near: BTreeSet<&NodeName> = near.map(|node| &node.node).collect();
         for node in nodes.iter().filter(|node| node.name != self.node) {
-            for prefix in &node.pod_prefixes {
+            let addresses = node.held.pod_addresses.iter().copied().map(Cidr::host);
+            for prefix in node.pod_prefixes.iter().copied().chain(addresses) {
                 if near.contains(&node.name) {
-                    self.routes.remove(prefix);
-                    self.left.insert(*prefix);
-                } else if self.routes.contains_key(prefix) {
-                    self.contested.insert(*prefix);
+                    self.routes.remove(&prefix);
+                    self.left.insert(prefix);
+                } else if self.routes.contains_key(&prefix) {
+                    self.contested.insert(prefix);
                 }
             }
         }

@@ -11,7 +11,7 @@ use wireloom_lab::Host;
 use wireloom_testkit::need;
 use wireloom_tests::admin::{commands, section, shell, way_to_the_api};
 use wireloom_tests::cluster::{LONG, kubectl, restart, rolled_out_in};
-use wireloom_tests::pod::{Pod, SOON, all_known, await_gone, far_by_the_mesh, idle, near_in_full};
+use wireloom_tests::pod::{Pod, SOON, all_known, await_gone, far_by_the_mesh, idle, reaches};
 use wireloom_tests::{NetworkState, ok, run, within};
 
 const GUIDE: &str = include_str!("../../../docs/cni.md");
@@ -104,7 +104,7 @@ fn start(cluster: &Cluster, app: &str) -> [Pod<'static>; 3] {
 /// Between nodes of one region packets go by flannel, as large as its links take.
 fn near(cluster: &Cluster, pods: &[Pod<'_>]) {
     for (from, to) in [(0, 1), (1, 0)] {
-        near_in_full(cluster, &pods[from], &pods[to], FULL);
+        reaches(cluster, &pods[from], &pods[to], FULL);
     }
 }
 
