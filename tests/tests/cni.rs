@@ -119,6 +119,9 @@ fn names(host: &Host, directory: &str) -> Vec<String> {
 
 const LIST: &str = "/run/cni/net.d/10-wireloom.conflist";
 
+/// Our plugin among those of a host's runtime.
+const PROGRAM: &str = "/var/lib/cni/bin/wireloom";
+
 fn has(host: &Host, path: &str) -> bool {
     run(host, &format!("test -e {path}")).status.success()
 }
@@ -151,7 +154,8 @@ fn pods_of_two_locations_are_added_reached_checked_and_gone() {
     let list = ok(host, &format!("cat {LIST}"));
     ok(host, "wireloom down");
     assert!(a.wait(SOON).unwrap().status.success());
-    assert!(!has(host, LIST) && !has(host, "/var/lib/cni/bin/wireloom"));
+    assert!(!has(host, LIST));
+    assert!(has(host, PROGRAM), "a runtime that remembers the list ends the pod by it");
     assert!(in_pod(host, "pod", "ping -c 1 -W 5 10.71.0.1").status.success());
     // The next one finds the address taken.
     let a = runtimes.up("a", "--cni");
@@ -169,6 +173,7 @@ fn pods_of_two_locations_are_added_reached_checked_and_gone() {
     assert_eq!(names(host, "/run/wireloom/leases/wireloom"), [""; 0]);
     ok(host, "wireloom down");
     assert!(a.wait(SOON).unwrap().status.success());
+    assert!(!has(host, PROGRAM));
     NetworkState::of(host).assert_same(&before);
 }
 
@@ -203,8 +208,7 @@ fn two_hundred_pods_at_once_without_an_error_or_a_leak() {
     all("del");
     assert_eq!(names(host, "/run/wireloom/pods"), [""; 0]);
     assert_eq!(names(host, "/run/wireloom/leases/wireloom"), [""; 0]);
-    // The bridge alone is there still.
-    eventually("their links are gone", || ok(host, "ip -o link").lines().count() == links + 1);
+    eventually("their links are gone", || ok(host, "ip -o link").lines().count() == links);
 }
 
 /// Another plugin's list, as its owner writes it.
@@ -350,7 +354,7 @@ fn cleanup_takes_back_what_a_killed_agent_told_the_runtime() {
     mesh.write(&mesh.text(PREFIXES[0], PREFIXES[1]));
     let host = &mesh.pair.a;
     // The usual places, of this host alone.
-    for directory in ["/etc", "/opt"] {
+    for directory in ["/etc", "/opt", "/var/lib"] {
         host.own(directory).unwrap();
     }
     // What the machine itself may have there is not the host's.
@@ -365,7 +369,7 @@ fn cleanup_takes_back_what_a_killed_agent_told_the_runtime() {
     let report = ok(host, "wireloom cleanup");
     assert!(report.contains(list) && report.contains(plugin), "{report}");
     assert_eq!(names(host, "-A /etc/cni/net.d"), ["87-podman.conflist"]);
-    assert!(!has(host, plugin) && !has(host, "/run/wireloom/cni.json"));
+    assert!(!has(host, plugin) && !has(host, "/var/lib/wireloom/cni.json"));
     assert!(!ok(host, "wireloom cleanup").contains("conflist"));
 }
 
@@ -421,4 +425,105 @@ fn the_reference_asks_for_status_and_collects_what_is_lost() {
         !newer("status wireloom /run/netns/pod").status.success(),
         "there is no plugin any longer"
     );
+}
+
+#[test]
+fn pods_have_addresses_of_all_prefixes_and_keep_those_that_are_the_nodes_no_longer() {
+    need_all!();
+    let runtimes = Runtimes::new();
+    let host = runtimes.host("a");
+    let prefixes = |text: &str| {
+        runtimes.mesh.write(&runtimes.mesh.text(&format!("prefixes = [{text}]"), PREFIXES[1]));
+    };
+    // Room for one pod each.
+    prefixes("\"10.71.0.0/30\", \"10.71.4.0/30\", \"fd71::/64\"");
+    let (_a, _b) = (runtimes.up("a", "--cni"), runtimes.up("b", "--cni"));
+    eventually("the runtime is told", || has(host, LIST));
+    let add = |pod: &str| {
+        ok(host, &format!("ip netns add {pod}"));
+        ok(host, &format!("ip -n {pod} link set lo up"));
+        addresses(&asked(host, "add", "wireloom", pod))
+    };
+    let both = [add("one"), add("two")];
+    assert_eq!(both.each_ref().map(|pod| &*pod[0]), ["10.71.0.2", "10.71.4.2"]);
+    let reaches =
+        |pod: &str, to: &str| in_pod(host, pod, &format!("ping -c 1 -W 1 {to}")).status.success();
+    for pod in ["one", "two"] {
+        for to in ["10.71.0.2", "10.71.4.2", "10.72.0.1", "fd72::1"] {
+            within(SOON, &format!("{pod} reaches {to}"), || reaches(pod, to));
+        }
+        asked(host, "check", "wireloom", pod);
+    }
+    // The node gets others, and pods that run keep what they have.
+    prefixes("\"10.71.8.0/24\", \"fd78::/64\"");
+    eventually("the runtime is told", || {
+        let list = ok(host, &format!("cat {LIST}"));
+        list.contains("10.71.8.0/24") && !list.contains("10.71.4.0")
+    });
+    assert_eq!(add("three"), ["10.71.8.2", "fd78::2"]);
+    for pod in ["one", "two"] {
+        for to in ["10.71.8.2", "10.71.8.1", "fd78::2"] {
+            within(SOON, &format!("{pod} reaches {to}"), || reaches(pod, to));
+        }
+    }
+    let gateways = || ok(host, "ip -o address show dev wl-pods0 scope global");
+    assert!(gateways().contains("10.71.0.1/30") && gateways().contains("10.71.4.1/30"));
+    for pod in ["one", "two"] {
+        asked(host, "del", "wireloom", pod);
+        ok(host, &format!("ip netns delete {pod}"));
+    }
+    within(SOON, "nothing is left of the former prefixes", || gateways().lines().count() == 2);
+    assert!(reaches("three", "10.71.8.1"));
+    asked(host, "del", "wireloom", "three");
+    assert_eq!(names(host, "/run/wireloom/leases/wireloom"), [""; 0]);
+}
+
+#[test]
+fn pods_start_after_a_reboot_before_the_agent_does_and_no_address_is_lost() {
+    need_all!();
+    let runtimes = Runtimes::new();
+    let (a, b) = (runtimes.host("a"), runtimes.host("b"));
+    b.write(OTHERS, anothers(1500).replace("71", "72")).unwrap();
+    let agents = [runtimes.up("a", "--cni"), runtimes.up("b", "--cni-chain")];
+    eventually("a's runtime is told", || has(a, LIST));
+    within(CHAINED, "ours is in b's list", || ok(b, &format!("cat {OTHERS}")).contains("wireloom"));
+    let hosts = [(a, "wireloom", "wl-pods0", "10.71.0.1"), (b, "other", "other0", "10.72.0.1")];
+    let add = |host: &Host, network: &str| {
+        ok(host, "ip netns add pod");
+        addresses(&asked(host, "add", network, "pod"))
+    };
+    let before = hosts.map(|(host, network, ..)| add(host, network));
+    drop(agents);
+    for (host, network, bridge, _) in hosts {
+        // What a machine loses with its power.
+        ok(host, "ip netns delete pod");
+        ok(host, &format!("ip link delete {bridge}"));
+        ok(host, "rm -rf /run/wireloom /run/other");
+        assert_eq!(ok(host, "ls /run/cni/net.d").lines().count(), 1, "the list is there");
+        let after = add(host, network);
+        assert_eq!(names(host, "/run/wireloom/pods").len(), 1);
+        assert_eq!(after.len(), 2);
+        asked(host, "check", network, "pod");
+    }
+    for ((host, network, _, gateway), before) in hosts.into_iter().zip(before) {
+        assert!(in_pod(host, "pod", &format!("ping -c 1 -W 5 {gateway}")).status.success());
+        asked(host, "del", network, "pod");
+        ok(host, "ip netns delete pod");
+        // No lease keeps what was given out before.
+        assert_eq!(add(host, network).len(), before.len());
+        assert_eq!(names(host, &format!("{}/{network}", leases(network))).len(), 2);
+    }
+    let routes = in_pod(b, "pod", "ip route show default").stdout;
+    assert!(routes.contains("mtu "), "far packets fit the mesh: {routes}");
+    let _agents = [runtimes.up("a", "--cni"), runtimes.up("b", "--cni-chain")];
+    for to in ["10.72.0.1", "fd72::1"] {
+        within(SOON, &format!("{to} is reached"), || {
+            in_pod(a, "pod", &format!("ping -c 1 -W 1 {to}")).status.success()
+        });
+    }
+}
+
+/// Where `host-local` keeps the addresses of a network that are taken.
+fn leases(network: &str) -> &'static str {
+    if network == "other" { "/run/other" } else { "/run/wireloom/leases" }
 }

@@ -58,6 +58,12 @@ fn one_command_makes_a_mesh_that_lasts_while_agents_come_and_go_and_one_takes_it
     let stood = agents_are_killed_and_replaced_unnoticed(&mesh);
     println!("beside a data plane of its own, killed and replaced agents held it up for {stood:?}");
     mesh.end(&format!("{DEPLOY}/overlays/separate-tunnel"), &before);
+
+    mesh.helm(&["install", "wireloom", &format!("{DEPLOY}/helm"), "--wait"]);
+    mesh.all_meet();
+    mesh.dismiss_agents();
+    mesh.helm(&["uninstall", "wireloom", "--wait"]);
+    mesh.is_as_found(&before);
 }
 
 /// `kubectl exec` and `kubectl logs` reach a node that has no address but its overlay address, because the API server's
@@ -191,6 +197,12 @@ impl Mesh {
         NODES.iter().map(of).collect()
     }
 
+    fn helm(&self, arguments: &[&str]) {
+        let more = ["--namespace=kube-system", LONG];
+        let helm = self.cluster.api().spawn_helm([arguments, &more[..]].concat()).unwrap();
+        helm.success(Duration::from_secs(200)).unwrap();
+    }
+
     fn begin(&self, directory: &str) {
         self.kubectl(&["apply", "-k", directory]);
         self.rolled_out();
@@ -202,13 +214,22 @@ impl Mesh {
 
     /// Takes everything away and compares what is left with what was found.
     fn end(&self, directory: &str, before: &[(Vec<(String, Value)>, NetworkState)]) {
-        // As deploy/README.md says it for whoever wants agents to have all the time that they need.
-        let agents = ["daemonset/wireloom", "--namespace=kube-system", "--cascade=foreground"];
-        self.kubectl(&[&["delete", LONG], &agents[..]].concat());
+        self.dismiss_agents();
         self.kubectl(&["delete", "--ignore-not-found", "-k", directory, LONG]);
         let tunnels = ["pod", "--selector=app.kubernetes.io/name=wireloom-tunnel"];
         let deleted = ["wait", "--for=delete", LONG, "--namespace=kube-system"];
         self.kubectl(&[&deleted[..], &tunnels].concat());
+        self.is_as_found(before);
+    }
+
+    /// As deploy/README.md says it for whoever wants agents to have all the time that they need.
+    fn dismiss_agents(&self) {
+        let agents = ["daemonset/wireloom", "--namespace=kube-system", "--cascade=foreground"];
+        self.kubectl(&[&["delete", LONG], &agents[..]].concat());
+    }
+
+    /// Compares what is left with what was found.
+    fn is_as_found(&self, before: &[(Vec<(String, Value)>, NetworkState)]) {
         let has = |node: &str| ok(self.host(node), "ip -o link").contains("wl0");
         eventually("the agents are gone", || !self.nodes.iter().any(|node| has(node)));
         for (node, (now, before)) in NODES.iter().zip(self.found().iter().zip(before)) {

@@ -15,8 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent with the rights of a pod.
 fn agent(host: &Host) -> Child {
+    agent_of(host, &cluster::agent(host.name()))
+}
+
+/// The same with this command line.
+fn agent_of(host: &Host, line: &str) -> Child {
     let wireloom = wireloom_binary().display().to_string();
-    let line = cluster::agent(host.name());
     let rights = ["--bounding-set=-all,+net_admin,+net_raw", &wireloom];
     host.spawn("setpriv", rights.into_iter().chain(line.split_ascii_whitespace())).unwrap()
 }
@@ -80,4 +84,32 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
     for (host, before) in hosts.iter().zip(&before) {
         NetworkState::of(host).assert_same(before);
     }
+}
+
+#[test]
+fn who_stood_by_and_is_gone_takes_nothing_over() {
+    need!(root);
+    need!(cluster);
+    need!(device "/dev/net/tun");
+    need!(program "setpriv");
+    let (lab, api) = cluster::api_server(vec![Region::new("ams", &["ams-1"])], true);
+    let host = lab.host("ams-1").unwrap();
+    let before = NetworkState::of(host);
+    cluster::declare(&api, &lab, host.name(), host.name());
+    cluster::admit(host, &api);
+    let told = "/run/test/net.d/10-wireloom.conflist";
+    let cni = format!("--cni-path={told} --cni-bin=/run/test/bin");
+    let line = cluster::agent(host.name()).replace("--cni=false", &cni);
+    ok(host, "mkdir -p /run/test/net.d /run/test/bin");
+    let old = agent_of(host, &line);
+    let is_told = || run(host, &format!("test -e {told}")).status.success();
+    within(PATIENCE, "the container runtime is told of pods' network", is_told);
+    let new = agent_of(host, &line);
+    eventually("the new one stands by", || new.written().unwrap().1.contains("stands by"));
+    drop(new);
+
+    let old = old.stop(PATIENCE).unwrap();
+    assert!(old.status.success() && !old.stderr.contains("handed over"), "{}", old.stderr);
+    assert!(!is_told(), "nobody gives pods their network, and yet the runtime is told so");
+    NetworkState::of(host).assert_same(&before);
 }

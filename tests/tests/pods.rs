@@ -18,9 +18,9 @@ const NODES: [&str; 4] = ["ams-1", "waw-1", "lon-1", "ire-1"];
 
 const CONFLIST: &str = "/etc/cni/net.d/10-wireloom.conflist";
 
-/// How soon two pods reach each other. A node behind NAT learns after REKEY_AFTER_TIME, which is 120 s, that a node that
-/// can't dial it has lost their session (WireGuard paper, section 6.1).
-const PAIR: Duration = Duration::from_secs(150);
+/// How soon two pods reach each other. A node behind NAT finds within a minute that a node that can't dial it has lost
+/// their session.
+const PAIR: Duration = Duration::from_secs(100);
 
 #[test]
 fn pods_of_four_regions_reach_each_other_and_leave_nothing() {

@@ -1,10 +1,10 @@
 //! The loop that keeps a node in the mesh.
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -15,7 +15,7 @@ use wireloom_topology::Plan;
 
 use crate::control::{ControlError, ControlSocket, Request};
 use crate::device::{DeviceError, OpenDevice, TunnelDevice};
-use crate::handover::{Legacy, Words};
+use crate::handover::{Heirs, Legacy, Words};
 use crate::http::{self, Listen, Place};
 use crate::planner::Planner;
 use crate::pods::PodNetwork;
@@ -148,9 +148,9 @@ pub async fn run(
     );
     view.lock().device = Some(Arc::clone(&device));
     let (ask_down, mut down) = mpsc::unbounded_channel();
-    let (ask_succeed, heirs) = mpsc::unbounded_channel();
+    let heirs = Heirs::default();
     let mut servers = Servers::default();
-    servers.start(serve(control, view.clone(), ask_down, ask_succeed, Arc::clone(&pods)));
+    servers.start(serve(control, view.clone(), ask_down, heirs.clone(), Arc::clone(&pods)));
     for bound in http {
         servers.start(http::serve(bound, view.clone()));
     }
@@ -176,7 +176,7 @@ pub async fn run(
         error = agent.follow() => End::Failed(error),
     };
     match end {
-        End::Stopped => agent.stop(servers, heirs).await,
+        End::Stopped => agent.stop(servers, &heirs).await,
         End::Down => agent.leave(Next::Nobody).await,
         End::Failed(error) => {
             agent.leave(Next::Nobody).await;
@@ -200,7 +200,7 @@ async fn serve(
     control: ControlSocket,
     view: SharedView,
     ask_down: mpsc::UnboundedSender<()>,
-    heirs: mpsc::UnboundedSender<UnixStream>,
+    heirs: Heirs,
     pods: Arc<Notify>,
 ) {
     let answer = move |request| {
@@ -320,7 +320,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                 tracing::warn!("changes of the kernel can't be followed until the next look");
                 RETRY
             }
-            Occurrence::Probe(_) | Occurrence::Wrapping => GATHER,
+            Occurrence::Beyond | Occurrence::Probe(_) | Occurrence::Wrapping => GATHER,
         };
         if self.node.hear(occurrence).await {
             self.due = self.due.or_else(|| Some(Instant::now() + gather));
@@ -329,7 +329,8 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
     }
 
     async fn reconcile(&mut self) {
-        // What an earlier agent left is not taken away before it is known what is wanted.
+        // Nothing is known of the mesh, and so nothing of what is there is wrong: a node that starts again keeps what it
+        // had.
         if self.view.lock().snapshot.is_none() {
             return;
         }
@@ -344,11 +345,6 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
             self.view.lock().device.clone_from(&self.device);
         }
         let Some(device) = self.device.clone() else { return };
-        if self.view.lock().snapshot.is_none() {
-            // Nothing is known of the mesh, and so nothing of what is there is wrong: a node that starts again keeps what
-            // it had.
-            return;
-        }
         let problems = self.node.reconcile(&*device).await;
         report(&self.known, &problems);
         self.known.clone_from(&problems);
@@ -371,7 +367,11 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         let publication = Publication {
             node: plan.node.clone(),
             key: plan.key,
-            held: Held { pod_addresses: self.node.pod_addresses(), ..plan.publishes.clone() },
+            held: Held {
+                pod_addresses: self.node.pod_addresses(),
+                unserved_by: self.node.unserved_by(),
+                ..plan.publishes.clone()
+            },
             discovered_endpoints: self.node.discoveries(),
         };
         if let Err(error) = self.registry.publish(&publication).await {
@@ -385,40 +385,36 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
     }
 
     /// Ends so that whoever goes on finds what it needs.
-    async fn stop(mut self, servers: Servers, mut heirs: mpsc::UnboundedReceiver<UnixStream>) {
-        let mut standing_by = Vec::new();
-        while let Ok(heir) = heirs.try_recv() {
-            standing_by.push(heir);
-        }
-        if standing_by.is_empty() {
-            match self.registry.leave().await {
-                Next::Agent
-                    if self.device.as_ref().is_some_and(|device| device.outlives_agent()) =>
-                {
-                    tracing::info!("device and routes stay for the next agent");
-                }
-                next => self.leave(next).await,
-            }
+    async fn stop(mut self, servers: Servers, heirs: &Heirs) {
+        let standing_by = heirs.take();
+        if !standing_by.is_empty() && self.hand_over(servers, standing_by).await {
+            tracing::info!("handed over to another agent");
             return;
         }
-        let device = self.device.take();
+        match self.registry.leave().await {
+            Next::Agent if self.device.as_ref().is_some_and(|device| device.outlives_agent()) => {
+                tracing::info!("device and routes stay for the next agent");
+            }
+            next => self.leave(next).await,
+        }
+    }
+
+    /// Gives what there is to who stood by last, or else to the one before. Returns whether anybody took it.
+    async fn hand_over(&mut self, servers: Servers, heirs: Vec<UnixStream>) -> bool {
+        let device = self.device.as_deref();
         let mesh = self.view.lock().snapshot.as_deref().cloned();
-        let heard = device.as_deref().map(Reconciler::heard).unwrap_or_default();
+        let heard = device.map(Reconciler::heard).unwrap_or_default();
         // Ports and sockets are free before the other one asks for them.
         servers.stop().await;
-        let queues = device.as_deref().map(|device| device.hand_over()).unwrap_or_default();
+        let queues = device.map(|device| device.hand_over()).unwrap_or_default();
         let legacy = Legacy { queues, words: Words { mesh, heard } };
         let is_taken = tokio::task::spawn_blocking(move || {
-            standing_by.into_iter().rev().any(|heir| {
-                let sent = heir.into_std().and_then(|heir| legacy.send(&heir));
+            heirs.iter().rev().any(|heir| {
+                let sent = legacy.send(heir);
                 sent.inspect_err(|error| tracing::debug!(%error, "who stood by is gone")).is_ok()
             })
         });
-        if is_taken.await.unwrap_or(false) {
-            tracing::info!("handed over to another agent");
-        } else {
-            self.leave(Next::Agent).await;
-        }
+        is_taken.await.unwrap_or(false)
     }
 
     /// Takes everything of this node out of the host.

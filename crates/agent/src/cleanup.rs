@@ -12,7 +12,8 @@ use wireloom_model::InterfaceName;
 use wireloom_model::kernel::KernelState;
 
 use crate::control::{self, Listener, listener};
-use crate::pods;
+use crate::forwarder;
+use crate::pods::{self, Outcome};
 
 pub mod kilo;
 mod packet_filter;
@@ -118,7 +119,8 @@ pub async fn ours(host: &Host) -> Result<Vec<Change>, HostError> {
 }
 
 /// Takes everything of ours out of the host: routes, rules, links, the nftables table, what the container runtime was
-/// told, and the sockets that dead agents left; of sockets, those of the `named` interface alone.
+/// told, forwarding that dead agents switched on, and the sockets that they left; of these two, those of the `named`
+/// interface alone.
 ///
 /// # Errors
 ///
@@ -142,10 +144,18 @@ pub async fn clean_up(
     };
     report.removed.extend(changes.iter().filter(|change| is_made(change)).filter_map(thing));
     report.failed.extend(outcome.failed.iter().map(ToString::to_string));
-    for (what, outcome) in pods::clean_up(host, &sockets.control).await {
+    for (what, outcome) in pods::clean_up(&sockets.control) {
         match outcome {
-            Ok(()) => report.removed.push(what),
-            Err(error) => report.failed.push(format!("cannot remove {what}: {error}")),
+            Outcome::Removed => report.removed.push(what),
+            Outcome::Kept(why) => report.kept.push(format!("{what}: {why}")),
+            Outcome::Failed(error) => report.failed.push(format!("cannot remove {what}: {error}")),
+        }
+    }
+    for (memory, outcome) in forwarder::clean_up(&sockets.control, named) {
+        let interface = memory.file_stem().unwrap_or_default().display().to_string();
+        match outcome {
+            Ok(()) => report.removed.push(format!("the forwarding that {interface} needed")),
+            Err(error) => report.failed.push(error.to_string()),
         }
     }
     for path in sockets.dead(named).await {

@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
 use wireloom_model::InterfaceName;
 
+use crate::handover::Heirs;
 use crate::showconf::Ask;
 
 /// Where the sockets of running agents stand, one per interface.
@@ -159,11 +159,11 @@ impl ControlSocket {
     }
 
     /// Answers requests for ever: `answer` turns each into the JSON text of its answer, and whoever wants to
-    /// [succeed](Request::Succeed) is passed on.
-    pub async fn serve(
+    /// [succeed](Request::Succeed) joins the heirs.
+    pub(crate) async fn serve(
         &self,
         answer: impl Fn(Request) -> String + Clone + Send + 'static,
-        heirs: mpsc::UnboundedSender<UnixStream>,
+        heirs: Heirs,
     ) {
         loop {
             match self.listener.accept().await {
@@ -198,16 +198,12 @@ const REQUEST_BYTES: u64 = 4096;
 async fn converse(
     mut stream: UnixStream,
     answer: impl Fn(Request) -> String,
-    heirs: mpsc::UnboundedSender<UnixStream>,
+    heirs: Heirs,
 ) -> io::Result<()> {
     let mut line = String::new();
     BufReader::new((&mut stream).take(REQUEST_BYTES)).read_line(&mut line).await?;
     let text = match serde_json::from_str(&line) {
-        Ok(Request::Succeed) => {
-            // Fails only if the agent has ended: then there is nothing to hand over.
-            let _ = heirs.send(stream);
-            return Ok(());
-        }
+        Ok(Request::Succeed) => return heirs.add(stream),
         Ok(request) => answer(request),
         Err(error) => {
             serde_json::json!({ "error": format!("no such request: {error}") }).to_string()
@@ -264,9 +260,8 @@ mod tests {
 
         let socket = ControlSocket::bind(&path).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let (heirs, _) = mpsc::unbounded_channel();
         let answer = |request| format!("\"{request:?}\"");
-        let server = tokio::spawn(async move { socket.serve(answer, heirs).await });
+        let server = tokio::spawn(async move { socket.serve(answer, Heirs::default()).await });
         assert_eq!(ask::<String>(&path, Request::Down).await.unwrap(), "Down");
         assert!(matches!(
             ask::<u8>(&path, Request::Status).await,

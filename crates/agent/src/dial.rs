@@ -12,6 +12,18 @@ use crate::configure::is_lost;
 /// How long an address is tried: two handshakes (`REKEY_TIMEOUT` is 5 s, WireGuard paper, section 6.1).
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long nothing is sent to a peer that is tried no longer: three handshakes. Peers are looked at each 10 s.
+const IDLE: Duration = Duration::from_secs(15);
+
+/// Now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    /// On a clock that nobody sets.
+    pub(crate) now: Duration,
+    /// Since the Unix epoch.
+    pub(crate) wall: Duration,
+}
+
 /// What is dialled of peers with several addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Dialler(BTreeMap<PublicKey, Attempt>);
@@ -19,22 +31,24 @@ pub(crate) struct Dialler(BTreeMap<PublicKey, Attempt>);
 #[derive(Debug)]
 struct Attempt {
     address: SocketAddr,
-    /// Since when, as the time since the Unix epoch.
+    /// Since when packets go there without an answer.
     since: Duration,
+    /// When they were last seen to go.
+    active: Duration,
     /// The peer's counters then.
     sent: u64,
     received: u64,
 }
 
 impl Dialler {
-    /// The address of a peer that is to be dialled at `wall`, of these, the best first. One that is tried stays while it
+    /// The address of a peer that is to be dialled at this moment, of these, the best first. One that is tried stays while it
     /// is among them; whoever sends nothing learns nothing.
     pub(crate) fn choose(
         &mut self,
         key: PublicKey,
         addresses: &[SocketAddr],
         status: Option<&PeerStatus>,
-        wall: Duration,
+        Moment { now, wall }: Moment,
     ) -> Option<SocketAddr> {
         let (&best, others) = addresses.split_first()?;
         if others.is_empty() {
@@ -42,7 +56,7 @@ impl Dialler {
             return Some(best);
         }
         let (sent, received) = status.map_or((0, 0), |peer| (peer.tx_bytes, peer.rx_bytes));
-        let attempt = |address| Attempt { address, since: wall, sent, received };
+        let attempt = |address| Attempt { address, since: now, active: now, sent, received };
         let current = self.0.entry(key).or_insert_with(|| attempt(best));
         let Some(at) = addresses.iter().position(|address| *address == current.address) else {
             *current = attempt(best);
@@ -51,8 +65,14 @@ impl Dialler {
         let is_answered = received != current.received;
         if is_answered || status.is_none_or(|peer| !is_lost(peer, wall)) {
             *current = attempt(current.address);
-        } else if sent > current.sent && wall.saturating_sub(current.since) >= PATIENCE {
-            *current = attempt(addresses[(at + 1) % addresses.len()]);
+        } else if sent != current.sent {
+            if now.saturating_sub(current.active) > IDLE {
+                current.since = now;
+            }
+            (current.active, current.sent) = (now, sent);
+            if now.saturating_sub(current.since) >= PATIENCE {
+                *current = attempt(addresses[(at + 1) % addresses.len()]);
+            }
         }
         Some(current.address)
     }
@@ -86,8 +106,9 @@ mod tests {
 
         /// The last octet of what is dialled after as many seconds.
         fn dials(&mut self, addresses: &[SocketAddr], seconds: u64) -> u8 {
-            let wall = WALL + Duration::from_secs(seconds);
-            let address = self.0.choose(key(), addresses, Some(&self.1), wall).unwrap();
+            let now = Duration::from_secs(seconds);
+            let moment = Moment { now, wall: WALL + now };
+            let address = self.0.choose(key(), addresses, Some(&self.1), moment).unwrap();
             address.to_string().split(['.', ':']).nth(3).unwrap().parse().unwrap()
         }
     }
@@ -113,6 +134,32 @@ mod tests {
     }
 
     #[test]
+    fn time_without_packets_is_no_time_without_answers() {
+        let (all, mut peer) = (addresses(2), Peer::new());
+        assert_eq!(peer.dials(&all, 0), 1);
+        // The first packets after a long while have had no time to be answered.
+        peer.1.tx_bytes += 148;
+        assert_eq!(peer.dials(&all, 1000), 1);
+        peer.1.tx_bytes += 148;
+        assert_eq!(peer.dials(&all, 1005), 1);
+        peer.1.tx_bytes += 148;
+        assert_eq!(peer.dials(&all, 1010), 2);
+        // A device made anew counts from the beginning.
+        peer.1.tx_bytes = 148;
+        assert_eq!(peer.dials(&all, 1020), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_changes_nothing() {
+        let (all, mut peer) = (addresses(2), Peer::new());
+        assert_eq!(peer.dials(&all, 0), 1);
+        peer.1.tx_bytes += 148;
+        let moment = Moment { now: Duration::from_secs(1), wall: WALL * 2 };
+        let dialled = peer.0.choose(key(), &all, Some(&peer.1), moment);
+        assert_eq!(dialled, Some(all[0]));
+    }
+
+    #[test]
     fn an_address_that_works_stays_while_it_is_one() {
         let (all, mut peer) = (addresses(2), Peer::new());
         peer.dials(&all, 0);
@@ -124,9 +171,12 @@ mod tests {
             assert_eq!(peer.dials(&all, second), 2);
         }
         // Long without a handshake, it is out of reach; and what it was tried at last comes first then.
-        peer.1.tx_bytes += 148;
-        assert_eq!(peer.dials(&all, 250), 1);
-        assert_eq!(peer.dials(&addresses(1), 251), 1);
-        assert_eq!(peer.0.choose(key(), &[], None, WALL), None);
+        for (second, last) in [(250, 2), (255, 2), (260, 1)] {
+            peer.1.tx_bytes += 148;
+            assert_eq!(peer.dials(&all, second), last);
+        }
+        assert_eq!(peer.dials(&addresses(1), 261), 1);
+        let moment = Moment { now: Duration::ZERO, wall: WALL };
+        assert_eq!(peer.0.choose(key(), &[], None, moment), None);
     }
 }

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 use wireloom_kernel::{Forwarding, SysctlError};
-use wireloom_model::Family;
+use wireloom_model::{Family, InterfaceName};
+
+/// The end of a memory's name.
+const EXTENSION: &str = "forwarding";
 
 /// Forwarding on this host.
 pub(crate) struct Forwarder {
@@ -25,10 +28,18 @@ impl Forwarder {
         Self { before: serde_json::from_slice(&text).ok(), memory, is_on: false }
     }
 
-    /// Switches it on, or back to what it was.
+    /// Switches it on where it is off, whoever switched it off since, or back to what it was.
     pub(crate) fn bring(&mut self, is_wanted: bool) -> Result<(), SysctlError> {
-        if is_wanted && !self.is_on {
+        if is_wanted {
             let before = Forwarding::enable(&Family::BOTH)?;
+            if self.is_on && !before.changed() {
+                return Ok(());
+            }
+            if self.is_on {
+                tracing::warn!(
+                    "somebody has switched off that this machine forwards; it does again"
+                );
+            }
             let before = before.since(self.before.take().unwrap_or_default());
             if before.changed()
                 && let Err(error) = save(&self.memory, &before)
@@ -38,7 +49,7 @@ impl Forwarder {
             }
             self.before = Some(before);
             self.is_on = true;
-        } else if !is_wanted && let Some(before) = self.before.take() {
+        } else if let Some(before) = self.before.take() {
             self.is_on = false;
             let outcome = before.restore();
             // It is not there if nothing had to be remembered.
@@ -47,6 +58,26 @@ impl Forwarder {
         }
         Ok(())
     }
+}
+
+/// Where an agent that listens at this path remembers how forwarding was.
+pub(crate) fn memory_of(control: &Path) -> PathBuf {
+    control.with_extension(EXTENSION)
+}
+
+/// Puts forwarding back to what it was before agents that are dead needed it, whose memories lie in this folder; if one is
+/// `named`, to what it was before that one. Returns of each file what came of it.
+pub(crate) fn clean_up(
+    folder: &Path,
+    named: Option<&InterfaceName>,
+) -> Vec<(PathBuf, Result<(), SysctlError>)> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let memories = entries.map(|entry| entry.path()).filter(|path| {
+        let of = path.file_stem().and_then(|name| name.to_str());
+        path.extension().is_some_and(|extension| extension == EXTENSION)
+            && named.is_none_or(|named| of == Some(named.as_str()))
+    });
+    memories.map(|path| (path.clone(), Forwarder::recall(path).bring(false))).collect()
 }
 
 /// Writes it whole or not at all.

@@ -12,11 +12,13 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt as _;
@@ -46,6 +48,41 @@ pub(crate) struct Words {
     pub(crate) mesh: Option<Snapshot>,
     /// Where the device heard those peers whose sessions were in use.
     pub(crate) heard: BTreeMap<PublicKey, SocketAddr>,
+}
+
+/// Who stands by to take an agent's place, the latest last. All clones are one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Heirs(Arc<Mutex<Vec<UnixStream>>>);
+
+impl Heirs {
+    /// Adds one. Those that are gone meanwhile are let go.
+    ///
+    /// # Errors
+    ///
+    /// If its connection can't be used.
+    pub(crate) fn add(&self, heir: tokio::net::UnixStream) -> io::Result<()> {
+        let heir = heir.into_std()?;
+        let mut heirs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heirs.retain(is_there);
+        heirs.push(heir);
+        Ok(())
+    }
+
+    /// Those that are still there.
+    pub(crate) fn take(&self) -> Vec<UnixStream> {
+        let mut heirs = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        heirs.retain(is_there);
+        heirs
+    }
+}
+
+/// Whether the other end is open. It says nothing while it waits.
+fn is_there(heir: &UnixStream) -> bool {
+    let peeked = recv(heir, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    match peeked {
+        Ok((_, length)) => length > 0,
+        Err(error) => error == Errno::WOULDBLOCK,
+    }
 }
 
 impl Legacy {
@@ -120,11 +157,18 @@ impl Legacy {
             }
         }
         words.truncate(length);
-        stream.read_to_end(&mut words)?;
-        if words.is_empty() {
-            return Ok(None);
+        let read = stream.read_to_end(&mut words);
+        if queues.is_empty() && words.is_empty() {
+            return read.map(|_| None);
         }
-        Ok(Some(Self { queues, words: serde_json::from_slice(&words)? }))
+        // The open device is worth more than what is said of it: the mesh is told anew, and peers are found again.
+        let words =
+            read.map_err(serde_json::Error::io).and_then(|_| serde_json::from_slice(&words));
+        let words = words.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what the other agent says of the mesh is of no use; it is learnt anew");
+            Words::default()
+        });
+        Ok(Some(Self { queues, words }))
     }
 }
 
@@ -156,6 +200,45 @@ mod tests {
         let mut byte = [0];
         File::from(received.queues.pop().unwrap()).read_exact(&mut byte).unwrap();
         assert_eq!(byte, *b"x");
+    }
+
+    #[test]
+    fn queues_are_taken_whatever_is_said_with_them() {
+        let (heir, stream) = UnixStream::pair().unwrap();
+        let (read, mut write) = io::pipe().unwrap();
+        let queues = [read.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&queues)));
+        let words = [IoSlice::new(b"{\"mesh\":\"of another version\"}")];
+        sendmsg(&stream, &words, &mut ancillary, SendFlags::empty()).unwrap();
+        drop(stream);
+        let mut received = Legacy::receive(&heir).unwrap().unwrap();
+        assert!(received.words.mesh.is_none() && received.words.heard.is_empty());
+        write.write_all(b"x").unwrap();
+        let mut byte = [0];
+        File::from(received.queues.pop().unwrap()).read_exact(&mut byte).unwrap();
+        assert_eq!(byte, *b"x");
+    }
+
+    #[tokio::test]
+    async fn who_is_gone_stands_by_no_longer() {
+        let heirs = Heirs::default();
+        let stand_by = || {
+            let (there, here) = tokio::net::UnixStream::pair().unwrap();
+            heirs.add(here).unwrap();
+            there
+        };
+        drop(stand_by());
+        assert!(heirs.take().is_empty());
+
+        let first = stand_by();
+        drop((0..100).map(|_| stand_by()).collect::<Vec<_>>());
+        let last = stand_by();
+        assert_eq!(heirs.0.lock().unwrap().len(), 2, "their connections are closed here too");
+        drop(first);
+        assert_eq!(heirs.take().len(), 1);
+        drop(last);
     }
 
     #[test]

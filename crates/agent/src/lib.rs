@@ -10,6 +10,7 @@
 //! somebody else's.
 
 mod agent;
+mod beyond;
 pub mod cleanup;
 pub mod configure;
 pub mod control;
@@ -28,6 +29,7 @@ mod place;
 mod planner;
 pub mod pods;
 mod prober;
+mod quiet;
 mod reconcile;
 pub mod remember;
 mod resolve;

@@ -1,21 +1,24 @@
 //! What the container runtime of this machine is told, so that pods are on the mesh.
 
+mod take_back;
+
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use wireloom_cni::{
-    Attachment, Attachments, Chain, Conflist, ConflistError, ConflistFile, Guidance, PLUGIN,
-    Programs, Written,
+    Attachment, Attachments, Bridge, Chain, Conflist, ConflistFile, Directories, Guidance, PLUGIN,
+    Programs, Written, gateway,
 };
-use wireloom_kernel::{Host, Removal};
 use wireloom_model::kernel::KernelState;
-use wireloom_model::{Cidr, Problem, ProblemKind, Subject};
+use wireloom_model::{Cidr, Problem, ProblemKind, PublicKey, Subject};
 use wireloom_topology::{Plan, Underlay};
+
+pub(crate) use take_back::{Outcome, clean_up};
 
 /// The network's name, among those of other plugins.
 const NETWORK: &str = "wireloom";
@@ -25,6 +28,9 @@ const BRIDGE: &str = "wl-pods0";
 
 /// Our file among those that tell a runtime, unless another is asked for.
 pub const FILE: &str = "/etc/cni/net.d/10-wireloom.conflist";
+
+/// Where what the plugin goes by outlasts the machine's start, unless another place is asked for.
+pub const STATE: &str = "/var/lib/wireloom";
 
 /// Where runtimes look for plugins, unless another place is asked for.
 pub const PROGRAMS: &str = "/opt/cni/bin";
@@ -40,19 +46,24 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 pub struct PodNetwork {
     /// Whose list the runtime reads.
     pub list: List,
+    /// Our file among those by which the runtime is told, whether it is to be there or not, such as
+    /// `/etc/cni/net.d/10-wireloom.conflist`.
+    pub file: PathBuf,
     /// The directory in which the runtime looks for plugins, such as `/opt/cni/bin`, as it is seen from here.
     pub programs: PathBuf,
-    /// Where agents have their sockets. The plugin finds there what it goes by.
-    pub run: PathBuf,
+    /// Where the plugin finds what it goes by, and leaves what the agent goes by.
+    pub directories: Directories,
 }
 
 /// A list of plugins that the runtime calls for each pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum List {
-    /// Another plugin's, the first in this directory, such as `/etc/cni/net.d`; ours is chained to it.
-    Anothers(PathBuf),
-    /// Ours, in this file, such as `/etc/cni/net.d/10-wireloom.conflist`.
-    Ours(PathBuf),
+    /// Another plugin's, the first beside our file; ours is chained to it.
+    Anothers,
+    /// None that is for us to write. If somebody else has put ours into one, it is served.
+    Nobodys,
+    /// Ours.
+    Ours,
 }
 
 /// Why it is not known whose list the runtime reads.
@@ -71,34 +82,40 @@ pub enum ListError {
 }
 
 impl List {
-    /// The list that `--cni`, `--cni-chain` and `--cni-path` ask for; none if neither does.
+    /// The list that `--cni` and `--cni-chain` ask for, where `--cni-path` says.
     ///
     /// # Errors
     ///
     /// If they can't be met.
-    pub fn of(own: bool, chained: bool, file: PathBuf) -> Result<Option<Self>, ListError> {
+    pub fn of(own: bool, chained: bool, file: &Path) -> Result<Self, ListError> {
+        if file.parent().is_none_or(|directory| directory.as_os_str().is_empty()) {
+            return Err(ListError::NoDirectory { file: file.to_owned() });
+        }
         match (own, chained) {
             (true, true) => Err(ListError::Both),
-            (false, true) => match file.parent() {
-                Some(directory) => Ok(Some(Self::Anothers(directory.to_owned()))),
-                None => Err(ListError::NoDirectory { file }),
-            },
-            (true, false) => Ok(Some(Self::Ours(file))),
-            (false, false) => Ok(None),
+            (false, true) => Ok(Self::Anothers),
+            (true, false) => Ok(Self::Ours),
+            (false, false) => Ok(Self::Nobodys),
         }
     }
 }
 
 /// The network of this machine's pods, as the agent follows it.
 pub(crate) struct Pods {
-    host: Host,
-    list: Place,
+    list: List,
+    file: ConflistFile,
+    /// Where our file is, and those of others.
+    directory: PathBuf,
+    chain: Chain,
+    bridge: Bridge,
     programs: Programs,
-    run: PathBuf,
+    directories: Directories,
     /// The agent's control socket.
     agent: PathBuf,
-    /// Whether our program lies among those of the runtime.
-    is_installed: bool,
+    /// The node's key.
+    key: PublicKey,
+    /// The addresses of all pods.
+    all: BTreeSet<IpAddr>,
     /// The addresses of pods that the node's prefixes do not hold.
     addresses: BTreeSet<IpAddr>,
     /// The addresses of pods that stay off the mesh.
@@ -109,26 +126,27 @@ pub(crate) struct Pods {
     watcher: Option<RecommendedWatcher>,
 }
 
-/// Where the runtime is told.
-enum Place {
-    Chained(Chain),
-    Own(ConflistFile),
-}
-
 impl Pods {
-    /// Of an agent with this control socket, which looks when there are news.
-    pub(crate) fn new(network: PodNetwork, agent: PathBuf, host: Host, news: Arc<Notify>) -> Self {
-        let list = match network.list {
-            List::Anothers(directory) => Place::Chained(Chain::new(directory, network.run.clone())),
-            List::Ours(file) => Place::Own(ConflistFile::new(file)),
-        };
+    /// Of an agent with this control socket and key, which looks when there are news.
+    pub(crate) fn new(
+        network: PodNetwork,
+        agent: PathBuf,
+        key: PublicKey,
+        news: Arc<Notify>,
+    ) -> Self {
+        let PodNetwork { list, file, programs, directories } = network;
+        let directory = file.parent().unwrap_or_else(|| Path::new("/")).to_owned();
         Self {
-            host,
             list,
-            programs: Programs::new(network.programs),
-            run: network.run,
+            file: ConflistFile::new(file),
+            chain: Chain::new(directory.clone(), directories.clone()),
+            directory,
+            bridge: Bridge::new(BRIDGE.to_owned()),
+            programs: Programs::new(programs),
+            directories,
             agent,
-            is_installed: false,
+            key,
+            all: BTreeSet::new(),
             addresses: BTreeSet::new(),
             off_mesh: BTreeSet::new(),
             news,
@@ -143,43 +161,74 @@ impl Pods {
 
     /// Has the runtime and the plugin told what the plan says. Returns what is wrong.
     pub(crate) fn follow(&mut self, plan: &Plan, underlay: &Underlay) -> Vec<Problem> {
-        let guidance = Guidance {
+        self.tell(&Guidance {
             agent: self.agent.clone(),
+            key: self.key,
             mtu: plan.pod_mtu(underlay),
             pods: own_prefixes(plan).collect(),
             near: plan.near(),
             elsewhere: plan.elsewhere(),
-        };
-        let mut problems = self.install();
-        if let Err(error) = guidance.write(&self.run) {
-            problems.push(failure(format!("{}: {error}", self.run.display())));
-        }
+        })
+    }
+
+    fn tell(&mut self, guidance: &Guidance) -> Vec<Problem> {
         if self.watcher.is_none() {
             self.watcher = self.watch();
         }
-        match &self.list {
-            Place::Chained(chain) if self.is_installed => problems.extend(join(chain)),
-            // What names a program that is not there would keep every pod from starting.
-            Place::Chained(_) => {}
-            Place::Own(file) => problems.extend(self.write(file, &guidance)),
+        let mut problems = self.settle();
+        let is_settled = problems.is_empty();
+        if self.list == List::Nobodys && !self.serves_by_hand() {
+            return problems;
+        }
+        problems.extend(self.install());
+        let state = &self.directories.state;
+        if let Err(error) = guidance.write(state) {
+            problems.push(failure(format!("{}: {error}", state.display())));
+        }
+        match self.list {
+            // What names a program that is not there would keep every pod from starting, and a list of ours that is left is
+            // no other's.
+            List::Anothers if is_settled && self.programs.has(PLUGIN) => {
+                problems.extend(self.join());
+            }
+            List::Anothers | List::Nobodys => {}
+            List::Ours => problems.extend(self.write(guidance)),
         }
         problems
     }
 
     /// Hears of the pods that the plugin saw, and adds what they take to the kernel state. Returns what is wrong.
-    pub(crate) fn look(&mut self, plan: &Plan, state: &mut KernelState) -> Option<Problem> {
-        let all = match Attachments::of(&self.run).all() {
-            Ok(all) => all,
-            Err(error) => return Some(failure(format!("{}: {error}", self.run.display()))),
-        };
-        let (off, on): (Vec<_>, Vec<_>) = all.into_iter().partition(|pod| pod.off_mesh);
-        let addresses = |pods: Vec<Attachment>| pods.into_iter().flat_map(|pod| pod.addresses);
-        self.off_mesh = addresses(off).collect();
+    pub(crate) fn look(&mut self, plan: &Plan, state: &mut KernelState) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        match Attachments::of(&self.directories.run).living() {
+            Ok(records) => {
+                if records.unreadable.is_empty() {
+                    for addresses in [&mut self.all, &mut self.addresses, &mut self.off_mesh] {
+                        addresses.clear();
+                    }
+                }
+                // What can't be read may be of any pod that was known before.
+                problems.extend(records.unreadable.into_iter().map(failure));
+                let is_known =
+                    |address: &IpAddr| own_prefixes(plan).any(|prefix| prefix.contains(*address));
+                for Attachment { addresses, off_mesh, .. } in records.pods {
+                    self.all.extend(&addresses);
+                    match off_mesh {
+                        true => self.off_mesh.extend(addresses),
+                        false => {
+                            self.addresses.extend(addresses.iter().filter(|a| !is_known(a)));
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                let run = self.directories.run.display();
+                problems
+                    .push(failure(format!("{run}: pods are taken to be as they were: {error}")));
+            }
+        }
         plan.keep_off(state, &self.off_mesh);
-        let is_known =
-            |address: &IpAddr| own_prefixes(plan).any(|prefix| prefix.contains(*address));
-        self.addresses = addresses(on).filter(|address| !is_known(address)).collect();
-        None
+        problems
     }
 
     /// Watches the files by which the runtime is told: others write there too.
@@ -191,27 +240,30 @@ impl Pods {
             }
         };
         let mut watcher = notify::recommended_watcher(hear).ok()?;
-        let directory = match &self.list {
-            Place::Chained(chain) => chain.directory(),
-            Place::Own(file) => file.path().parent()?,
-        };
-        watcher.watch(directory, RecursiveMode::NonRecursive).ok()?;
+        watcher.watch(&self.directory, RecursiveMode::NonRecursive).ok()?;
         Some(watcher)
     }
 
-    fn write(&self, file: &ConflistFile, guidance: &Guidance) -> Vec<Problem> {
+    fn write(&mut self, guidance: &Guidance) -> Vec<Problem> {
         let mut problems = Vec::new();
         let conflist = Conflist {
             name: NETWORK.to_owned(),
             bridge: BRIDGE.to_owned(),
             prefixes: guidance.pods.clone(),
             mtu: guidance.mtu,
-            run: self.run.clone(),
-            is_chained: self.is_installed,
+            directories: self.directories.clone(),
+            is_chained: self.programs.has(PLUGIN),
         };
-        match file.write(&conflist) {
+        let gateways: BTreeSet<_> = conflist.subnets().filter_map(gateway).collect();
+        if !gateways.is_empty()
+            && let Err(error) = self.bridge.hold(conflist.mtu, &gateways, &self.all)
+        {
+            problems.push(failure(format!("the pods' bridge {BRIDGE}: {error}")));
+        }
+        match self.file.write(&conflist, Instant::now()) {
             Ok(Written::New) => {
-                tracing::info!(file = %file.path().display(), mtu = conflist.mtu, "pods' network");
+                let file = self.file.path().display();
+                tracing::info!(%file, mtu = conflist.mtu, "pods' network");
             }
             Ok(Written::Unchanged) => {}
             Ok(Written::Withdrawn) => problems.push(warning(
@@ -221,32 +273,30 @@ impl Pods {
             )),
             Err(error) => problems.push(failure(error)),
         }
-        match file.overruled_by() {
+        match self.file.overruled_by() {
             Ok(None) => {}
             Ok(Some(first)) => problems.push(warning(format!(
                 "pods get their network from {}, which comes before {}: remove it, be chained to it by --cni-chain, or \
                  say --cni=false",
                 first.display(),
-                file.path().display()
+                self.file.path().display()
             ))),
             Err(error) => problems.push(failure(error)),
         }
         problems
     }
 
-    /// Puts our program where the runtime looks, once, and says which of the others it lacks.
+    /// Has our program where the runtime looks, and says which of the others it lacks.
     fn install(&mut self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if !self.is_installed {
-            match self.programs.install(Path::new(OWN_PROGRAM), Path::new(CARRIED)) {
-                Ok(()) => self.is_installed = true,
-                Err(error) => problems.push(warning(format!(
-                    "the plugin {PLUGIN} can't be put where the runtime looks for it: {error}; say where by --cni-bin"
-                ))),
-            }
+        let installed = self.programs.install(Path::new(OWN_PROGRAM), Path::new(CARRIED));
+        if let Err(error) = installed {
+            problems.push(warning(format!(
+                "the plugin {PLUGIN} can't be put where the runtime looks for it: {error}; say where by --cni-bin"
+            )));
         }
         let missing = self.programs.missing();
-        if matches!(self.list, Place::Own(_)) && !missing.is_empty() {
+        if self.list == List::Ours && !missing.is_empty() {
             problems.push(failure(format!(
                 "no pod starts without the plugins {}, which are not in {}: install them (Debian has them in \
                  containernetworking-plugins), or say by --cni-bin where they are",
@@ -257,84 +307,22 @@ impl Pods {
         problems
     }
 
-    /// Takes what the runtime was told back, and the bridge if no pod hangs on it any longer.
-    pub(crate) async fn leave(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        match &self.list {
-            Place::Chained(chain) => problems.extend(chain.leave().err().map(failure)),
-            Place::Own(file) => problems.extend(file.withdraw(NETWORK).err().map(failure)),
-        }
-        problems.extend(Guidance::remove(&self.run).err().map(failure));
-        problems.extend(self.programs.remove().err().map(failure));
-        problems.extend(remove_bridge(&self.host).await.err().map(failure));
-        problems
-    }
-}
-
-/// What an agent that did not end by itself left of it in the usual places, in words, each with what came of taking it
-/// away.
-pub(crate) async fn clean_up(host: &Host, run: &Path) -> Vec<(String, Result<(), String>)> {
-    let (file, programs) = (ConflistFile::new(FILE.into()), Programs::new(PROGRAMS.into()));
-    let mut done = Vec::new();
-    let mut tell = |what: String, outcome: Result<(), String>| done.push((what, outcome));
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    if file.path().exists() {
-        match file.withdraw(NETWORK) {
-            // What stands there is another's.
-            Err(ConflistError::Foreign { .. }) => {}
-            outcome => tell(format!("the list {FILE}"), outcome.map(drop).map_err(|e| text(&e))),
+    /// Chains ours to another plugin's list.
+    fn join(&mut self) -> Option<Problem> {
+        match self.chain.follow(Instant::now()) {
+            Ok(None) => None,
+            Ok(Some(file)) => {
+                tracing::info!(file = %file.display(), "chained behind another plugin");
+                None
+            }
+            Err(error) => Some(failure(error)),
         }
     }
-    let directory = file.path().parent().unwrap_or_else(|| Path::new("/")).to_owned();
-    let chain = Chain::new(directory, run.to_owned());
-    for list in chain.lists() {
-        let outcome = chain.leave().map_err(|e| text(&e));
-        tell(format!("ours in the list {}", list.display()), outcome);
-    }
-    let plugin = programs.directory().join(PLUGIN);
-    if plugin.exists() {
-        let outcome = programs.remove().map_err(|e| text(&e));
-        tell(format!("the plugin {}", plugin.display()), outcome);
-    }
-    if let Ok(Some(_)) = Guidance::read(run) {
-        let outcome = Guidance::remove(run).map_err(|e| text(&e));
-        tell(format!("the plugin's guidance in {}", run.display()), outcome);
-    }
-    match remove_bridge(host).await {
-        Ok(true) => tell(format!("the bridge {BRIDGE}"), Ok(())),
-        Ok(false) => {}
-        Err(error) => tell(format!("the bridge {BRIDGE}"), Err(error)),
-    }
-    done
-}
-
-/// Removes the bridge if it is there and no pod hangs on it. Returns whether it did.
-async fn remove_bridge(host: &Host) -> Result<bool, String> {
-    let Ok(mut ports) = fs::read_dir(format!("/sys/class/net/{BRIDGE}/brif")) else {
-        return Ok(false);
-    };
-    let Some(name) = BRIDGE.parse().ok().filter(|_| ports.next().is_none()) else {
-        return Ok(false);
-    };
-    let failed = host.remove(&[Removal::Link(name)]).await.map_err(|error| error.to_string())?;
-    failed.first().map_or(Ok(true), |error| Err(error.to_string()))
 }
 
 /// The prefixes of the node's pods. Single addresses are those of pods that were announced, by whoever ran here before.
 fn own_prefixes(plan: &Plan) -> impl Iterator<Item = Cidr> {
     plan.pods.iter().copied().filter(|prefix| !prefix.is_host())
-}
-
-/// Chains ours to another plugin's list.
-fn join(chain: &Chain) -> Option<Problem> {
-    match chain.follow() {
-        Ok(None) => None,
-        Ok(Some(file)) => {
-            tracing::info!(file = %file.display(), "chained behind another plugin");
-            None
-        }
-        Err(error) => Some(failure(error)),
-    }
 }
 
 fn failure(error: impl ToString) -> Problem {
@@ -344,3 +332,6 @@ fn failure(error: impl ToString) -> Problem {
 fn warning(message: String) -> Problem {
     Problem::warning(Subject::Mesh, ProblemKind::PodNetwork, message)
 }
+
+#[cfg(test)]
+mod tests;

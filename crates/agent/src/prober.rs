@@ -18,6 +18,7 @@ use wireloom_tunnel::uapi::DeviceStatus;
 
 use crate::echo::{Answer, EchoSockets};
 use crate::paths::overhead;
+use crate::quiet::Quiet;
 
 /// How often it is looked which peers get packets.
 pub(crate) const TICK: Duration = Duration::from_secs(2);
@@ -34,12 +35,17 @@ const LIVE: Duration = Duration::from_secs(180);
 /// Bytes to a peer since the last look, the echoes aside, that are no more than a keepalive or a handshake.
 const QUIET: u64 = 400;
 
+/// The identifier of echoes that are part of no search, and their size in bytes: too little to pass for a flow.
+const NO_SEARCH: u16 = 0;
+const SMALL: u16 = 64;
+
 pub(crate) struct Prober {
     interface: InterfaceName,
     mark: u32,
     /// `None` until the first echo is sent to a new device.
     sockets: Option<EchoSockets>,
     paths: BTreeMap<PublicKey, Probed>,
+    quiet: Quiet,
     next_identifier: u16,
     /// Bytes that the device had sent when it was looked last.
     device_sent: u64,
@@ -67,6 +73,7 @@ impl Prober {
             mark,
             sockets: None,
             paths: BTreeMap::new(),
+            quiet: Quiet::default(),
             next_identifier: 0,
             device_sent: 0,
             began: Instant::now(),
@@ -99,7 +106,7 @@ impl Prober {
                 (path.inside, path.outside, path.search.range()) == (inside, outside, range)
             });
             let path = same.unwrap_or_else(|| {
-                self.next_identifier = self.next_identifier.wrapping_add(1);
+                self.next_identifier = self.next_identifier.checked_add(1).unwrap_or(NO_SEARCH + 1);
                 let identifier = self.next_identifier;
                 let search = Search::new(range);
                 Probed { inside, outside, identifier, search, sent: 0, echoed: 0 }
@@ -122,6 +129,29 @@ impl Prober {
                 path.search.restart(now);
             }
         }
+    }
+
+    /// Sends an echo to those that say nothing, though their tunnels are to be kept open: a session that they know nothing
+    /// of is found dead by it.
+    pub(crate) fn wake(&mut self, plan: &Plan, device: &DeviceStatus) {
+        for key in self.quiet.ask(self.began.elapsed(), &plan.tunnel_peers, device) {
+            let Some(inside) = self.paths.get(&key).map(|path| path.inside) else { continue };
+            let Some(sockets) = self.open() else { return };
+            if let Err(error) = sockets.send_inside(inside, NO_SEARCH, 0, SMALL) {
+                tracing::trace!(%error, to = %inside, "an echo is not sent");
+            }
+        }
+    }
+
+    /// The sockets, opened if they are not.
+    fn open(&mut self) -> Option<&EchoSockets> {
+        if self.sockets.is_none() {
+            match EchoSockets::open(&self.interface, self.mark) {
+                Ok(sockets) => self.sockets = Some(sockets),
+                Err(error) => tracing::debug!(%error, "paths can't be probed"),
+            }
+        }
+        self.sockets.as_ref()
     }
 
     /// Whether the device has sent anything since this was asked last: an idle one need not be looked at.
@@ -198,18 +228,10 @@ impl Prober {
     }
 
     fn send(&mut self, now: Duration) {
+        self.open();
         for path in self.paths.values_mut() {
             let echoes = path.search.poll(now);
             let Some(largest) = echoes.iter().map(|echo| echo.size).max() else { continue };
-            if self.sockets.is_none() {
-                match EchoSockets::open(&self.interface, self.mark) {
-                    Ok(sockets) => self.sockets = Some(sockets),
-                    Err(error) => {
-                        tracing::debug!(%error, "paths can't be probed");
-                        continue;
-                    }
-                }
-            }
             let Some(sockets) = &self.sockets else { continue };
             let outside = path.outside.ip();
             let outer = u32::from(largest) + overhead(outside);

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 use wireloom_kernel::{Cached, Event, Host, HostError};
 use wireloom_model::kernel::{KernelState, Link, LinkKind};
 use wireloom_model::{
-    Cidr, InterfaceName, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
+    Cidr, InterfaceName, NodeName, PrivateKey, Problem, ProblemKind, PublicKey, Snapshot, Subject,
 };
 use wireloom_registry::Next;
 use wireloom_topology::kilo::{Seen, discoveries};
@@ -17,10 +18,11 @@ use wireloom_topology::{Plan, TunnelPeer, Underlay, sightings};
 use wireloom_tunnel::uapi::{DeviceStatus, PeerStatus};
 
 use crate::agent::{Config, Identity};
+use crate::beyond::Beyond;
 use crate::configure::{self, DesiredDevice, DesiredPeer};
 use crate::device::{DeviceError, TunnelDevice};
-use crate::dial::Dialler;
-use crate::forwarder::Forwarder;
+use crate::dial::{Dialler, Moment};
+use crate::forwarder::{self, Forwarder};
 use crate::network::Network;
 use crate::paths::{Paths, far_ends, overhead};
 use crate::place::Place;
@@ -34,6 +36,8 @@ use crate::wrapping::Wrapping;
 
 /// Something that happens by itself.
 pub(crate) enum Occurrence {
+    /// The home gateway passes nothing on, or does again.
+    Beyond,
     /// Somebody else has changed something on the host. `None` if that can't be told any more until the next pass.
     Kernel(Option<Event>),
     /// Paths were probed.
@@ -58,8 +62,11 @@ pub(crate) struct Reconciler {
     /// What counts by Kilo's algorithm beside the snapshot.
     seen: Seen,
     wrapping: Wrapping,
+    beyond: Beyond,
     resolver: Resolver,
     dialler: Dialler,
+    /// Monotonic time is counted from here.
+    began: Instant,
     /// Where the device hears those that answer.
     sighted: BTreeMap<PublicKey, SocketAddr>,
     /// The endpoints that were written last; the device may have learnt others since.
@@ -98,11 +105,13 @@ impl Reconciler {
             private_key: config.private_key.clone(),
             kernel: Cached::new(&host, vec![interface.clone()]).await?,
             pods: pods.map(|network| {
-                Pods::new(network, config.control.clone(), host.clone(), Arc::clone(changed))
+                let key = config.private_key.public_key();
+                Pods::new(network, config.control.clone(), key, Arc::clone(changed))
             }),
             network: Network::new(host, interface.clone(), config.mark),
             prober: Prober::new(interface.clone(), config.mark),
             wrapping: Wrapping::new(interface.clone()),
+            beyond: Beyond::new(),
             interface,
             mark: config.mark,
             planner: config.planner.clone(),
@@ -110,6 +119,7 @@ impl Reconciler {
             seen: Seen::default(),
             resolver: Resolver::default(),
             dialler: Dialler::default(),
+            began: Instant::now(),
             sighted: BTreeMap::new(),
             dialled: BTreeMap::new(),
             endpoints: BTreeMap::new(),
@@ -119,7 +129,7 @@ impl Reconciler {
             ranges: BTreeSet::new(),
             underlay: None,
             forwards: false,
-            forwarder: Forwarder::recall(config.control.with_extension("forwarding")),
+            forwarder: Forwarder::recall(forwarder::memory_of(&config.control)),
             inherited: BTreeMap::new(),
             plan_problems: Vec::new(),
             work: Work::default(),
@@ -146,13 +156,14 @@ impl Reconciler {
             event = self.kernel.changed() => Occurrence::Kernel(event),
             turn = self.prober.turn() => Occurrence::Probe(turn),
             () = self.wrapping.turn() => Occurrence::Wrapping,
+            () = self.beyond.turn() => Occurrence::Beyond,
         }
     }
 
     /// Takes notice of it, and says whether it is a reason to reconcile.
     pub(crate) async fn hear(&mut self, occurrence: Occurrence) -> bool {
         match occurrence {
-            Occurrence::Kernel(None) | Occurrence::Wrapping => true,
+            Occurrence::Beyond | Occurrence::Kernel(None) | Occurrence::Wrapping => true,
             Occurrence::Kernel(Some(event)) => self.network.hear(&event) || self.kernel.is_due(),
             Occurrence::Probe(Turn { looked_at, is_news }) => {
                 is_news || self.network.look_again(looked_at).await.unwrap_or(true)
@@ -260,12 +271,17 @@ impl Reconciler {
         self.pods.as_ref().map(|pods| pods.addresses().clone()).unwrap_or_default()
     }
 
+    /// The gateways of its location that pass nothing on, as far as this node can tell.
+    pub(crate) fn unserved_by(&self) -> BTreeSet<NodeName> {
+        self.beyond.blamed()
+    }
+
     /// Resolves the endpoints that are names. Returns whether an answer changed.
     pub(crate) async fn refresh_names(&mut self) -> bool {
         let (plan, mesh) = (self.plan.clone(), self.kilos_mesh());
         let peers = plan.iter().flat_map(|plan| &plan.tunnel_peers);
         let nodes = mesh.iter().flat_map(|mesh| &mesh.nodes);
-        let endpoints = peers.filter_map(|peer| peer.endpoint.as_ref());
+        let endpoints = peers.flat_map(TunnelPeer::places);
         let endpoints = endpoints.chain(nodes.filter_map(|node| node.endpoint.as_ref()));
         self.resolver.refresh(endpoints).await
     }
@@ -331,17 +347,26 @@ impl Reconciler {
         }
         problems.extend(device_problem);
         problems.extend(self.reconcile_forwarding());
-        // Its echoes go by what has just been made.
+        // Their echoes go by what has just been made.
         if let Some(plan) = &self.plan {
             self.wrapping.follow(plan);
         }
         problems.extend(self.wrapping.problems());
+        self.watch_home();
+        problems.extend(self.beyond.problem());
         if let (Some(pods), Some(plan), Some(underlay)) =
             (&mut self.pods, &self.plan, &self.underlay)
         {
             problems.extend(pods.follow(plan, underlay));
         }
         problems
+    }
+
+    /// Has the home gateway watched, unless Kilo's algorithm chooses it, by which nobody's word counts.
+    fn watch_home(&mut self) {
+        let snapshot = self.snapshot.as_deref();
+        let ours = snapshot.filter(|snapshot| self.planner.kilo(snapshot).is_none());
+        self.beyond.follow(self.plan.as_deref().zip(ours));
     }
 
     fn reconcile_forwarding(&mut self) -> Option<Problem> {
@@ -356,6 +381,9 @@ impl Reconciler {
             let wall = wall_now();
             let answer = observed.peers.iter().filter(|peer| !configure::is_lost(peer, wall));
             self.sighted = answer.filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
+            if let Some(plan) = &self.plan {
+                self.prober.wake(plan, &observed);
+            }
             let desired = self.desired_device(&observed);
             let request = configure::request(&desired, &observed, &self.dialled, wall_now());
             if let Some(request) = request {
@@ -413,14 +441,13 @@ impl Reconciler {
             observed.peers.iter().map(|peer| (peer.key, peer)).collect();
         let planned = || self.plan.iter().flat_map(|plan| &plan.tunnel_peers);
         self.dialler.retain(&planned().map(|peer| peer.key).collect());
-        let wall = wall_now();
+        let moment = Moment { now: self.began.elapsed(), wall: wall_now() };
         let mut dial = |peer: &TunnelPeer| {
             let status = present.get(&peer.key).copied();
             let in_use = status.and_then(|status| status.endpoint);
-            let places = peer.endpoint.iter().chain(&peer.alternatives);
             let addresses: Vec<SocketAddr> =
-                places.filter_map(|place| self.resolver.address(place, in_use)).collect();
-            self.dialler.choose(peer.key, &addresses, status, wall)
+                peer.places().filter_map(|place| self.resolver.address(place, in_use)).collect();
+            self.dialler.choose(peer.key, &addresses, status, moment)
         };
         let peers = planned().map(|peer| DesiredPeer {
             key: peer.key,
@@ -466,8 +493,8 @@ impl Reconciler {
             desired.links.extend(down.map(|link| (self.interface.clone(), link)));
         }
         problems.extend(self.reconcile_kernel(&desired).await);
-        if let Some(pods) = self.pods.as_ref().filter(|_| next == Next::Nobody) {
-            problems.extend(pods.leave().await);
+        if let Some(pods) = self.pods.as_mut().filter(|_| next == Next::Nobody) {
+            problems.extend(pods.leave());
         }
         self.forwards = false;
         problems.extend(self.reconcile_forwarding());

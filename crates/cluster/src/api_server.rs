@@ -184,10 +184,30 @@ impl ApiServer {
         &self,
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Child, Error> {
+        self.spawn("kubectl", arguments)
+    }
+
+    /// Starts Helm as a user who may do everything.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says to a new process.
+    pub fn spawn_helm<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Child, Error> {
+        self.spawn("helm", arguments)
+    }
+
+    fn spawn<A: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Child, Error> {
         let config = format!("--kubeconfig={FILES}/admin.kubeconfig");
         let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
         let arguments = [config.into()].into_iter().chain(arguments);
-        Ok(self.host.spawn(cluster_program("kubectl"), arguments)?)
+        Ok(self.host.spawn(cluster_program(program), arguments)?)
     }
 
     /// Kills the server, while etcd keeps what it knows: an outage, seen from the nodes.

@@ -1,7 +1,6 @@
 //! The pods of a node, as the plugin saw them come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use wireloom_model::Cidr;
 
+use crate::netlink::Netlink;
 use crate::whole;
 
 /// Their directory in the agent's run directory. It goes when the machine starts anew, as its pods do.
@@ -27,6 +27,9 @@ pub struct Attachment {
     pub container: String,
     /// The pod's link, by its name in the pod.
     pub interface: String,
+    /// The number of that link's other end, if this host has it. It goes with the pod, and no other link gets its number.
+    #[serde(default)]
+    pub host_end: Option<u32>,
     /// The pod's addresses on it.
     pub addresses: BTreeSet<IpAddr>,
     /// The largest packet in bytes that its routes to these prefixes take, where its link takes more.
@@ -41,18 +44,45 @@ pub struct Attachments {
     directory: PathBuf,
 }
 
+/// What is written down of pods.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// The attachments, in the order of their files.
+    pub pods: Vec<Attachment>,
+    /// The files that can't be read, or say something else.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A file that should be an attachment's.
+#[derive(Debug, thiserror::Error)]
+#[error("what was kept of a pod can't be read: {}: {error}; remove that file and restart the pod", path.display())]
+pub struct Unreadable {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub error: io::Error,
+}
+
 impl Attachments {
     /// Those in the agent's run directory.
     pub fn of(run: &Path) -> Self {
         Self { directory: run.join(DIRECTORY) }
     }
 
-    /// Adds one, in the place of another of the same container and link.
+    /// Adds one, in the place of another of the same container and link, and of those that had one of its addresses: an
+    /// address is given out again when its pod is gone, whether that was told here or not.
     ///
     /// # Errors
     ///
     /// What the system says.
     pub fn put(&self, attachment: &Attachment) -> io::Result<()> {
+        for other in self.all()?.pods {
+            let is_same = (&other.container, &other.interface)
+                == (&attachment.container, &attachment.interface);
+            if !is_same && !other.addresses.is_disjoint(&attachment.addresses) {
+                self.remove(&other.container, &other.interface)?;
+            }
+        }
         let path = self.path(&attachment.container, &attachment.interface);
         whole::write(&path, &serde_json::to_vec_pretty(attachment)?, MODE)
     }
@@ -76,29 +106,115 @@ impl Attachments {
         whole::remove(&self.path(container, interface))
     }
 
-    /// All of them, in the order of their files. One that can't be read is left out.
+    /// All of them.
     ///
     /// # Errors
     ///
     /// What the system says of the directory.
-    pub fn all(&self) -> io::Result<Vec<Attachment>> {
-        let entries = match fs::read_dir(&self.directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut paths = Vec::new();
-        for entry in entries {
-            let path = entry?.path();
-            paths.extend((path.extension().is_some_and(|ending| ending == "json")).then_some(path));
+    pub fn all(&self) -> io::Result<Records> {
+        let names = whole::names(&self.directory)?;
+        let paths = names.into_iter().map(|name| self.directory.join(name));
+        let mut records = Records::default();
+        for path in paths.filter(|path| path.extension().is_some_and(|ending| ending == "json")) {
+            let read = whole::read(&path).and_then(|bytes| {
+                bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose().map_err(Into::into)
+            });
+            match read {
+                Ok(Some(attachment)) => records.pods.push(attachment),
+                // Between the list and here, its pod has gone.
+                Ok(None) => {}
+                Err(error) => records.unreadable.push(Unreadable { path, error }),
+            }
         }
-        paths.sort();
-        // Between the list and here, a pod may have gone.
-        let read = |path: PathBuf| serde_json::from_slice(&fs::read(path).ok()?).ok();
-        Ok(paths.into_iter().filter_map(read).collect())
+        Ok(records)
+    }
+
+    /// All of them but for pods whose links are gone from the calling thread's network: a runtime may end pods without
+    /// calling our plugin, if it is not told to any longer.
+    ///
+    /// # Errors
+    ///
+    /// What the system says of the directory and of links.
+    pub fn living(&self) -> io::Result<Records> {
+        let mut records = self.all()?;
+        if records.pods.iter().any(|pod| pod.host_end.is_some()) {
+            let links = Netlink::open()?.links()?;
+            let links: BTreeSet<u32> = links.into_iter().map(|link| link.index).collect();
+            records.pods.retain(|pod| pod.host_end.is_none_or(|link| links.contains(&link)));
+        }
+        Ok(records)
     }
 
     fn path(&self, container: &str, interface: &str) -> PathBuf {
         self.directory.join(format!("{container}.{interface}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use wireloom_testkit::{in_new_network, ip, need};
+
+    use super::*;
+
+    fn attachment(container: &str, address: &str, host_end: Option<u32>) -> Attachment {
+        Attachment {
+            network: "net".to_owned(),
+            container: container.to_owned(),
+            interface: "eth0".to_owned(),
+            host_end,
+            addresses: BTreeSet::from([address.parse().unwrap()]),
+            limited: BTreeMap::new(),
+            off_mesh: true,
+        }
+    }
+
+    fn names(records: Records) -> Vec<String> {
+        records.pods.into_iter().map(|pod| pod.container).collect()
+    }
+
+    #[test]
+    fn an_address_that_is_given_out_again_is_no_longer_that_of_who_had_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let attachments = Attachments::of(folder.path());
+        for (container, address) in [("a", "10.42.1.5"), ("b", "10.42.1.6"), ("c", "10.42.1.5")] {
+            attachments.put(&attachment(container, address, None)).unwrap();
+        }
+        assert_eq!(names(attachments.all().unwrap()), ["b", "c"]);
+        attachments.put(&attachment("c", "10.42.1.5", None)).unwrap();
+        assert_eq!(names(attachments.all().unwrap()), ["b", "c"]);
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_is_told_and_leaves_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let attachments = Attachments::of(folder.path());
+        attachments.put(&attachment("a", "10.42.1.5", None)).unwrap();
+        let bad = folder.path().join("pods/b.eth0.json");
+        fs::write(&bad, "{").unwrap();
+        let records = attachments.all().unwrap();
+        assert_eq!(records.unreadable.len(), 1);
+        assert!(records.unreadable[0].to_string().contains(&bad.display().to_string()));
+        assert_eq!(names(records), ["a"]);
+    }
+
+    #[test]
+    fn a_pod_whose_link_is_gone_is_gone() {
+        need!(root);
+        need!(program "ip");
+        in_new_network(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let attachments = Attachments::of(folder.path());
+            ip("link add here index 77 type veth peer name eth0 index 79");
+            for (container, address, end) in [
+                ("here", "10.42.1.5", Some(77)),
+                ("gone", "10.42.1.6", Some(78)),
+                ("unknown", "10.42.1.7", None),
+            ] {
+                attachments.put(&attachment(container, address, end)).unwrap();
+            }
+            assert_eq!(names(attachments.living().unwrap()), ["here", "unknown"]);
+        });
     }
 }

@@ -1,12 +1,12 @@
 //! The list of plugins that a runtime calls for each pod.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use wireloom_model::{Cidr, Family};
 
-use crate::plugin::ANNOTATIONS;
+use crate::directories::Directories;
+use crate::plugin::{ANNOTATIONS, BRIDGE, RUN_DIRECTORY, STATE_DIRECTORY};
 use crate::programs::PLUGIN;
 
 /// The version of the specification that the list is written in: the newest that containerd 1.6, cri-o 1.26 and Debian's
@@ -19,16 +19,16 @@ pub const CNI_VERSION: &str = "0.4.0";
 pub struct Conflist {
     /// What the network is called, in files that plugins keep below `/var/lib/cni`.
     pub name: String,
-    /// The bridge that the pods hang on.
+    /// The [bridge](crate::Bridge) that the pods hang on.
     pub bridge: String,
-    /// The node's pod prefixes, of any number and both families, of which pods use the first of IPv4 and all of IPv6. `host-local` gives out no address of one that has
-    /// fewer than four: such a prefix is left out.
+    /// The node's pod prefixes, of any number and both families. `host-local` gives out no address of one that has fewer
+    /// than four, and takes none that lies in another: such prefixes are left out.
     pub prefixes: BTreeSet<Cidr>,
     /// The largest packet in bytes that reaches every other pod of the mesh.
     pub mtu: u32,
-    /// The agent's run directory, which goes when the machine starts anew, as all of its pods do. Below it, `host-local`
+    /// The agent's directories. Below that which goes when the machine starts anew, as all of its pods do, `host-local`
     /// writes down which addresses are taken: they are free then even if nobody gave them back.
-    pub run: PathBuf,
+    pub directories: Directories,
     /// Whether [ours](crate::plugin) comes last, which must then lie among the runtime's [`Programs`](crate::Programs).
     pub is_chained: bool,
 }
@@ -57,10 +57,8 @@ impl Conflist {
             json!({
                 "type": "bridge",
                 "name": self.name,
+                // Its addresses are not for the plugin to give: see `bridge.rs`.
                 "bridge": self.bridge,
-                // Not `isDefaultGateway`: that adds the routes below a second time, which the kernel refuses.
-                "isGateway": true,
-                "forceAddress": true,
                 // A pod reaches itself through a service of which it is the only end.
                 "hairpinMode": true,
                 "mtu": self.mtu,
@@ -68,34 +66,44 @@ impl Conflist {
                     "type": "host-local",
                     "ranges": ranges,
                     "routes": routes,
-                    "dataDir": self.run.join("leases"),
+                    "dataDir": self.directories.run.join("leases"),
                 },
             }),
             json!({"type": "portmap", "snat": true, "capabilities": {"portMappings": true}}),
         ];
-        plugins.extend(self.is_chained.then(|| plugin(&self.run)));
+        plugins.extend(self.is_chained.then(|| {
+            let mut ours = plugin(&self.directories);
+            ours[BRIDGE] = self.bridge.clone().into();
+            ours
+        }));
         Some(json!({"cniVersion": CNI_VERSION, "name": self.name, "plugins": plugins}))
     }
 
-    /// The prefixes of a family as one set of ranges, of which `host-local` gives a pod one address. Of IPv4 it is the
-    /// first: `bridge` takes the address away by which the pods of one go out when it gives itself that of another
-    /// (`ensureAddr`, `plugins/main/bridge/bridge.go`).
-    fn ranges(&self, family: Family) -> Vec<Value> {
-        let most = if family == Family::V4 { 1 } else { usize::MAX };
+    /// The prefixes that pods get addresses of.
+    pub fn subnets(&self) -> impl Iterator<Item = Cidr> {
+        let is_in_another = |prefix: &Cidr| {
+            self.prefixes.iter().any(|other| other != prefix && other.covers(prefix))
+        };
+        let is_wide = |prefix: &Cidr| prefix.length() + 2 <= prefix.family().bits();
         self.prefixes
             .iter()
-            .filter(|prefix| prefix.family() == family && prefix.length() + 2 <= family.bits())
-            .map(|prefix| json!({"subnet": prefix.to_string()}))
-            .take(most)
-            .collect()
+            .copied()
+            .filter(move |prefix| is_wide(prefix) && !is_in_another(prefix))
+    }
+
+    /// Those of a family as one set of ranges, of which `host-local` gives a pod one address.
+    fn ranges(&self, family: Family) -> Vec<Value> {
+        let subnets = self.subnets().filter(|prefix| prefix.family() == family);
+        subnets.map(|prefix| json!({"subnet": prefix.to_string()})).collect()
     }
 }
 
 /// Ours, as it stands in a list.
-pub(crate) fn plugin(run: &Path) -> Value {
+pub(crate) fn plugin(directories: &Directories) -> Value {
     json!({
         "type": PLUGIN,
-        "runDirectory": run,
+        RUN_DIRECTORY: directories.run,
+        STATE_DIRECTORY: directories.state,
         // A runtime passes on what a plugin says it understands.
         "capabilities": {ANNOTATIONS: true},
     })
@@ -118,7 +126,10 @@ mod tests {
             bridge: "wl-pods0".to_owned(),
             prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1370,
-            run: "/run/wireloom".into(),
+            directories: Directories {
+                run: "/run/wireloom".into(),
+                state: "/var/lib/wireloom".into(),
+            },
             is_chained: true,
         }
     }
@@ -133,13 +144,21 @@ mod tests {
         let expected = json!({
             "type": "host-local",
             "ranges": [
-                [{"subnet": "10.42.1.0/24"}],
+                [{"subnet": "10.42.1.0/24"}, {"subnet": "10.42.7.0/24"}],
                 [{"subnet": "fd42:1::/64"}, {"subnet": "fd42:7::/64"}],
             ],
             "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
             "dataDir": "/run/wireloom/leases",
         });
         assert_eq!(bridge["ipam"], expected);
+        assert_eq!(json["plugins"][2]["bridge"], "wl-pods0");
+    }
+
+    #[test]
+    fn a_prefix_that_lies_in_another_is_not_given_out_twice() {
+        let json = conflist(&["10.42.0.0/16", "10.42.1.0/24", "10.43.0.0/24"]).to_json().unwrap();
+        let ranges = &json["plugins"][0]["ipam"]["ranges"];
+        assert_eq!(*ranges, json!([[{"subnet": "10.42.0.0/16"}, {"subnet": "10.43.0.0/24"}]]));
     }
 
     #[test]

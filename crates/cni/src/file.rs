@@ -1,19 +1,24 @@
 //! Our file among those that tell a runtime what to do.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::conflist::Conflist;
+use crate::contest::{Contest, MOST};
+use crate::survey::readable;
 use crate::whole;
 
-/// Where our list stands. Runtimes read the first file of its directory by name, if its name ends as below.
+/// Where our list stands. Runtimes read the first file of its directory by name that they look at.
 #[derive(Debug, Clone)]
 pub struct ConflistFile {
     path: PathBuf,
+    /// What was written last.
+    written: Option<Value>,
+    contest: Contest,
 }
 
 /// What became of a list.
@@ -31,6 +36,16 @@ pub enum Written {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConflistError {
+    /// Somebody takes the list away, or writes another, as soon as it is written.
+    #[error(
+        "{}: somebody takes it away as soon as it is written, {MOST} times within a minute; have them leave it alone (Cilium: \
+         cni.exclusive=false), or say --cni=false; it is tried again within five minutes",
+        path.display()
+    )]
+    Contested {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file has another's name in it: it is not ours to overwrite.
     #[error("{} belongs to the network {name:?}, which is not ours: remove it, or choose another --cni-path", path.display())]
     Foreign {
@@ -49,16 +64,13 @@ pub enum ConflistError {
     },
 }
 
-/// How the name of a file ends that runtimes read (`libcni`, `ConfFiles`).
-const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
-
 /// Runtimes run as root, and others may look.
 const MODE: u32 = 0o644;
 
 impl ConflistFile {
     /// The file at this path, such as `/etc/cni/net.d/10-wireloom.conflist`. Nothing is read or written yet.
-    pub const fn new(path: PathBuf) -> Self {
-        Self { path }
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, written: None, contest: Contest::default() }
     }
 
     /// Its path.
@@ -71,14 +83,22 @@ impl ConflistFile {
     ///
     /// # Errors
     ///
-    /// [`ConflistError::Foreign`] if another network's list stands there, and what the system says.
-    pub fn write(&self, conflist: &Conflist) -> Result<Written, ConflistError> {
+    /// [`ConflistError::Foreign`] if another network's list stands there, [`ConflistError::Contested`] if what was written
+    /// does not last, and what the system says.
+    pub fn write(&mut self, conflist: &Conflist, now: Instant) -> Result<Written, ConflistError> {
         let Some(wanted) = conflist.to_json() else { return self.withdraw(&conflist.name) };
         match self.read()? {
             Some(present) if present == wanted => return Ok(Written::Unchanged),
             present => self.check_owner(present.as_ref(), &conflist.name)?,
         }
+        if self.written.as_ref() == Some(&wanted) {
+            if !self.contest.is_on(now) {
+                return Err(ConflistError::Contested { path: self.path.clone() });
+            }
+            self.contest.write(now);
+        }
         whole::write(&self.path, &whole::pretty(&wanted), MODE).map_err(|error| self.io(error))?;
+        self.written = Some(wanted);
         Ok(Written::New)
     }
 
@@ -87,7 +107,8 @@ impl ConflistFile {
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    pub fn withdraw(&self, name: &str) -> Result<Written, ConflistError> {
+    pub fn withdraw(&mut self, name: &str) -> Result<Written, ConflistError> {
+        self.written = None;
         if let Some(present) = self.read()? {
             self.check_owner(Some(&present), name)?;
             fs::remove_file(&self.path).map_err(|error| self.io(error))?;
@@ -105,7 +126,7 @@ impl ConflistFile {
             return Ok(None);
         };
         let failed = |error| ConflistError::Io { path: directory.to_owned(), error };
-        let first = readable(directory).map_err(failed)?.into_iter().min();
+        let first = readable(directory).map_err(failed)?.into_iter().next();
         Ok(first.filter(|name| name.as_os_str() < own).map(|name| directory.join(name)))
     }
 
@@ -130,21 +151,11 @@ impl ConflistFile {
     }
 }
 
-/// The names of the files that runtimes look at, of which they read the first.
-pub(crate) fn readable(directory: &Path) -> io::Result<Vec<OsString>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        let ending = Path::new(&name).extension().and_then(|ending| ending.to_str());
-        let is_read = ending.is_some_and(|ending| EXTENSIONS.contains(&ending));
-        names.extend(is_read.then_some(name));
-    }
-    Ok(names)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    use crate::directories::Directories;
 
     use super::*;
 
@@ -154,7 +165,10 @@ mod tests {
             bridge: "wl-pods0".to_owned(),
             prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1370,
-            run: "/run/wireloom".into(),
+            directories: Directories {
+                run: "/run/wireloom".into(),
+                state: "/var/lib/wireloom".into(),
+            },
             is_chained: true,
         }
     }
@@ -167,13 +181,16 @@ mod tests {
 
     #[test]
     fn what_is_unchanged_is_not_written_again() {
-        let (_directory, file) = place();
-        assert_eq!(file.write(&conflist(&["10.42.1.0/24"])).unwrap(), Written::New);
+        let (_directory, mut file) = place();
+        assert_eq!(file.write(&conflist(&["10.42.1.0/24"]), Instant::now()).unwrap(), Written::New);
         let before = fs::metadata(file.path()).unwrap();
         assert_eq!(before.permissions().mode() & 0o777, MODE);
-        assert_eq!(file.write(&conflist(&["10.42.1.0/24"])).unwrap(), Written::Unchanged);
+        assert_eq!(
+            file.write(&conflist(&["10.42.1.0/24"]), Instant::now()).unwrap(),
+            Written::Unchanged
+        );
         assert_eq!(fs::metadata(file.path()).unwrap().ino(), before.ino());
-        assert_eq!(file.write(&conflist(&["10.42.2.0/24"])).unwrap(), Written::New);
+        assert_eq!(file.write(&conflist(&["10.42.2.0/24"]), Instant::now()).unwrap(), Written::New);
         assert_ne!(fs::metadata(file.path()).unwrap().ino(), before.ino());
         let names: Vec<_> = fs::read_dir(file.path().parent().unwrap()).unwrap().collect();
         assert_eq!(names.len(), 1, "{names:?}");
@@ -181,21 +198,23 @@ mod tests {
 
     #[test]
     fn a_node_that_leaves_or_loses_its_prefix_withdraws_its_list_and_nothing_else() {
-        let (_directory, file) = place();
-        file.write(&conflist(&["10.42.1.0/24"])).unwrap();
+        let (_directory, mut file) = place();
+        file.write(&conflist(&["10.42.1.0/24"]), Instant::now()).unwrap();
         let other = file.path().with_file_name("20-other.conflist");
         fs::write(&other, "{}").unwrap();
-        assert_eq!(file.write(&conflist(&[])).unwrap(), Written::Withdrawn);
+        assert_eq!(file.write(&conflist(&[]), Instant::now()).unwrap(), Written::Withdrawn);
         assert_eq!(file.withdraw("wireloom").unwrap(), Written::Withdrawn);
         assert!(!file.path().exists() && other.exists());
     }
 
     #[test]
     fn the_list_of_another_network_stays_and_is_named() {
-        let (_directory, file) = place();
+        let (_directory, mut file) = place();
         fs::create_dir_all(file.path().parent().unwrap()).unwrap();
         fs::write(file.path(), r#"{"name": "kilo", "plugins": []}"#).unwrap();
-        for outcome in [file.write(&conflist(&["10.42.1.0/24"])), file.withdraw("wireloom")] {
+        for outcome in
+            [file.write(&conflist(&["10.42.1.0/24"]), Instant::now()), file.withdraw("wireloom")]
+        {
             let error = outcome.unwrap_err().to_string();
             assert!(error.contains("\"kilo\"") && error.contains("10-wireloom"), "{error}");
         }
@@ -204,16 +223,31 @@ mod tests {
 
     #[test]
     fn half_a_file_is_written_over() {
-        let (_directory, file) = place();
+        let (_directory, mut file) = place();
         fs::create_dir_all(file.path().parent().unwrap()).unwrap();
         fs::write(file.path(), r#"{"name": "wirel"#).unwrap();
-        assert_eq!(file.write(&conflist(&["10.42.1.0/24"])).unwrap(), Written::New);
+        assert_eq!(file.write(&conflist(&["10.42.1.0/24"]), Instant::now()).unwrap(), Written::New);
+    }
+
+    #[test]
+    fn who_takes_it_away_again_and_again_is_named_and_left_alone() {
+        let (_directory, mut file) = place();
+        let (wanted, now) = (conflist(&["10.42.1.0/24"]), Instant::now());
+        for _ in 0..=MOST {
+            assert_eq!(file.write(&wanted, now).unwrap(), Written::New);
+            fs::remove_file(file.path()).unwrap();
+        }
+        let error = file.write(&wanted, now).unwrap_err();
+        assert!(matches!(error, ConflistError::Contested { .. }), "{error}");
+        assert!(!file.path().exists());
+        // What is new to say is said.
+        assert_eq!(file.write(&conflist(&["10.42.2.0/24"]), now).unwrap(), Written::New);
     }
 
     #[test]
     fn a_file_that_comes_first_is_found_and_others_are_not() {
-        let (_directory, file) = place();
-        file.write(&conflist(&["10.42.1.0/24"])).unwrap();
+        let (_directory, mut file) = place();
+        file.write(&conflist(&["10.42.1.0/24"]), Instant::now()).unwrap();
         let beside = |name: &str| file.path().with_file_name(name);
         for name in ["05-flannel.conflist.bak", "00-notes", "20-other.conflist"] {
             fs::write(beside(name), "{}").unwrap();

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use wireloom_model::Cidr;
+use wireloom_model::{Cidr, PublicKey};
 
 use crate::whole;
 
-/// The guidance's name in the agent's run directory.
+/// The guidance's name in the agent's state directory. It outlasts the machine's start, for pods that start before the agent
+/// does.
 const FILE: &str = "cni.json";
 
 /// The plugin runs as root, and others may look.
@@ -22,6 +23,8 @@ const MODE: u32 = 0o644;
 pub struct Guidance {
     /// The agent's control socket.
     pub agent: PathBuf,
+    /// The public key of the agent's node.
+    pub key: PublicKey,
     /// The largest packet in bytes that reaches other locations whole.
     pub mtu: u32,
     /// The prefixes of the node's own pods.
@@ -33,28 +36,28 @@ pub struct Guidance {
 }
 
 impl Guidance {
-    /// Has the run directory say this. Writes only if it says something else, and then by a new file in the place of the
+    /// Has the state directory say this. Writes only if it says something else, and then by a new file in the place of the
     /// old one.
     ///
     /// # Errors
     ///
     /// What the system says.
-    pub fn write(&self, run: &Path) -> io::Result<()> {
+    pub fn write(&self, state: &Path) -> io::Result<()> {
         let bytes = serde_json::to_vec_pretty(self)?;
-        let path = run.join(FILE);
+        let path = state.join(FILE);
         if whole::read(&path)?.is_some_and(|present| present == bytes) {
             return Ok(());
         }
         whole::write(&path, &bytes, MODE)
     }
 
-    /// What the run directory says. `None` where no agent has said anything.
+    /// What the state directory says. `None` where no agent has said anything.
     ///
     /// # Errors
     ///
     /// What the system says, and what is not guidance.
-    pub fn read(run: &Path) -> io::Result<Option<Self>> {
-        let bytes = whole::read(&run.join(FILE))?;
+    pub fn read(state: &Path) -> io::Result<Option<Self>> {
+        let bytes = whole::read(&state.join(FILE))?;
         bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from)).transpose()
     }
 
@@ -63,8 +66,8 @@ impl Guidance {
     /// # Errors
     ///
     /// What the system says.
-    pub fn remove(run: &Path) -> io::Result<()> {
-        whole::remove(&run.join(FILE))
+    pub fn remove(state: &Path) -> io::Result<()> {
+        whole::remove(&state.join(FILE))
     }
 
     /// Whether the mesh knows the way to an address of one of the node's pods by its prefixes.

@@ -7,7 +7,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST,
     NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
@@ -19,6 +19,20 @@ use rustix::net::{
 use wireloom_model::Family;
 
 type Message = NetlinkMessage<RouteNetlinkMessage>;
+
+/// A link of a namespace.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    /// Bytes.
+    pub(crate) mtu: u32,
+    pub(crate) is_up: bool,
+    pub(crate) is_bridge: bool,
+    /// The number of the bridge that it hangs on.
+    pub(crate) bridge: Option<u32>,
+    /// The number of the link that this one is an end of or stands on, in whatever namespace that is.
+    pub(crate) other: Option<u32>,
+}
 
 /// A socket of a network namespace.
 pub(crate) struct Netlink {
@@ -35,6 +49,32 @@ const ATTEMPTS: u32 = 10;
 /// How long the kernel may take. It answers in microseconds.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
+impl Link {
+    fn read(answer: RouteNetlinkMessage) -> Option<Self> {
+        let RouteNetlinkMessage::NewLink(message) = answer else { return None };
+        let mut link = Self {
+            index: message.header.index,
+            mtu: 0,
+            is_up: message.header.flags.contains(LinkFlags::Up),
+            is_bridge: false,
+            bridge: None,
+            other: None,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::Mtu(bytes) => link.mtu = *bytes,
+                LinkAttribute::Controller(index) => link.bridge = Some(*index),
+                LinkAttribute::Link(index) => link.other = Some(*index),
+                LinkAttribute::LinkInfo(info) => {
+                    link.is_bridge = info.contains(&LinkInfo::Kind(InfoKind::Bridge));
+                }
+                _ => {}
+            }
+        }
+        Some(link)
+    }
+}
+
 impl Netlink {
     /// Opens one in the namespace of the calling thread.
     pub(crate) fn open() -> io::Result<Self> {
@@ -45,47 +85,64 @@ impl Netlink {
         Ok(Self { socket, asked: 0 })
     }
 
-    /// A link's number and its MTU, by its name.
-    pub(crate) fn link(&mut self, name: &str) -> io::Result<(u32, u32)> {
+    /// A link, by its name. [`io::ErrorKind::NotFound`] if there is none.
+    pub(crate) fn link(&mut self, name: &str) -> io::Result<Link> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let answers = self.exchange(RouteNetlinkMessage::GetLink(message), 0)?;
-        let found = answers.into_iter().find_map(|answer| match answer {
-            RouteNetlinkMessage::NewLink(link) => {
-                let mtu = link.attributes.iter().find_map(|attribute| match attribute {
-                    LinkAttribute::Mtu(bytes) => Some(*bytes),
-                    _ => None,
-                });
-                Some((link.header.index, mtu?))
-            }
-            _ => None,
-        });
-        found.ok_or_else(|| io::Error::other(format!("the kernel tells nothing of {name}")))
+        let found = self.find_link(message)?;
+        found.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("there is no link {name}"))
+        })
+    }
+
+    /// The link of this number, if there is one.
+    pub(crate) fn link_numbered(&mut self, index: u32) -> io::Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.find_link(message)
+    }
+
+    fn find_link(&mut self, question: LinkMessage) -> io::Result<Option<Link>> {
+        match self.exchange(RouteNetlinkMessage::GetLink(question), 0) {
+            Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(None),
+            answers => Ok(answers?.into_iter().find_map(Link::read)),
+        }
+    }
+
+    /// All links.
+    pub(crate) fn links(&mut self) -> io::Result<Vec<Link>> {
+        let answers = self.list(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        Ok(answers.into_iter().filter_map(Link::read).collect())
     }
 
     /// All routes of a family.
     pub(crate) fn routes(&mut self, family: Family) -> io::Result<Vec<RouteMessage>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = match family {
+            Family::V4 => AddressFamily::Inet,
+            Family::V6 => AddressFamily::Inet6,
+        };
+        let route = |answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        };
+        let answers = self.list(&RouteNetlinkMessage::GetRoute(message))?;
+        Ok(answers.into_iter().filter_map(route).collect())
+    }
+
+    /// All that a question for a list brings; nothing of what the kernel does not know, such as IPv6.
+    pub(crate) fn list(
+        &mut self,
+        question: &RouteNetlinkMessage,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
         for _ in 0..ATTEMPTS {
-            let mut message = RouteMessage::default();
-            message.header.address_family = match family {
-                Family::V4 => AddressFamily::Inet,
-                Family::V6 => AddressFamily::Inet6,
-            };
-            match self.exchange(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP) {
-                Ok(answers) => {
-                    let route = |answer| match answer {
-                        RouteNetlinkMessage::NewRoute(route) => Some(route),
-                        _ => None,
-                    };
-                    return Ok(answers.into_iter().filter_map(route).collect());
-                }
+            match self.exchange(question.clone(), NLM_F_DUMP) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A kernel without IPv6 has no such routes.
                 Err(error) if is_unsupported(&error) => return Ok(Vec::new()),
-                Err(error) => return Err(error),
+                answers => return answers,
             }
         }
-        Err(io::Error::other("the list of routes changes faster than it can be read"))
+        Err(io::Error::other("the list changes faster than it can be read"))
     }
 
     /// Makes a route, in the place of the one to the same prefix.
@@ -95,7 +152,7 @@ impl Netlink {
     }
 
     /// Sends a request and reads all that answers it. [`io::ErrorKind::Interrupted`] if a list changed meanwhile.
-    fn exchange(
+    pub(crate) fn exchange(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,

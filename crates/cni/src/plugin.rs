@@ -1,31 +1,33 @@
 //! The plugin: what a runtime calls for every pod, last in the list of a network.
 //!
 //! It makes no link and gives out no address; those before it do. It has the pod's packets to other locations fit the
-//! mesh, keeps pods off the mesh that ask for it, and tells the agent of addresses that the mesh does not know the way
-//! to. What those before it said passes through it unchanged.
+//! mesh, keeps pods off the mesh that ask for it, has the bridge of our own list serve the pod, and tells the agent of
+//! addresses that the mesh does not know the way to. What those before it said passes through it unchanged.
 
 mod bell;
 mod call;
 mod pod;
 mod refusal;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use wireloom_model::InterfaceAddress;
 
 use crate::attachment::{Attachment, Attachments};
+use crate::bridge::Bridge;
 use crate::guidance::Guidance;
 
 use call::{Call, Command, Pod};
 use refusal::{Code, Refusal};
 
 pub use bell::PATIENCE;
-pub(crate) use call::ANNOTATIONS;
+pub(crate) use call::{ANNOTATIONS, BRIDGE, RUN_DIRECTORY, STATE_DIRECTORY};
 
-/// The versions of the specification that it speaks, the oldest first.
-pub const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// The versions of the specification that it speaks, the oldest first: those by which plugins know of those before them.
+pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// The annotation by which a pod stays off the mesh, as `"false"`: it is reached in its own location and nowhere else.
 pub const ANNOTATION: &str = "wireloom.dev/mesh";
@@ -75,44 +77,49 @@ fn add(call: &Call, pod: &Pod, namespace: &Path) -> Result<Value, Refusal> {
             "it has no network to stand behind: put it last in a list of plugins",
         ));
     };
-    let guidance = guidance(call)?;
-    let mut attachment = Attachment {
+    let Some(guidance) = guidance(call)? else {
+        return Err(Refusal::new(Code::Later, nothing_said(call)));
+    };
+    if let Some(bridge) = &call.bridge {
+        Bridge::new(bridge.clone())
+            .serve(&gateways(previous))
+            .map_err(Refusal::io(format!("the bridge {bridge} gets no gateway for the pod")))?;
+    }
+    let off_mesh = call.config["runtimeConfig"][ANNOTATIONS][ANNOTATION] == "false";
+    let routed = pod::open(namespace)
+        .and_then(|mut network| network.follow(&pod.interface, &guidance, off_mesh))
+        .map_err(Refusal::io("the pod's routes can't be set"))?;
+    let attachment = Attachment {
         network: call.network.clone(),
         container: pod.container.clone(),
         interface: pod.interface.clone(),
+        host_end: routed.host_end,
         addresses: addresses(previous),
-        limited: BTreeMap::new(),
-        off_mesh: call.config["runtimeConfig"][ANNOTATIONS][ANNOTATION] == "false",
+        limited: routed.limited,
+        off_mesh,
     };
-    if let Some(guidance) = &guidance {
-        let routes = pod::open(namespace)
-            .and_then(|pod| pod.follow(&attachment.interface, guidance, attachment.off_mesh));
-        attachment.limited = routes.map_err(|error| {
-            Refusal::new(Code::Io, format!("the pod's routes can't be set: {error}"))
-        })?;
-    }
-    let attachments = Attachments::of(&call.run);
+    let attachments = Attachments::of(&call.directories.run);
     attachments.put(&attachment).map_err(Refusal::io("what the pod has can't be kept"))?;
-    tell(guidance.as_ref(), &attachment);
+    tell(Some(&guidance), [&attachment]);
     Ok(previous.clone())
 }
 
 /// Takes away what was kept of a pod. Its routes go with its namespace, which may be gone already.
 fn del(call: &Call, pod: &Pod) -> Result<(), Refusal> {
-    let attachments = Attachments::of(&call.run);
+    let attachments = Attachments::of(&call.directories.run);
     let known = attachments.find(&pod.container, &pod.interface).unwrap_or_default();
     attachments
         .remove(&pod.container, &pod.interface)
         .map_err(Refusal::io("what was kept of the pod can't be removed"))?;
     if let Some(attachment) = known {
-        tell(guidance(call).unwrap_or_default().as_ref(), &attachment);
+        tell(guidance(call).unwrap_or_default().as_ref(), [&attachment]);
     }
     Ok(())
 }
 
 /// Looks at what was made for the pod, and at nothing else.
 fn check(call: &Call, pod: &Pod, namespace: &Path) -> Result<(), Refusal> {
-    let attachments = Attachments::of(&call.run);
+    let attachments = Attachments::of(&call.directories.run);
     let known = attachments
         .find(&pod.container, &pod.interface)
         .map_err(Refusal::io("what was kept of the pod can't be read"))?;
@@ -136,20 +143,21 @@ fn check(call: &Call, pod: &Pod, namespace: &Path) -> Result<(), Refusal> {
 
 /// Takes away what was kept of pods that the runtime no longer knows, and goes on after one that can't be.
 fn gc(call: &Call, valid: &BTreeSet<(String, String)>) -> Result<(), Refusal> {
-    let attachments = Attachments::of(&call.run);
+    let attachments = Attachments::of(&call.directories.run);
     let all = attachments.all().map_err(Refusal::io("what was kept of pods can't be read"))?;
-    let guidance = guidance(call).unwrap_or_default();
-    let mut failed = Vec::new();
-    for attachment in all.into_iter().filter(|attachment| attachment.network == call.network) {
+    let mut failed: Vec<String> = all.unreadable.iter().map(ToString::to_string).collect();
+    let mut gone = Vec::new();
+    for attachment in all.pods.into_iter().filter(|attachment| attachment.network == call.network) {
         let Attachment { container, interface, .. } = &attachment;
         if valid.contains(&(container.clone(), interface.clone())) {
             continue;
         }
         match attachments.remove(container, interface) {
-            Ok(()) => tell(guidance.as_ref(), &attachment),
+            Ok(()) => gone.push(attachment),
             Err(error) => failed.push(format!("{container} {interface}: {error}")),
         }
     }
+    tell(guidance(call).unwrap_or_default().as_ref(), &gone);
     match failed.is_empty() {
         true => Ok(()),
         false => Err(Refusal::new(
@@ -163,24 +171,40 @@ fn gc(call: &Call, valid: &BTreeSet<(String, String)>) -> Result<(), Refusal> {
 fn status(call: &Call) -> Result<(), Refusal> {
     match guidance(call)? {
         Some(_) => Ok(()),
-        None => Err(Refusal::new(
-            Code::NotAvailable,
-            format!("no agent has told of the mesh yet in {}: start one", call.run.display()),
-        )),
+        None => Err(Refusal::new(Code::NotAvailable, nothing_said(call))),
     }
 }
 
 fn guidance(call: &Call) -> Result<Option<Guidance>, Refusal> {
-    Guidance::read(&call.run).map_err(Refusal::io("what the agent told of the mesh can't be read"))
+    Guidance::read(&call.directories.state)
+        .map_err(Refusal::io("what the agent told of the mesh can't be read"))
 }
 
-/// Has the agent look, where a pod is news to it. What it misses now, it finds later.
-fn tell(guidance: Option<&Guidance>, attachment: &Attachment) {
+fn nothing_said(call: &Call) -> String {
+    let state = call.directories.state.display();
+    format!("no agent has told of the mesh yet in {state}: start one")
+}
+
+/// Has the agent look, where pods are news to it. What it misses now, it finds later.
+fn tell<'a>(guidance: Option<&Guidance>, attachments: impl IntoIterator<Item = &'a Attachment>) {
     let Some(guidance) = guidance else { return };
-    let is_news = attachment.off_mesh || !attachment.addresses.iter().all(|a| guidance.knows(*a));
-    if is_news && let Err(error) = bell::ring(&guidance.agent) {
+    let is_news = |attachment: &Attachment| {
+        attachment.off_mesh || !attachment.addresses.iter().all(|a| guidance.knows(*a))
+    };
+    if attachments.into_iter().any(is_news)
+        && let Err(error) = bell::ring(&guidance.agent)
+    {
         eprintln!("wireloom: {}: {error}; the agent looks once it runs", guidance.agent.display());
     }
+}
+
+/// The addresses by which the pod goes out, with the lengths of the prefixes that they serve.
+fn gateways(result: &Value) -> BTreeSet<InterfaceAddress> {
+    let gateway = |entry: &Value| {
+        let length = entry["address"].as_str()?.split('/').nth(1)?.parse().ok()?;
+        InterfaceAddress::new(entry["gateway"].as_str()?.parse().ok()?, length)
+    };
+    result["ips"].as_array().into_iter().flatten().filter_map(gateway).collect()
 }
 
 /// The addresses that the plugins before gave the pod (CNI specification 1.1, section 5).

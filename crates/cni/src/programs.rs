@@ -2,8 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::whole;
 
@@ -20,10 +21,15 @@ const PART: u64 = 1 << 20;
 const MODE: u32 = 0o755;
 
 /// The directory in which a runtime looks for plugins, such as `/opt/cni/bin`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Programs {
     directory: PathBuf,
+    /// Ours, as it was when it was last found to be the right one.
+    right: Option<Stamp>,
 }
+
+/// What a file can't be written or replaced without changing: its number, its length, and when it was written.
+type Stamp = (u64, u64, Option<SystemTime>);
 
 /// What the system says to a program that can't be put there, or taken away.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +44,7 @@ pub struct ProgramError {
 impl Programs {
     /// The programs in this directory. Nothing is read or written yet.
     pub const fn new(directory: PathBuf) -> Self {
-        Self { directory }
+        Self { directory, right: None }
     }
 
     /// The directory.
@@ -47,12 +53,13 @@ impl Programs {
     }
 
     /// Puts `own` there as [`PLUGIN`], and those of [`PLUGINS`] that are missing and that `carried` has. Each is whole
-    /// from the moment it is there; one that is there as it should be is not written again.
+    /// from the moment it is there; one that is there as it should be is not written again, and not read either while
+    /// nobody touches it.
     ///
     /// # Errors
     ///
     /// What the system says.
-    pub fn install(&self, own: &Path, carried: &Path) -> Result<(), ProgramError> {
+    pub fn install(&mut self, own: &Path, carried: &Path) -> Result<(), ProgramError> {
         for name in PLUGINS {
             let (from, to) = (carried.join(name), self.directory.join(name));
             if !to.exists() && from.is_file() {
@@ -60,16 +67,25 @@ impl Programs {
             }
         }
         let ours = self.directory.join(PLUGIN);
-        match is_same(own, &ours) {
-            Ok(true) => Ok(()),
-            Ok(false) => self.copy(own, PLUGIN),
-            Err(error) => Err(ProgramError { path: ours, error }),
+        if self.right.is_none() || stamp(&ours) != self.right {
+            match is_same(own, &ours) {
+                Ok(true) => {}
+                Ok(false) => self.copy(own, PLUGIN)?,
+                Err(error) => return Err(ProgramError { path: ours, error }),
+            }
+            self.right = stamp(&ours);
         }
+        Ok(())
+    }
+
+    /// Whether a program is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.directory.join(name).exists()
     }
 
     /// Those of [`PLUGINS`] that are not there.
     pub fn missing(&self) -> Vec<&'static str> {
-        PLUGINS.into_iter().filter(|name| !self.directory.join(name).exists()).collect()
+        PLUGINS.into_iter().filter(|name| !self.has(name)).collect()
     }
 
     /// Takes ours away. Those of others stay, whoever brought them.
@@ -98,6 +114,11 @@ impl Programs {
     }
 }
 
+fn stamp(path: &Path) -> Option<Stamp> {
+    let data = fs::metadata(path).ok()?;
+    Some((data.ino(), data.len(), data.modified().ok()))
+}
+
 /// Whether both files are there and say the same.
 fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     let other = match File::open(other) {
@@ -123,8 +144,6 @@ fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
     use super::*;
 
     #[test]
@@ -136,9 +155,10 @@ mod tests {
         for name in ["bridge", "portmap"] {
             fs::write(carried.join(name), "carried").unwrap();
         }
-        let programs = Programs::new(folder.path().join("bin"));
+        let mut programs = Programs::new(folder.path().join("bin"));
         fs::create_dir(programs.directory()).unwrap();
-        let place = |name: &str| programs.directory().join(name);
+        let bin = programs.directory().to_owned();
+        let place = |name: &str| bin.join(name);
         fs::write(place("bridge"), "the machine's own").unwrap();
 
         programs.install(&own, &carried).unwrap();
@@ -151,6 +171,20 @@ mod tests {
         programs.install(&own, &carried).unwrap();
         assert_eq!(fs::metadata(place(PLUGIN)).unwrap().ino(), before.ino());
         fs::write(&own, "two").unwrap();
+        programs.install(&own, &carried).unwrap();
+        assert_eq!(
+            fs::read_to_string(place(PLUGIN)).unwrap(),
+            "one",
+            "ours does not change while it runs"
+        );
+        // Somebody takes them away, or writes over ours.
+        for name in [PLUGIN, "portmap"] {
+            fs::remove_file(place(name)).unwrap();
+        }
+        programs.install(&own, &carried).unwrap();
+        assert_eq!(fs::read_to_string(place(PLUGIN)).unwrap(), "two");
+        assert_eq!(fs::read_to_string(place("portmap")).unwrap(), "carried");
+        fs::write(place(PLUGIN), "three").unwrap();
         programs.install(&own, &carried).unwrap();
         assert_eq!(fs::read_to_string(place(PLUGIN)).unwrap(), "two");
 

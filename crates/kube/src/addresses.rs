@@ -61,6 +61,7 @@ const NETWORKS_ON_HOST: &[&str] = &[
     "virbr",
     "vxlan.calico",
     "weave",
+    "wl-",
 ];
 
 /// Chooses from a host's addresses. `pods` are the prefixes of its own pods.
@@ -192,6 +193,9 @@ mod tests {
             "pods 10.42.0.9/32",
         ];
         assert_eq!(found(&rules(), &lines, &[]), ["10.0.0.5/24", "10.0.0.5:51820"]);
+        // The pods' gateway of a prefix that was the node's.
+        let former = ["eth0! 203.0.113.5/24", "wl-pods0 10.43.0.1/24"];
+        assert_eq!(found(&rules(), &former, &[])[0], "");
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! Whether the DaemonSet that an agent belongs to will start another one on its node.
+//!
+//! One that was never there is a mistake in a name, and no reason to go.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +12,7 @@ use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodS
 use kube::{Api, Client, Error};
 
 use crate::node::NodeObject;
+use crate::watch::Change;
 
 /// How long the API may take to say so.
 const REQUEST: Duration = Duration::from_secs(3);
@@ -54,14 +57,77 @@ impl fmt::Display for DaemonSetName {
     }
 }
 
+/// How an agent stands with its DaemonSet, by what it has heard of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It has a place for this node.
+    Employed,
+    /// It has none, and what the node says of itself is not all taken back yet.
+    Dismissed,
+    /// It was never seen.
+    #[default]
+    Unknown,
+    /// It has none, and all is done that follows from it.
+    Withdrawn,
+}
+
+impl Standing {
+    /// Whether nothing is to be said of this node.
+    pub(crate) const fn is_dismissed(self) -> bool {
+        matches!(self, Self::Dismissed | Self::Withdrawn)
+    }
+}
+
+/// What is known of an agent's DaemonSet.
+#[derive(Debug, Default)]
+pub(crate) enum Employer {
+    Gone,
+    Is(Box<DaemonSet>),
+    #[default]
+    Unknown,
+}
+
+impl Employer {
+    pub(crate) fn hear(&mut self, change: Change<DaemonSet>) {
+        match change {
+            Change::All(mut all) => match (all.pop(), &self) {
+                (None, Self::Unknown) => {}
+                (None, _) => *self = Self::Gone,
+                (Some(found), _) => *self = Self::Is(Box::new(found)),
+            },
+            Change::Put(found) => *self = Self::Is(Box::new(found)),
+            Change::Gone(_) => *self = Self::Gone,
+            Change::Failed(error) => {
+                tracing::debug!(%error, "the agent's DaemonSet is not watched");
+            }
+        }
+    }
+
+    /// How this node stands with it, if it `was` so before.
+    pub(crate) fn standing(&self, node: Option<&NodeObject>, was: Standing) -> Standing {
+        match self {
+            Self::Unknown => Standing::Unknown,
+            Self::Is(found) if has_pod_on(found, node) => Standing::Employed,
+            Self::Is(_) | Self::Gone if was == Standing::Withdrawn => Standing::Withdrawn,
+            Self::Is(_) | Self::Gone => Standing::Dismissed,
+        }
+    }
+}
+
 impl DaemonSetName {
-    /// Whether it still has a pod on this Node. If the API does not say, it does: an outage removes nothing. If it does
-    /// not let us ask any more, our rights went with it.
-    pub(crate) async fn is_for(&self, client: &Client, node: Option<&NodeObject>) -> bool {
+    /// Whether it still has a pod on this Node. If the API does not say, it does: an outage removes nothing. If it was
+    /// `seen` and the API does not let us ask any more, our rights went with it.
+    pub(crate) async fn is_for(
+        &self,
+        client: &Client,
+        node: Option<&NodeObject>,
+        seen: bool,
+    ) -> bool {
         let api: Api<DaemonSet> = Api::namespaced(client.clone(), &self.namespace);
         match tokio::time::timeout(REQUEST, api.get(&self.name)).await {
             Ok(Ok(found)) => has_pod_on(&found, node),
-            Ok(Err(Error::Api(status))) => !matches!(status.code, 401 | 403 | 404),
+            // A token that is not taken is renewed, and says nothing of the DaemonSet.
+            Ok(Err(Error::Api(status))) => !(seen && matches!(status.code, 403 | 404)),
             Ok(Err(_)) | Err(_) => true,
         }
     }
@@ -69,7 +135,7 @@ impl DaemonSetName {
 
 /// Whether a DaemonSet stays and has its pods run on a Node with these labels (Kubernetes documentation, "Assigning Pods to
 /// Nodes").
-pub(crate) fn has_pod_on(daemon_set: &DaemonSet, node: Option<&NodeObject>) -> bool {
+fn has_pod_on(daemon_set: &DaemonSet, node: Option<&NodeObject>) -> bool {
     if daemon_set.metadata.deletion_timestamp.is_some() {
         return false;
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Error};
 use wireloom_model::{NodeName, Problem, Subject};
 
 use crate::MANAGER;
@@ -16,9 +16,13 @@ const BURST: u32 = 10;
 /// How long it takes until there may be one more.
 const REFILL: Duration = Duration::from_secs(60);
 
+/// How long a note may be, in bytes (`NoteLengthLimit`, pkg/apis/core/validation/events.go).
+const NOTE: usize = 1024;
+
 /// Tells of each problem once.
 pub(crate) struct Events {
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
     told: BTreeSet<Problem>,
     quota: Quota,
 }
@@ -28,7 +32,8 @@ impl Events {
         let reporter =
             Reporter { controller: MANAGER.to_owned(), instance: Some(node.to_string()) };
         Self {
-            recorder: Recorder::new(client.clone(), reporter),
+            client: client.clone(),
+            reporter,
             told: BTreeSet::new(),
             quota: Quota { left: BURST, at: now },
         }
@@ -44,18 +49,24 @@ impl Events {
             let event = Event {
                 type_: EventType::Warning,
                 reason: reason(problem).to_owned(),
-                note: Some(problem.message.clone()),
+                note: Some(note(&problem.message)),
                 action: "Skip".to_owned(),
                 secondary: None,
             };
-            let published = self.recorder.publish(&event, about);
+            // One that published before would take another problem of the same object for this one once more.
+            let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+            let published = recorder.publish(&event, about);
             match tokio::time::timeout(Duration::from_secs(5), published).await {
                 Ok(Ok(())) => {
                     self.told.insert((*problem).clone());
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(error = write::text(&error), "an Event is not written");
-                    return;
+                    // Another one may fare better, unless we may write none.
+                    if write::refusal(&error).is_none() || is_forbidden(&error) {
+                        return;
+                    }
+                    self.told.insert((*problem).clone());
                 }
                 Err(_) => return,
             }
@@ -68,6 +79,19 @@ const fn reason(problem: &Problem) -> &'static str {
         Subject::Node(_) => "InvalidAnnotation",
         _ => "InvalidPeer",
     }
+}
+
+fn is_forbidden(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if status.is_forbidden())
+}
+
+/// A message, or as much of it as a note holds.
+fn note(message: &str) -> String {
+    const MORE: &str = " ...";
+    if message.len() <= NOTE {
+        return message.to_owned();
+    }
+    format!("{}{MORE}", &message[..message.floor_char_boundary(NOTE - MORE.len())])
 }
 
 /// How many more there may be.
@@ -93,6 +117,13 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_note_is_no_longer_than_it_may_be_and_whole_characters() {
+        assert_eq!(note("short"), "short");
+        let long = note(&"\u{e9}".repeat(NOTE));
+        assert!((NOTE - 1..=NOTE).contains(&long.len()) && long.ends_with("\u{e9} ..."), "{long}");
+    }
 
     #[test]
     fn a_burst_and_then_one_a_minute() {

@@ -17,13 +17,13 @@ use wireloom_registry::Publication;
 
 use crate::addresses;
 use crate::cluster::{Cluster, KnownNode};
-use crate::daemon_set;
+use crate::daemon_set::{Employer, Standing};
 use crate::events::Events;
 use crate::node::NodeObject;
 use crate::outage::{Outage, Use};
 use crate::own::{Facts, Own};
 use crate::peer;
-use crate::registry::{Known, KubeConfig};
+use crate::registry::{Known, KubeConfig, MISSES};
 use crate::watch::{Change, Patience, Watch, next_of, random};
 use crate::write::{self, WriteError, Writer};
 
@@ -33,8 +33,8 @@ const GATHER: Duration = Duration::from_millis(200);
 const GATHER_WRITES: Duration = Duration::from_millis(500);
 /// How long to wait before a write that failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// How many signs of life may be missed.
-const MISSES: u32 = 3;
+/// The same, when the rights to do so are about to go.
+const RETRY_WITHDRAWAL: Duration = Duration::from_secs(1);
 
 const PEERS_DENIED: &str = "Peers can't be read, and the mesh does without";
 const LEASES_DENIED: &str = "heartbeats can't be read, and every node counts as healthy";
@@ -53,8 +53,7 @@ pub(crate) struct Follower {
     /// The DaemonSet that the agent is of.
     daemon_set: Option<Watch<DaemonSet>>,
     employer: Employer,
-    /// Whether that has no place for this node any longer, once all that follows from it is done.
-    dismissed: watch::Sender<bool>,
+    standing: watch::Sender<Standing>,
     writer: Writer,
     events: Events,
     facts: watch::Receiver<Facts>,
@@ -75,14 +74,6 @@ pub(crate) struct Follower {
     yields: Option<Instant>,
 }
 
-/// What is known of the agent's DaemonSet.
-enum Employer {
-    Gone,
-    Is(Box<DaemonSet>),
-    /// It was never seen.
-    Unknown,
-}
-
 impl Follower {
     pub(crate) fn new(
         client: Client,
@@ -90,7 +81,7 @@ impl Follower {
         facts: watch::Receiver<Facts>,
         publication: watch::Receiver<Option<Publication>>,
         known: watch::Sender<Known>,
-        dismissed: watch::Sender<bool>,
+        standing: watch::Sender<Standing>,
     ) -> Self {
         let now = Instant::now();
         let daemon_set = config
@@ -106,8 +97,8 @@ impl Follower {
             peers: Watch::new(Api::all_with(client.clone(), &peer::resource())),
             leases: Watch::new(Api::namespaced(client.clone(), &config.namespace)),
             daemon_set,
-            employer: Employer::Unknown,
-            dismissed,
+            employer: Employer::default(),
+            standing,
             writer: Writer::new(&client, config.node.clone(), &config.namespace, span),
             events: Events::new(&client, &config.node, now),
             config,
@@ -220,19 +211,7 @@ impl Follower {
 
     /// The DaemonSet goes a moment before the rights that go with it: what this node says is taken back at once.
     async fn hear_daemon_set(&mut self, change: Change<DaemonSet>) -> bool {
-        match change {
-            Change::All(mut all) => match (all.pop(), &self.employer) {
-                // One that never was there is a mistake in a name, and no reason to go.
-                (None, Employer::Unknown) => {}
-                (None, _) => self.employer = Employer::Gone,
-                (Some(found), _) => self.employer = Employer::Is(Box::new(found)),
-            },
-            Change::Put(found) => self.employer = Employer::Is(Box::new(found)),
-            Change::Gone(_) => self.employer = Employer::Gone,
-            Change::Failed(error) => {
-                tracing::debug!(%error, "the agent's DaemonSet is not watched");
-            }
-        }
+        self.employer.hear(change);
         self.is_dismissed().await;
         self.write_soon()
     }
@@ -240,27 +219,46 @@ impl Follower {
     /// Whether the DaemonSet has no place for this node, so that nothing is to be said of it. What was said is taken back
     /// first, unless Kilo's agents go by it.
     async fn is_dismissed(&mut self) -> bool {
-        let own = self.cluster.own();
-        let is_dismissed = match &self.employer {
-            Employer::Gone => true,
-            Employer::Is(found) => !daemon_set::has_pod_on(found, own.map(|own| &own.object)),
-            Employer::Unknown => false,
-        };
-        let uid = own.and_then(|own| own.object.metadata.uid.clone());
-        let was_dismissed = *self.dismissed.borrow();
-        if is_dismissed && !was_dismissed {
+        let was = *self.standing.borrow();
+        let own = self.cluster.own().map(|own| &own.object);
+        let standing = self.employer.standing(own, was);
+        if standing == Standing::Dismissed && was != Standing::Dismissed {
             tracing::info!("the agent's DaemonSet has no place for this node");
-            if let Some(uid) = uid.filter(|_| !self.cluster.has_kilo(Instant::now())) {
-                match self.writer.withdraw(&uid).await {
-                    Ok(()) => tracing::info!("what this node said of itself is taken back"),
-                    Err(WriteError::Refused(reason) | WriteError::Unreachable(reason)) => {
-                        tracing::warn!(%reason, "what this node said of itself is not taken back");
-                    }
-                }
+        }
+        self.standing.send_replace(standing);
+        if standing == Standing::Dismissed {
+            if self.withdraw().await {
+                self.standing.send_replace(Standing::Withdrawn);
+            } else {
+                self.write_due = Some(Instant::now() + RETRY_WITHDRAWAL);
             }
         }
-        self.dismissed.send_replace(is_dismissed);
-        is_dismissed
+        standing.is_dismissed()
+    }
+
+    /// Takes back what this node said of itself, as far as that is not Kilo's agents' too. Returns whether that is done, or
+    /// will never be.
+    async fn withdraw(&mut self) -> bool {
+        let uid = self.cluster.own().and_then(|own| own.object.metadata.uid.as_deref());
+        // What is said of a Node goes with it.
+        let Some(uid) = uid else { return self.nodes.is_listed };
+        if self.cluster.has_kilo(Instant::now()) {
+            return true;
+        }
+        match self.writer.withdraw(uid).await {
+            Ok(()) => {
+                tracing::info!("what this node said of itself is taken back");
+                true
+            }
+            Err(WriteError::Refused(reason)) => {
+                tracing::warn!(%reason, "what this node said of itself is not taken back");
+                true
+            }
+            Err(WriteError::Unreachable(reason)) => {
+                tracing::warn!(%reason, "what this node said of itself is not taken back yet");
+                false
+            }
+        }
     }
 
     /// Returns whether there is something to tell.
@@ -387,7 +385,9 @@ impl Follower {
         self.beat_due = now + self.config.heartbeat;
         let uid = self.cluster.own().and_then(|own| own.object.metadata.uid.clone());
         // Without a Node there is nobody to be alive.
-        let Some(uid) = uid.filter(|_| !*self.dismissed.borrow()) else { return false };
+        let Some(uid) = uid.filter(|_| !self.standing.borrow().is_dismissed()) else {
+            return false;
+        };
         let before = self.outage.reason().is_some();
         let is_news = match self.writer.beat(&uid).await {
             Ok(()) => {

@@ -12,13 +12,16 @@ use wireloom_model::{Mesh, NodeName, Snapshot};
 use wireloom_registry::{Next, Publication, PublishError, Registry, Update};
 
 use crate::addresses::AddressRules;
-use crate::daemon_set::DaemonSetName;
+use crate::daemon_set::{DaemonSetName, Standing};
 use crate::follow::Follower;
 use crate::node::NodeObject;
 use crate::own::Facts;
 
 /// How long a watch lasts before it is begun anew, in seconds: the price of noticing one that hangs.
 pub(crate) const WATCH: u32 = 120;
+
+/// How many signs of life of a node may be missed.
+pub(crate) const MISSES: u32 = 3;
 
 /// How long what goes on may take to be heard, when an agent ends.
 const HEARING: Duration = Duration::from_secs(3);
@@ -60,7 +63,7 @@ pub struct KubeRegistry {
     publication: watch::Sender<Option<Publication>>,
     client: Client,
     config: KubeConfig,
-    is_dismissed: watch::Receiver<bool>,
+    standing: watch::Receiver<Standing>,
     task: JoinHandle<()>,
 }
 
@@ -77,12 +80,13 @@ impl KubeRegistry {
     pub fn start(client: Client, config: KubeConfig, facts: watch::Receiver<Facts>) -> Self {
         let (known_by_task, known) = watch::channel(Known::default());
         let (publication, published) = watch::channel(None);
-        let (dismissed, is_dismissed) = watch::channel(false);
+        let (standing_by_task, standing) = watch::channel(Standing::default());
         let (to_follow, of) = (client.clone(), config.clone());
-        let follower = Follower::new(to_follow, of, facts, published, known_by_task, dismissed);
+        let follower =
+            Follower::new(to_follow, of, facts, published, known_by_task, standing_by_task);
         let task = tokio::spawn(follower.run());
         let told = Known::default();
-        Self { known, told, publication, client, config, is_dismissed, task }
+        Self { known, told, publication, client, config, standing, task }
     }
 }
 
@@ -105,19 +109,20 @@ impl Registry for KubeRegistry {
     /// An agent of a DaemonSet that is gone, is being deleted or chooses other nodes leaves for good.
     async fn leave(&mut self) -> Next {
         let Some(daemon_set) = &self.config.daemon_set else { return Next::Nobody };
-        let mut is_dismissed = *self.is_dismissed.borrow();
-        if !is_dismissed {
+        let standing = *self.standing.borrow();
+        if !standing.is_dismissed() {
             let api: Api<NodeObject> = Api::all(self.client.clone());
             let node = api.get(self.config.node.as_str());
             let node = tokio::time::timeout(HEARING, node).await.ok().and_then(Result::ok);
-            if daemon_set.is_for(&self.client, node.as_ref()).await {
+            let seen = standing == Standing::Employed;
+            if daemon_set.is_for(&self.client, node.as_ref(), seen).await {
                 return Next::Agent;
             }
-            // Whoever watches it takes back what was said. Without the right to, nobody does.
-            let dismissed = self.is_dismissed.wait_for(|is_dismissed| *is_dismissed);
-            is_dismissed = tokio::time::timeout(HEARING, dismissed).await.is_ok();
         }
-        tracing::info!(%daemon_set, is_dismissed, "this node leaves the mesh for good");
+        // Whoever watches it takes back what was said. Without the right to, nobody does.
+        let withdrawn = self.standing.wait_for(|standing| *standing == Standing::Withdrawn);
+        let is_withdrawn = tokio::time::timeout(HEARING, withdrawn).await.is_ok();
+        tracing::info!(%daemon_set, is_withdrawn, "this node leaves the mesh for good");
         Next::Nobody
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
-use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -22,12 +22,9 @@ use wireloom_model::{
 use wireloom_registry::{Publication, PublishError, Registry, Update};
 
 use crate::node::{self, NodeObject, ReadNode};
-use crate::peer::{self, Peer};
-use crate::registry::{Known, KubeConfig};
+use crate::peer;
+use crate::registry::{Known, KubeConfig, MISSES};
 use crate::write;
-
-/// How many signs of life a node may miss.
-const MISSES: u32 = 3;
 
 /// What a visitor is told. What it is not told, it learns from what agents say of the mesh that they plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +68,7 @@ pub enum VisitError {
 pub async fn read(client: &Client, config: &VisitorConfig) -> Result<Snapshot, VisitError> {
     let all = ListParams::default();
     let nodes: Api<NodeObject> = Api::all(client.clone());
-    let peers: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<Peer>(&()));
+    let peers: Api<DynamicObject> = Api::all_with(client.clone(), &peer::resource());
     let leases: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
     let (nodes, peers, leases) =
         tokio::join!(nodes.list(&all), peers.list(&all), leases.list_metadata(&all));

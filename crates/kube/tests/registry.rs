@@ -167,18 +167,31 @@ async fn a_node_says_what_it_is_once_and_what_is_wrong_with_it() {
     eventually("the endpoint is its own", || endpoint() == "10.0.0.1:51820").await;
 
     // A mistake is an Event on the Node, and the rest goes on.
-    rig.kubectl("annotate node own kilo.squat.ai/persistent-keepalive=25s");
-    let known = mesh(&mut registry, "the mistake is told", |mesh| !mesh.problems.is_empty()).await;
+    // So is each of several, however long what is said of it.
+    let long = "x".repeat(2000);
+    rig.kubectl(&format!(
+        "annotate node own kilo.squat.ai/force-endpoint={long} kilo.squat.ai/persistent-keepalive=25s \
+         wireloom.dev/gateway-weight=much"
+    ));
+    let known = mesh(&mut registry, "the mistakes are told", |mesh| mesh.problems.len() == 3).await;
     assert_eq!(names(&known), ["own"]);
     // The server has Events of its own to tell.
-    let event = || {
+    let notes = || {
         let events = rig.json("get events.events.k8s.io --namespace=default")["items"].clone();
-        events.as_array()?.iter().find(|event| event["regarding"]["name"] == "own").cloned()
+        let events = events.as_array().cloned().unwrap_or_default().into_iter();
+        let of_own = events.filter(|event| event["regarding"]["name"] == "own");
+        of_own.map(|event| event["note"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    eventually("there is an Event", || event().is_some()).await;
-    let event = event().unwrap();
-    let note = event["note"].as_str().unwrap();
-    assert!(note.contains("persistent-keepalive") && note.contains("\"25s\""), "{note}");
+    for (key, value) in
+        [("force-endpoint", "xxx"), ("persistent-keepalive", "\"25s\""), ("gateway-weight", "much")]
+    {
+        eventually("there is an Event", || {
+            notes().iter().any(|note| note.contains(key) && note.contains(value))
+        })
+        .await;
+    }
+    assert_eq!(notes().len(), 3);
+    rig.kubectl("annotate node own kilo.squat.ai/force-endpoint- wireloom.dev/gateway-weight-");
 
     // Kilo's stamp is written while one of its agents gives signs of life, and not by us alone.
     assert_eq!(rig.annotations("own")["kilo.squat.ai/last-seen"], Value::Null);
@@ -349,6 +362,24 @@ async fn the_rights_that_are_documented_are_enough_and_without_them_the_mesh_goe
     }
 }
 
+/// The DaemonSet that agents of the rig are of.
+fn daemon_set() -> String {
+    let labels = json!({ "app": "agent" });
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": { "name": "wireloom", "namespace": "kube-system" },
+        "spec": {
+            "selector": { "matchLabels": labels },
+            "template": {
+                "metadata": { "labels": labels },
+                "spec": { "containers": [{ "name": "agent", "image": "agent" }] },
+            },
+        },
+    })
+    .to_string()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_leaves_for_good_takes_back_what_it_said_and_nothing_else() {
     need!(root);
@@ -359,18 +390,7 @@ async fn a_node_that_leaves_for_good_takes_back_what_it_said_and_nothing_else() 
     own["metadata"]["annotations"]["kilo.squat.ai/persistent-keepalive"] = json!("25");
     rig.api.apply(&own.to_string()).unwrap();
     rig.api.apply(&rights()).unwrap();
-    let pod = json!({ "containers": [{ "name": "agent", "image": "agent" }] });
-    let labels = json!({ "app": "agent" });
-    let daemon_set = json!({
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": { "name": "wireloom", "namespace": "kube-system" },
-        "spec": {
-            "selector": { "matchLabels": labels },
-            "template": { "metadata": { "labels": labels }, "spec": pod },
-        },
-    });
-    rig.api.apply(&daemon_set.to_string()).unwrap();
+    rig.api.apply(&daemon_set()).unwrap();
     let token = rig.kubectl("create token agent --namespace=kube-system");
     rig.bearer = Some(token.trim().to_owned());
 
@@ -402,6 +422,43 @@ async fn a_node_that_leaves_for_good_takes_back_what_it_said_and_nothing_else() 
         assert_eq!(says.len() > 1, next == Next::Agent, "{change}: {says:?}");
         assert_eq!(lease(), next == Next::Agent, "{change}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_leaves_for_good_only_if_its_daemon_set_was_there() {
+    need!(root);
+    need!(cluster);
+    let rig = Rig::start().await;
+    rig.define_peers();
+    rig.api.apply(&node("own", "nl", None).to_string()).unwrap();
+    let (mut registry, _facts) = rig.registry("own", 1, Duration::from_secs(2)).await;
+    mesh(&mut registry, "it is in the mesh", |mesh| names(mesh) == ["own"]).await;
+    assert_eq!(registry.leave().await, Next::Agent, "its name may be wrong");
+
+    rig.api.apply(&daemon_set()).unwrap();
+    let says_key = || rig.annotations("own")["kilo.squat.ai/key"].is_string();
+    assert!(says_key());
+    // Every change of a Node fails for a while, and is not refused for good.
+    let out_of_order = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": { "name": "out-of-order" },
+        "webhooks": [{
+            "name": "out-of-order.example.com",
+            "rules": [{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["nodes"] }],
+            "clientConfig": { "url": "https://127.0.0.1:1/" },
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        }],
+    });
+    rig.api.apply(&out_of_order.to_string()).unwrap();
+    eventually("a change fails", || rig.api.kubectl(["annotate", "node", "own", "a=b"]).is_err())
+        .await;
+    rig.kubectl("delete daemonset wireloom --namespace=kube-system");
+    assert_eq!(registry.leave().await, Next::Nobody);
+    assert!(says_key());
+    rig.kubectl("delete validatingwebhookconfiguration out-of-order");
+    eventually("what it said is taken back", || !says_key()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -91,6 +91,9 @@ pub struct Held {
     /// Addresses of its pods that its pod prefixes do not hold, from a cloud's own address management or fixed.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub pod_addresses: BTreeSet<IpAddr>,
+    /// Gateways of its location that are there and through which nobody beyond them answers it.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub unserved_by: BTreeSet<NodeName>,
 }
 
 /// Something outside the mesh that joins it by WireGuard: a laptop, another cluster. Kilo's `Peer` resource.

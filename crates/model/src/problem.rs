@@ -53,7 +53,7 @@ pub enum ProblemKind {
     Device,
     /// Agents plan by different settings.
     Disagreement,
-    /// Something between two nodes takes packets away.
+    /// Something takes packets away: between two nodes, or in a gateway.
     Dropped,
     /// Two nodes or peers claim one address.
     DuplicateAddress,

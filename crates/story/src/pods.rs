@@ -18,9 +18,9 @@ use crate::stage::{MACHINES, Stage, text};
 /// The label of all pods of the story.
 const LABEL: &str = "part-of=story";
 
-/// How long a pod tries to fetch all its pages, in seconds. A node behind NAT learns after REKEY_AFTER_TIME, which is
-/// 120 s, that a node that can't dial it has lost their session (WireGuard paper, section 6.1).
-const PATIENCE: u64 = 150;
+/// How long a pod tries to fetch all its pages, in seconds. A node behind NAT finds within a minute that a node that can't
+/// dial it has lost their session.
+const PATIENCE: u64 = 100;
 
 /// A pod that runs.
 pub(crate) struct Pod {

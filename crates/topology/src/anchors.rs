@@ -83,7 +83,7 @@ fn duty(mesh: &Mesh, members: &[Member<'_>], extra: &Extra, place: &Place) -> Du
     }
     let owner = best(&owners, |at| {
         let node = members[at].node;
-        (node.healthy, node.held.owns.contains(&extra.prefix), score(at, Purpose::Owner))
+        (members[at].works, node.held.owns.contains(&extra.prefix), score(at, Purpose::Owner))
     });
     if lists(&owner) {
         return Duty { owner, carrier: owner };

@@ -4,9 +4,10 @@
 //! its device hears those that keep their tunnels open. Two such nodes reach each other if both dial each other there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
+use wireloom_model::reach::is_of_one_host;
 use wireloom_model::{Endpoint, Overlay, PublicKey, Snapshot};
 
 use crate::resolve::{Member, keepalive};
@@ -14,7 +15,10 @@ use crate::resolve::{Member, keepalive};
 /// The most places of one node that are tried beside its endpoint.
 const MOST: usize = 4;
 
-/// Where members were heard, by key, in the order of the names of those that heard them.
+/// The most of them where others hear it, if it says more itself.
+const MOST_HEARD: usize = 2;
+
+/// Where healthy members hear others, by key, in the order of the names of those that hear them.
 pub(crate) struct Elsewhere {
     heard: BTreeMap<PublicKey, Vec<Endpoint>>,
     overlay: Overlay,
@@ -25,8 +29,10 @@ impl Elsewhere {
         let moving: BTreeSet<PublicKey> =
             members.iter().filter(|m| m.keepalive().is_some()).map(|m| m.node.key).collect();
         let mut heard = BTreeMap::<PublicKey, Vec<Endpoint>>::new();
-        for (key, at) in members.iter().flat_map(|member| &member.node.discovered_endpoints) {
-            if moving.contains(key) && !is_link_local(at.ip()) {
+        // What a dead one heard last may be long ago.
+        let hearers = members.iter().filter(|member| member.node.healthy);
+        for (key, at) in hearers.flat_map(|member| &member.node.discovered_endpoints) {
+            if moving.contains(key) && is_of_one_host(at.ip()) {
                 let port = NonZeroU16::new(at.port());
                 let places = heard.entry(*key).or_default();
                 places.extend(port.map(|port| Endpoint::at(at.ip(), port)));
@@ -37,15 +43,25 @@ impl Elsewhere {
 
     /// Where a member may be dialled beside its endpoint, the best first.
     pub(crate) fn places(&self, member: &Member<'_>) -> Vec<Endpoint> {
-        let heard = self.heard.get(&member.node.key).into_iter().flatten();
-        let mut places: Vec<Endpoint> = Vec::new();
-        for place in heard.chain(&member.node.more_endpoints) {
-            let is_inside = place.address().is_some_and(|address| self.overlay.contains(address));
-            let is_known = places.contains(place) || member.endpoint == Some(place);
-            if !is_inside && !is_known && places.len() < MOST {
-                places.push(place.clone());
+        let distinct = |all: &[Endpoint], besides: &[Endpoint]| {
+            let mut places: Vec<Endpoint> = Vec::new();
+            for place in all {
+                let is_inside = place.address().is_some_and(|at| self.overlay.contains(at));
+                let is_known = places.contains(place)
+                    || besides.contains(place)
+                    || member.endpoint == Some(place);
+                if !is_inside && !is_known {
+                    places.push(place.clone());
+                }
             }
-        }
+            places
+        };
+        let mut places =
+            distinct(self.heard.get(&member.node.key).map_or(&[][..], Vec::as_slice), &[]);
+        let said = distinct(&member.node.more_endpoints, &places);
+        places.truncate(MOST_HEARD.max(MOST.saturating_sub(said.len())));
+        places.extend(said);
+        places.truncate(MOST);
         places
     }
 }
@@ -60,12 +76,4 @@ pub fn sightings(
     let moving = moving.filter(|node| keepalive(node, node.endpoint.as_ref()).is_some());
     let keys: BTreeSet<PublicKey> = moving.map(|node| node.key).collect();
     heard.into_iter().filter(|(key, _)| keys.contains(key)).collect()
-}
-
-/// Whether an address means something on one link alone, and so to the one that heard it alone.
-const fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
 }

@@ -10,7 +10,7 @@ use crate::resolve::{Area, Member, Resolved};
 
 /// The gateways of each segment, as sorted indices.
 ///
-/// The first k in the order: healthy, declared, holding the role, how well it is reached, hash. So a declared newcomer
+/// The first k in the order: works, declared, holding the role, how well it is reached, hash. So a declared newcomer
 /// takes the role from an undeclared holder, which is what declaring is for; any other newcomer takes it from nobody.
 /// A node of weight 0 is passed over unless its segment has no other kind.
 pub(crate) fn choose(mesh: &Mesh, resolved: &mut Resolved<'_>) -> Vec<Vec<usize>> {
@@ -35,7 +35,7 @@ fn of_area(
             let node = members[at].node;
             let parts = [area.name.as_str().as_bytes(), node.name.as_str().as_bytes()];
             Reverse((
-                node.healthy,
+                members[at].works,
                 node.gateway.declared,
                 node.held.gateway,
                 Reach::of(members[at].endpoint),

@@ -6,8 +6,8 @@ use crate::rendezvous::{Purpose, Score};
 use crate::resolve::{Member, Resolved};
 
 /// The home gateway of each member. A gateway's home is itself. Another node stays with the home that it holds while
-/// that is a healthy gateway of its segment and shares a family with it; otherwise weighted rendezvous hashing chooses
-/// among the healthy gateways that share most families with it.
+/// that is a gateway of its segment that works and shares a family with it; otherwise weighted rendezvous hashing chooses
+/// among those that share most families with it.
 pub(crate) fn choose(mesh: &Mesh, resolved: &Resolved<'_>, gateways: &[Vec<usize>]) -> Vec<usize> {
     let Resolved { members, areas, .. } = resolved;
     let mut homes: Vec<usize> = (0..members.len()).collect();
@@ -20,11 +20,10 @@ pub(crate) fn choose(mesh: &Mesh, resolved: &Resolved<'_>, gateways: &[Vec<usize
     homes
 }
 
-/// The healthy ones among these gateways, or all if none is.
+/// Those of these gateways that work, or all if none does.
 pub(crate) fn usable(members: &[Member<'_>], gateways: &[usize]) -> Vec<usize> {
-    let healthy: Vec<usize> =
-        gateways.iter().copied().filter(|&at| members[at].node.healthy).collect();
-    if healthy.is_empty() { gateways.to_vec() } else { healthy }
+    let working: Vec<usize> = gateways.iter().copied().filter(|&at| members[at].works).collect();
+    if working.is_empty() { gateways.to_vec() } else { working }
 }
 
 fn home(

@@ -30,6 +30,7 @@ mod resolve;
 mod segment;
 mod switch;
 mod topology;
+mod witnesses;
 
 pub use conf::{Conf, ConfPeer};
 pub use elsewhere::sightings;

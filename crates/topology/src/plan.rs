@@ -78,6 +78,13 @@ pub struct TunnelPeer {
     pub preshared_key: Option<PresharedKey>,
 }
 
+impl TunnelPeer {
+    /// Where it may be reached, the best first.
+    pub fn places(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoint.iter().chain(&self.alternatives)
+    }
+}
+
 /// Who a WireGuard peer is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TunnelPeerName {
@@ -216,6 +223,7 @@ impl Topology<'_> {
                 owns: self.owned_by(me).collect(),
                 algorithm: Some(Algorithm::Wireloom),
                 pod_addresses: BTreeSet::new(),
+                unserved_by: BTreeSet::new(),
             },
             problems: self.problems().to_vec(),
             nodes: self.nodes(),

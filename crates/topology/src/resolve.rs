@@ -17,12 +17,15 @@ use wireloom_model::{
 
 use crate::claims;
 use crate::segment::Segment;
+use crate::witnesses;
 
 /// A node of the mesh with what it may keep.
 pub(crate) struct Member<'a> {
     pub(crate) node: &'a Node,
     /// Its segment, as an index.
     pub(crate) segment: usize,
+    /// Whether it is healthy, and passes packets on as far as its segment knows.
+    pub(crate) works: bool,
     pub(crate) endpoint: Option<&'a Endpoint>,
     /// The addresses by which its segment reaches it.
     pub(crate) internal: Vec<InterfaceAddress>,
@@ -116,6 +119,7 @@ pub(crate) fn resolve(snapshot: &Snapshot) -> Resolved<'_> {
         .map(|node| Member {
             node,
             segment: 0,
+            works: node.healthy,
             endpoint: endpoint_outside(
                 snapshot,
                 node.endpoint.as_ref(),
@@ -142,6 +146,7 @@ pub(crate) fn resolve(snapshot: &Snapshot) -> Resolved<'_> {
         .collect();
 
     let areas = segments(&mut members, &mut problems);
+    witnesses::hear(&mut members, &areas, &mut problems);
     let extras =
         claims::assign(&snapshot.mesh, &mut members, &mut outsiders, &areas, &mut problems);
     outsiders.retain(|outsider| {

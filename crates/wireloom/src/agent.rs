@@ -78,7 +78,7 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
             listen: settings.listen,
             resync: settings.resync,
             clean_up: settings.clean_up,
-            pods: settings.pods,
+            pods: Some(settings.pods),
         };
         wireloom_agent::run(config, registry, opener, || {}, stop).await?;
         Ok(ExitCode::SUCCESS)

@@ -14,7 +14,8 @@ use crate::output::{self, Output, OutputArg};
 
 #[derive(Debug, Args)]
 pub(crate) struct CleanupArgs {
-    /// Remove the sockets of this interface alone. Everything else of ours carries no interface's name.
+    /// Remove the sockets of this interface alone, and the forwarding that it needed. Everything else of ours carries no
+    /// interface's name.
     interface: Option<InterfaceName>,
     /// Where agents have their sockets.
     #[arg(long, env = "WIRELOOM_RUN_DIR", default_value = control::RUN_DIRECTORY, value_name = "DIR")]

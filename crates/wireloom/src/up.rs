@@ -8,6 +8,7 @@ use clap::Args;
 use wireloom_agent::http::Listen;
 use wireloom_agent::pods::{self, List, PodNetwork};
 use wireloom_agent::{Config, Identity, Planner, control};
+use wireloom_cni::Directories;
 use wireloom_file::{FileRegistry, key};
 use wireloom_model::{InterfaceName, NodeName};
 
@@ -42,7 +43,7 @@ struct PodsArgs {
     #[arg(long, env = "WIRELOOM_CNI")]
     cni: bool,
     /// Put ours last in the list of plugins that comes first beside --cni-path, another's, instead.
-    #[arg(long, env = "WIRELOOM_CNI_CHAIN", conflicts_with = "cni")]
+    #[arg(long, env = "WIRELOOM_CNI_CHAIN")]
     cni_chain: bool,
     /// The file by which the container runtime is told.
     #[arg(long, env = "WIRELOOM_CNI_PATH", default_value = pods::FILE, value_name = "FILE")]
@@ -50,12 +51,19 @@ struct PodsArgs {
     /// Where the container runtime looks for plugins.
     #[arg(long, env = "WIRELOOM_CNI_BIN", default_value = pods::PROGRAMS, value_name = "DIR")]
     cni_bin: PathBuf,
+    /// Where what our plugin goes by is kept while the machine is off.
+    #[arg(long, env = "WIRELOOM_STATE_DIR", default_value = pods::STATE, value_name = "DIR")]
+    state_dir: PathBuf,
 }
 
 impl PodsArgs {
-    fn network(self, run: PathBuf) -> anyhow::Result<Option<PodNetwork>> {
-        let list = List::of(self.cni, self.cni_chain, self.cni_path)?;
-        Ok(list.map(|list| PodNetwork { list, programs: self.cni_bin, run }))
+    fn network(self, run: PathBuf) -> anyhow::Result<PodNetwork> {
+        Ok(PodNetwork {
+            list: List::of(self.cni, self.cni_chain, &self.cni_path)?,
+            file: self.cni_path,
+            programs: self.cni_bin,
+            directories: Directories { run, state: self.state_dir },
+        })
     }
 }
 
@@ -133,7 +141,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         listen,
         resync: Config::RESYNC,
         clean_up: true,
-        pods: pods.network(args.run_dir)?,
+        pods: Some(pods.network(args.run_dir)?),
         planner: Planner::default(),
     };
     let opener = device.opener(args.interface);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::rig::{Cluster, node};
+use crate::rig::{Cluster, PATIENCE, complains, node};
 use crate::{need_all, regions};
 
 const ALL: [&str; 5] = ["ams-1", "ams-2", "waw-1", "lon-1", "ire-1"];
@@ -18,6 +18,47 @@ fn led_by(cluster: &Cluster, asked: &[&str], gateway: &str, other: &str) {
             leads(status, gateway) && !leads(status, other)
         });
     }
+}
+
+#[test]
+fn a_gateway_that_lives_and_does_not_forward_is_replaced() {
+    need_all!();
+    wireloom_testkit::need!(program "nft");
+    let cluster = Cluster::of(regions(), &ALL);
+    cluster.all_pods_meet(&ALL);
+    let is_first = leads(&cluster.status("ire-1"), "ams-1");
+    let (gateway, other) = if is_first { ("ams-1", "ams-2") } else { ("ams-2", "ams-1") };
+    let host = cluster.host(gateway);
+
+    // What its agent can mend, it does.
+    let forwards = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
+    for setting in forwards.map(|setting| format!("/proc/sys/net/{setting}")) {
+        host.write(&setting, "0").unwrap();
+        wireloom_tests::within(PATIENCE, "it forwards again", || {
+            wireloom_tests::ok(host, &format!("cat {setting}")).trim() == "1"
+        });
+    }
+    cluster.all_pods_meet(&ALL);
+
+    // Its signs of life go on, and it answers echoes. By now those behind it have heard others beyond it, each 5 s.
+    std::thread::sleep(std::time::Duration::from_secs(10));
+    let mut open = cluster.connect("lon-1", "waw-1");
+    for line in [
+        "nft add table inet others",
+        "nft add chain inet others forward { type filter hook forward priority 0 ; policy drop ; }",
+    ] {
+        wireloom_tests::ok(host, line);
+    }
+    let began = std::time::Instant::now();
+    led_by(&cluster, &ALL, other, gateway);
+    println!("replaced after {:?}", began.elapsed());
+    for name in ALL {
+        cluster
+            .until(name, "it is said why", |status| complains(status, &[gateway, "nobody beyond"]));
+    }
+    let rest: Vec<&str> = ALL.into_iter().filter(|name| *name != gateway).collect();
+    cluster.all_pods_meet(&rest);
+    open.iter_mut().for_each(|connection| connection.goes_on());
 }
 
 #[test]

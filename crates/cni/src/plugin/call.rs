@@ -1,9 +1,10 @@
 //! What a runtime asks (CNI specification 1.1, sections 1 and 2).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use serde_json::Value;
+
+use crate::directories::Directories;
 
 use super::VERSIONS;
 use super::refusal::{Code, Refusal};
@@ -11,8 +12,14 @@ use super::refusal::{Code, Refusal};
 /// The capability by which a runtime passes a pod's annotations on, which is also their name in `runtimeConfig`.
 pub(crate) const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
-/// Where the agent has its sockets, unless the configuration says another.
-const RUN_DIRECTORY: &str = "/run/wireloom";
+/// The key of the agent's run directory, `/run/wireloom` unless it is there.
+pub(crate) const RUN_DIRECTORY: &str = "runDirectory";
+
+/// The key of its state directory, `/var/lib/wireloom` unless it is there.
+pub(crate) const STATE_DIRECTORY: &str = "stateDirectory";
+
+/// The key of the bridge that needs the pods' gateways, if one does.
+pub(crate) const BRIDGE: &str = "bridge";
 
 /// One call.
 #[derive(Debug)]
@@ -23,8 +30,10 @@ pub(super) struct Call {
     pub(super) version: String,
     /// The network's name.
     pub(super) network: String,
-    /// The agent's run directory.
-    pub(super) run: PathBuf,
+    /// The agent's.
+    pub(super) directories: Directories,
+    /// The bridge that the pod hangs on, if that is a [`Bridge`](crate::Bridge).
+    pub(super) bridge: Option<String>,
 }
 
 #[derive(Debug)]
@@ -57,7 +66,9 @@ impl Call {
         let version = config["cniVersion"].as_str().unwrap_or("0.1.0").to_owned();
         let read = || {
             let command = Command::read(&variable, &config)?;
-            if !matches!(command, Command::Version) && !VERSIONS.contains(&version.as_str()) {
+            // A pod goes, whatever its network has become.
+            let is_free = matches!(command, Command::Version | Command::Del { .. });
+            if !is_free && !VERSIONS.contains(&version.as_str()) {
                 let message =
                     format!("version {version} is not known, those are: {}", VERSIONS.join(", "));
                 return Err(Refusal::new(Code::Version, message));
@@ -67,11 +78,18 @@ impl Call {
             if !has_name {
                 return Err(Refusal::new(Code::Config, "the network has no name"));
             }
-            let run = config["runDirectory"].as_str().unwrap_or(RUN_DIRECTORY);
-            Ok((command, network.unwrap_or_default().to_owned(), PathBuf::from(run)))
+            Ok((command, network.unwrap_or_default().to_owned()))
         };
+        let directory = |key: &str, usual: &str| config[key].as_str().unwrap_or(usual).into();
+        let directories = Directories {
+            run: directory(RUN_DIRECTORY, "/run/wireloom"),
+            state: directory(STATE_DIRECTORY, "/var/lib/wireloom"),
+        };
+        let bridge = config[BRIDGE].as_str().map(ToOwned::to_owned);
         match read() {
-            Ok((command, network, run)) => Ok(Self { command, config, version, network, run }),
+            Ok((command, network)) => {
+                Ok(Self { command, config, version, network, directories, bridge })
+            }
             Err(refusal) if VERSIONS.contains(&version.as_str()) => {
                 Err(refusal.in_version(&version))
             }

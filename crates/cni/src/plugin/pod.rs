@@ -24,7 +24,7 @@ use wireloom_model::{Cidr, Family};
 
 use crate::attachment::Attachment;
 use crate::guidance::Guidance;
-use crate::netlink::Netlink;
+use crate::netlink::{Link, Netlink};
 
 /// A pod, seen through a socket that was opened in its network.
 pub(super) struct PodNetwork(Netlink);
@@ -43,22 +43,31 @@ pub(super) fn open(namespace: &Path) -> io::Result<PodNetwork> {
         .map(PodNetwork)
 }
 
+/// What became of a pod.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Routed {
+    /// The prefixes whose routes take less than the pod's link does, and how much.
+    pub(super) limited: BTreeMap<Cidr, u32>,
+    /// The number of the other end of its link, if the calling thread's network has it.
+    pub(super) host_end: Option<u32>,
+}
+
 impl PodNetwork {
-    /// Makes the routes that guidance asks for. Returns those that take less than the pod's link does, and how much.
+    /// Makes the routes that guidance asks for.
     pub(super) fn follow(
-        mut self,
+        &mut self,
         interface: &str,
         guidance: &Guidance,
         off_mesh: bool,
-    ) -> io::Result<BTreeMap<Cidr, u32>> {
-        let (link, mtu) = self.0.link(interface)?;
-        let mut limits = BTreeMap::new();
+    ) -> io::Result<Routed> {
+        let link = self.0.link(interface)?;
+        let mut limited_to = BTreeMap::new();
         for family in Family::BOTH {
-            let routes = self.routes(link, family)?;
-            if guidance.mtu < mtu {
+            let routes = self.routes(link.index, family)?;
+            if guidance.mtu < link.mtu {
                 for route in limited(&routes, guidance) {
                     self.0.put_route(route.with_mtu(Some(guidance.mtu)))?;
-                    limits.insert(route.destination, guidance.mtu);
+                    limited_to.insert(route.destination, guidance.mtu);
                 }
                 for route in near(&routes, guidance) {
                     self.0.put_route(route)?;
@@ -70,12 +79,12 @@ impl PodNetwork {
                 self.0.put_route(unreachable(*prefix))?;
             }
         }
-        Ok(limits)
+        Ok(Routed { limited: limited_to, host_end: host_end(link)? })
     }
 
     /// Returns the first of an attachment's routes that is not as it was made.
     pub(super) fn compare(mut self, attachment: &Attachment) -> io::Result<Option<Cidr>> {
-        let (link, _) = self.0.link(&attachment.interface)?;
+        let link = self.0.link(&attachment.interface)?.index;
         let mut routes = Vec::new();
         for family in Family::BOTH {
             routes.extend(self.routes(link, family)?);
@@ -93,6 +102,13 @@ impl PodNetwork {
         let routes = self.0.routes(family)?.into_iter().filter_map(Standing::read);
         Ok(routes.filter(|route| route.link() == Some(link)).collect())
     }
+}
+
+/// Where a pod's link leads to another of its own kind here, each is the other's end.
+fn host_end(link: Link) -> io::Result<Option<u32>> {
+    let Some(other) = link.other else { return Ok(None) };
+    let end = Netlink::open()?.link_numbered(other)?;
+    Ok(end.filter(|end| end.other == Some(link.index)).map(|end| end.index))
 }
 
 impl Guidance {

@@ -15,6 +15,7 @@ pub(super) enum Code {
     Io = 5,
     Decode = 6,
     Config = 7,
+    Later = 11,
     NotAvailable = 50,
     Lost = 100,
 }

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use wireloom_model::Cidr;
+use wireloom_model::{Cidr, PrivateKey};
 use wireloom_testkit::{in_new_network, ip, need};
 
 use super::*;
@@ -17,8 +17,12 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let node = Self { folder: tempfile::tempdir().unwrap() };
-        node.guidance().write(&node.run()).unwrap();
+        node.guidance().write(&node.state()).unwrap();
         node
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
     }
 
     fn run(&self) -> PathBuf {
@@ -28,6 +32,7 @@ impl Node {
     fn guidance(&self) -> Guidance {
         Guidance {
             agent: self.run().join("wl0.sock"),
+            key: PrivateKey::from_random([7; 32]).public_key(),
             mtu: 1370,
             pods: prefixes(&["10.42.1.0/24", "fd42:1::/64"]),
             near: prefixes(&["10.42.2.0/24", "fd42:2::/64"]),
@@ -38,6 +43,7 @@ impl Node {
     fn config(&self, more: Value) -> Value {
         let mut config = json!({
             "cniVersion": "1.1.0", "name": "net", "type": "wireloom", "runDirectory": self.run(),
+            "stateDirectory": self.state(),
         });
         for (key, value) in more.as_object().unwrap() {
             config[key] = value.clone();
@@ -64,7 +70,7 @@ impl Node {
     }
 
     fn kept(&self) -> Vec<String> {
-        let all = Attachments::of(&self.run()).all().unwrap();
+        let all = Attachments::of(&self.run()).all().unwrap().pods;
         all.into_iter().map(|attachment| attachment.container).collect()
     }
 }
@@ -145,6 +151,59 @@ fn a_pod_sends_far_what_the_mesh_carries_and_near_what_its_link_does() {
 }
 
 #[test]
+fn the_bridge_of_our_own_list_gets_the_pods_gateways() {
+    need!(root);
+    need!(program "ip");
+    in_new_network(|| {
+        let (node, namespace) = (Node::new(), pod());
+        ip("link add wl-pods0 type bridge");
+        ip("address add 10.42.9.1/24 dev wl-pods0");
+        // Not those that the pod has: it is in the same namespace as the bridge here.
+        let ips = json!([
+            { "address": "10.43.1.5/24", "gateway": "10.43.1.1" },
+            { "address": "fd43:1::5/64", "gateway": "fd43:1::1" },
+        ]);
+        let more = json!({ "prevResult": { "ips": ips }, "bridge": "wl-pods0" });
+        let answer = node.add(&namespace, more);
+        assert!(answer.is_success, "{}", answer.text);
+        let shown = ip("-o address show dev wl-pods0");
+        for gateway in ["10.43.1.1/24", "fd43:1::1/64", "10.42.9.1/24"] {
+            assert!(shown.contains(gateway), "{gateway}: {shown}");
+        }
+        let end = Attachments::of(&node.run()).all().unwrap().pods[0].host_end;
+        assert!(ip("-o link show dev host0").starts_with(&format!("{}:", end.unwrap())));
+    });
+}
+
+#[test]
+fn before_an_agent_has_spoken_a_pod_waits() {
+    let node = Node::new();
+    fs::remove_file(node.state().join("cni.json")).unwrap();
+    assert_eq!(code(&node.add("/ns", json!({ "prevResult": previous() }))), 11);
+    assert_eq!(node.kept(), [""; 0]);
+}
+
+#[test]
+fn pods_that_are_lost_are_told_of_once() {
+    let node = Node::new();
+    let guidance = node.guidance();
+    fs::create_dir_all(node.run()).unwrap();
+    let bell = UnixListener::bind(&guidance.agent).unwrap();
+    for (number, container) in (1..).zip(["a", "b", "c"]) {
+        let address = format!("192.0.2.{number}").parse().unwrap();
+        put(&node, container);
+        let mut attachment = Attachments::of(&node.run()).find(container, "eth0").unwrap().unwrap();
+        attachment.addresses.insert(address);
+        Attachments::of(&node.run()).put(&attachment).unwrap();
+    }
+    assert!(node.call("GC", "", &node.config(json!({}))).is_success);
+    assert_eq!(node.kept(), [""; 0]);
+    bell.set_nonblocking(true).unwrap();
+    assert!(bell.accept().is_ok());
+    assert!(bell.accept().is_err(), "it is rung once");
+}
+
+#[test]
 fn a_link_that_is_no_wider_than_the_mesh_is_left_alone() {
     need!(root);
     need!(program "ip");
@@ -154,7 +213,7 @@ fn a_link_that_is_no_wider_than_the_mesh_is_left_alone() {
         let (v4, v6) = (ip("route"), ip("-6 route"));
         assert!(node.add(&namespace, json!({ "prevResult": previous() })).is_success);
         assert_eq!((ip("route"), ip("-6 route")), (v4, v6));
-        let all = Attachments::of(&node.run()).all().unwrap();
+        let all = Attachments::of(&node.run()).all().unwrap().pods;
         assert_eq!((all[0].limited.clone(), all[0].off_mesh), (BTreeMap::new(), false));
         let addresses = ["10.42.1.5", "fd42:1::5"].map(|text| text.parse().unwrap());
         assert_eq!(all[0].addresses, BTreeSet::from(addresses), "the bridge's is not the pod's");
@@ -170,7 +229,7 @@ fn a_pod_that_stays_off_the_mesh_has_no_way_elsewhere() {
         let annotations = json!({ ANNOTATIONS: { ANNOTATION: "false", "other": "true" } });
         let more = json!({ "prevResult": previous(), "runtimeConfig": annotations });
         assert!(node.add(&namespace, more).is_success);
-        assert!(Attachments::of(&node.run()).all().unwrap()[0].off_mesh);
+        assert!(Attachments::of(&node.run()).all().unwrap().pods[0].off_mesh);
         let routes = ip("route") + &ip("-6 route");
         assert!(routes.contains("unreachable 10.42.7.0/24"), "{routes}");
         assert!(routes.contains("unreachable fd42:7::/64"), "{routes}");
@@ -187,13 +246,20 @@ fn del_succeeds_twice_and_with_everything_gone() {
         assert!(node.call("DEL", namespace, &config).is_success);
     }
     put(&node, "c1");
-    fs::remove_file(node.run().join("cni.json")).unwrap();
+    fs::remove_file(node.state().join("cni.json")).unwrap();
     for _ in 0..2 {
         assert_eq!(node.call("DEL", "", &config), Answer { text: String::new(), is_success: true });
     }
     assert_eq!(node.kept(), [""; 0]);
     fs::remove_dir_all(node.run()).unwrap();
     assert!(node.call("DEL", "/nonexistent", &config).is_success);
+    // Whatever the list's owner calls its version by now.
+    for version in [json!("0.2.0"), json!("9.0.0"), Value::Null] {
+        put(&node, "c1");
+        let config = node.config(json!({ "cniVersion": version }));
+        assert!(node.call("DEL", "", &config).is_success, "{version}");
+        assert_eq!(node.kept(), [""; 0]);
+    }
 }
 
 fn put(node: &Node, container: &str) {
@@ -201,6 +267,7 @@ fn put(node: &Node, container: &str) {
         network: "net".to_owned(),
         container: container.to_owned(),
         interface: "eth0".to_owned(),
+        host_end: None,
         addresses: BTreeSet::new(),
         limited: BTreeMap::new(),
         off_mesh: false,
@@ -214,7 +281,7 @@ fn gc_frees_exactly_what_is_not_listed() {
     for container in ["a", "b", "c"] {
         put(&node, container);
     }
-    let all = Attachments::of(&node.run()).all().unwrap();
+    let all = Attachments::of(&node.run()).all().unwrap().pods;
     let others =
         Attachment { network: "other".to_owned(), container: "d".to_owned(), ..all[0].clone() };
     Attachments::of(&node.run()).put(&others).unwrap();
@@ -240,9 +307,9 @@ fn status_asks_nobody_and_says_whether_an_agent_has_spoken() {
     let node = Node::new();
     let status = || node.call("STATUS", "", &node.config(json!({})));
     assert_eq!(status(), Answer { text: String::new(), is_success: true });
-    fs::remove_file(node.run().join("cni.json")).unwrap();
+    fs::remove_file(node.state().join("cni.json")).unwrap();
     assert_eq!(code(&status()), 50);
-    fs::write(node.run().join("cni.json"), "{").unwrap();
+    fs::write(node.state().join("cni.json"), "{").unwrap();
     assert_eq!(code(&status()), 5);
 }
 
@@ -251,24 +318,26 @@ fn an_agent_that_does_not_answer_holds_a_pod_up_for_no_longer_than_stated() {
     let node = Node::new();
     let guidance = node.guidance();
     // It takes connections as far as the kernel does that for it, and never says a word.
+    fs::create_dir_all(node.run()).unwrap();
     let _mute = UnixListener::bind(&guidance.agent).unwrap();
     let mut attachment = Attachment {
         network: String::new(),
         container: "c".to_owned(),
         interface: "eth0".to_owned(),
+        host_end: None,
         addresses: BTreeSet::from(["192.0.2.7".parse().unwrap()]),
         limited: BTreeMap::new(),
         off_mesh: false,
     };
     let start = Instant::now();
-    tell(Some(&guidance), &attachment);
+    tell(Some(&guidance), [&attachment]);
     let waited = start.elapsed();
     assert!(waited >= PATIENCE / 4, "{waited:?}: it is asked");
     assert!(waited <= PATIENCE, "{waited:?}");
     // What the mesh knows the way to is no news.
     attachment.addresses = BTreeSet::from(["10.42.1.7".parse().unwrap()]);
     let start = Instant::now();
-    tell(Some(&guidance), &attachment);
+    tell(Some(&guidance), [&attachment]);
     assert!(start.elapsed() < PATIENCE / 4);
 }
 
@@ -295,6 +364,6 @@ fn what_is_no_call_is_refused_with_the_specified_code() {
     let version = node.call("VERSION", "", &json!({ "cniVersion": "9.9.9" }));
     assert_eq!(
         serde_json::from_str::<Value>(&version.text).unwrap(),
-        json!({ "cniVersion": "1.1.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] })
+        json!({ "cniVersion": "1.1.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] })
     );
 }

@@ -323,9 +323,10 @@ fn a_held() -> impl Strategy<Value = Held> {
         btree_set(prefix, 0..3),
         known,
         btree_set(an_ip(), 0..3),
+        btree_set(name.prop_map(|name: String| name.parse().unwrap()), 0..3),
     )
         .prop_map(
-            |(overlay_addresses, gateway, home, anchors, owns, algorithm, pod_addresses)| Held {
+            |(
                 overlay_addresses,
                 gateway,
                 home,
@@ -333,6 +334,16 @@ fn a_held() -> impl Strategy<Value = Held> {
                 owns,
                 algorithm,
                 pod_addresses,
+                unserved_by,
+            )| Held {
+                overlay_addresses,
+                gateway,
+                home,
+                anchors,
+                owns,
+                algorithm,
+                pod_addresses,
+                unserved_by,
             },
         )
 }

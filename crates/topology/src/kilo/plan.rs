@@ -49,6 +49,7 @@ impl View<'_> {
                 owns: part.location_prefixes.iter().copied().filter(|_| is_leader).collect(),
                 algorithm: Some(Algorithm::Kilo),
                 pod_addresses: BTreeSet::new(),
+                unserved_by: BTreeSet::new(),
             },
             problems: self.problems.clone(),
             nodes: self.nodes(),

@@ -143,8 +143,9 @@ fn show_state(state: &KernelState) -> String {
         writeln!(out, "{setting} {value} of {link}").unwrap();
     }
     if let Some(nft) = &state.nft {
-        let Nft { masquerade, clamp, guard, accept: _, sets } = nft;
-        writeln!(out, "masquerade {masquerade} clamp {clamp:?} guard {guard:?}").unwrap();
+        let Nft { masquerade, clamp, guard, accept, sets } = nft;
+        writeln!(out, "masquerade {masquerade} clamp {clamp:?} guard {guard:?} accept {accept:#x}")
+            .unwrap();
         for (set, prefixes) in sets {
             let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
             writeln!(out, "{}: {}", set.as_str(), prefixes.join(" ")).unwrap();
@@ -186,9 +187,10 @@ fn the_kernel_states_of_a_location_that_wraps() {
 }
 
 #[test]
-fn the_kernel_state_of_a_gateway_that_masquerades() {
+fn the_kernel_state_of_a_gateway_that_masquerades_and_has_packets_accepted() {
     let mut snapshot = demo();
     snapshot.mesh.filter.masquerade = true;
+    snapshot.mesh.filter.forward_accept = true;
     snapshot.mesh.filter.services = vec!["10.43.0.0/16".parse().unwrap()];
     for node in &mut snapshot.nodes {
         match node.name.as_str() {

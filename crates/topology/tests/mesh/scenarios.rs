@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use wireloom_model::{
     Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Endpoint, GatewayCount, Node, NodeName,
-    Problem, ProblemKind, Snapshot,
+    Problem, ProblemKind, PublicKey, Snapshot,
 };
 use wireloom_topology::{
     Plan, PlanError, Segment, Topology, TunnelPeerName, peer_view, plan, sightings,
@@ -162,6 +162,39 @@ fn a_sick_gateway_gives_its_role_and_its_homes_to_another() {
     node(&mut snapshot, "waw-2").healthy = false;
     assert_eq!(gateways(&snapshot), ["ams-1", "ire-1", "lon-1", "waw-1"]);
     assert_eq!(subjects(&problems(&snapshot, ProblemKind::NoGateway)), ["node waw-1"]);
+}
+
+#[test]
+fn a_gateway_that_passes_nothing_on_gives_its_role_to_another_by_the_word_of_most_behind_it() {
+    let mut snapshot = held(demo(), &["ams-1", "waw-1", "lon-1", "ire-1"]);
+    let location = node(&mut snapshot, "waw-2").location.clone();
+    let mut third = Node::new(name("waw-3"), PublicKey::from_bytes([33; 32]), location);
+    third.internal_addresses = vec!["10.20.0.3/24".parse().unwrap()];
+    snapshot.nodes.push(third);
+    for behind in ["waw-2", "waw-3"] {
+        node(&mut snapshot, behind).held.home = Some(name("waw-1"));
+    }
+    let says = |snapshot: &mut Snapshot, who: &str| {
+        node(snapshot, who).held.unserved_by.insert(name("waw-1"));
+    };
+    // One of two is no majority, nor is somebody of elsewhere.
+    says(&mut snapshot, "waw-3");
+    says(&mut snapshot, "ams-2");
+    assert_eq!(gateways(&snapshot), ["ams-1", "ire-1", "lon-1", "waw-1"]);
+    assert_eq!(problems(&snapshot, ProblemKind::Dropped), []);
+    says(&mut snapshot, "waw-2");
+    let now = gateways(&snapshot);
+    assert!(!now.contains(&"waw-1".to_owned()) && now.len() == 4, "{now:?}");
+    assert_eq!(subjects(&problems(&snapshot, ProblemKind::Dropped)), ["node waw-1"]);
+    // It stays so while anybody says it and nobody else is behind it.
+    for behind in ["waw-2", "waw-3"] {
+        node(&mut snapshot, behind).held.home = Some(name("waw-2"));
+    }
+    node(&mut snapshot, "waw-2").held.unserved_by.clear();
+    assert_eq!(gateways(&snapshot), now);
+    // Who is dead has no word.
+    node(&mut snapshot, "waw-3").healthy = false;
+    assert_eq!(problems(&snapshot, ProblemKind::Dropped), []);
 }
 
 #[test]
@@ -358,6 +391,20 @@ fn who_keeps_its_tunnels_open_is_tried_where_others_hear_it() {
     };
     assert_eq!(tried(key), [heard, elsewhere, "[2001:db8::3]:51820"]);
     assert_eq!(tried(public), [] as [&str; 0], "it is dialled at its public endpoint alone");
+
+    // Many that hear it differently leave room for what it says itself, and the dead hear nobody.
+    for (at, other) in others.iter().enumerate() {
+        let at = format!("198.51.100.7:{}", 40000 + at);
+        node(&mut snapshot, other).discovered_endpoints = sighting(key, &at);
+    }
+    node(&mut snapshot, others[0]).healthy = false;
+    node(&mut snapshot, "lon-1").more_endpoints =
+        ["[2001:db8::3]:51820", "[2001:db8::4]:51820"].map(|text| text.parse().unwrap()).to_vec();
+    let plan = plan_of(&snapshot, "waw-1");
+    let peer = plan.tunnel_peers.iter().find(|peer| peer.key == key).unwrap();
+    let tried: Vec<String> = peer.alternatives.iter().map(ToString::to_string).collect();
+    let second = "198.51.100.7:40004";
+    assert_eq!(tried, [elsewhere, second, "[2001:db8::3]:51820", "[2001:db8::4]:51820"]);
 
     let device = [(key, heard.parse().unwrap()), (public, "192.0.2.9:1".parse().unwrap())];
     assert_eq!(sightings(&snapshot, device), sighting(key, heard));

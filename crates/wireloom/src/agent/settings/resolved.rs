@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use wireloom_agent::http::Listen;
 use wireloom_agent::pods::{self, List, PodNetwork};
 use wireloom_agent::{Planner, control};
+use wireloom_cni::Directories;
 use wireloom_kube::{AddressRules, Connection, DaemonSetName};
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{
@@ -43,7 +44,7 @@ pub(crate) struct Resolved {
     pub(crate) run_dir: PathBuf,
     /// What was said without effect, and why.
     pub(crate) warnings: Vec<String>,
-    pub(crate) pods: Option<PodNetwork>,
+    pub(crate) pods: PodNetwork,
 }
 
 impl Settings {
@@ -72,10 +73,12 @@ impl Settings {
         };
         let run_dir = or(self.run_dir, control::RUN_DIRECTORY);
         let beside = self.compatibility.and_then(|Compatibility(beside)| beside);
-        let local = self.local.unwrap_or(beside.is_none());
+        let local = self.local.unwrap_or_else(|| beside.is_none());
         let is_chained = self.cni_chain.unwrap_or(false);
         let cni = self.cni.unwrap_or_else(|| beside.is_none() && !is_chained);
-        let list = List::of(cni, is_chained, or(self.cni_path, pods::FILE))?;
+        let file = or(self.cni_path, pods::FILE);
+        let list = List::of(cni, is_chained, &file)?;
+        let state = or(self.state_dir, pods::STATE);
         let mesh = Mesh {
             overlay,
             gateways,
@@ -133,14 +136,15 @@ impl Settings {
                 None => DEFAULT_INTERFACE.parse()?,
             },
             key: or(self.key, "/var/lib/wireloom/key"),
-            state: or(self.state_dir, "/var/lib/wireloom"),
             warnings,
-            pods: list.map(|list| PodNetwork {
+            pods: PodNetwork {
                 list,
+                file,
                 programs: or(self.cni_bin, pods::PROGRAMS),
-                run: run_dir.clone(),
-            }),
+                directories: Directories { run: run_dir.clone(), state: state.clone() },
+            },
             run_dir,
+            state,
         })
     }
 

@@ -61,23 +61,28 @@ fn a_full_mesh_is_one_of_gateways() {
 #[test]
 fn pods_have_their_network_from_here_or_from_the_plugin_beside() {
     let resolved = |line: &str| flags(&format!("--hostname a {line}")).resolve().unwrap();
-    let pods = resolved("--run-dir /r").pods.unwrap();
-    assert_eq!(pods.list, List::Ours("/etc/cni/net.d/10-wireloom.conflist".into()));
-    assert_eq!(pods.run.to_str(), Some("/r"));
+    let pods = resolved("--run-dir /r").pods;
+    assert_eq!(pods.list, List::Ours);
+    assert_eq!(pods.file.to_str(), Some("/etc/cni/net.d/10-wireloom.conflist"));
+    assert_eq!(pods.directories.run.to_str(), Some("/r"));
     assert!(resolved("").mesh.filter.masquerade);
     for other in ["--cni=false", "--compatibility flannel", "--compatibility cilium"] {
         let resolved = resolved(other);
-        assert_eq!((resolved.pods, resolved.mesh.filter.masquerade), (None, false), "{other}");
+        assert_eq!(
+            (resolved.pods.list, resolved.mesh.filter.masquerade),
+            (List::Nobodys, false),
+            "{other}"
+        );
     }
     let is_left = |flags: &str| resolved(flags).planner.beside_another;
     assert!(is_left("--compatibility flannel") && is_left("--local=false"));
     assert!(!is_left("") && !is_left("--compatibility cilium --local"));
     let chained = resolved("--compatibility flannel --cni-chain");
-    assert_eq!(chained.pods.unwrap().list, List::Anothers("/etc/cni/net.d".into()));
+    assert_eq!(chained.pods.list, List::Anothers);
     assert!(!chained.mesh.filter.masquerade, "that is up to the other plugin");
     assert!(flags("--hostname a --cni --cni-chain").resolve().is_err());
     let kilo = resolved("--compatibility kilo --cni-path /x --cni-bin /y --masquerade=false");
-    assert_eq!(kilo.pods.unwrap().programs.to_str(), Some("/y"));
+    assert_eq!(kilo.pods.programs.to_str(), Some("/y"));
     assert!(!kilo.mesh.filter.masquerade && kilo.planner.compatibility.unwrap().cni);
 }
 
