@@ -232,24 +232,26 @@ fn tunnels_inside_a_location(regions: &Regions) {
         shown.split_whitespace().nth(2).unwrap().parse().unwrap()
     };
     // Between internal addresses packets go bare, though a tunnel is there.
-    // Packets of a moment ago have their path probed, and that ends.
+    // Packets of a moment ago have their path probed, and that ends. Small echoes to see whether the gateway passes packets
+    // on do not.
     let mut last = (sent(), Instant::now());
-    eventually("the tunnel is quiet", || {
-        if sent() != last.0 {
+    eventually("the tunnel is as good as quiet", || {
+        let is_quiet = sent() < last.0 + 1000;
+        if !is_quiet {
             last = (sent(), Instant::now());
         }
-        last.1.elapsed() > Duration::from_secs(5)
+        is_quiet && last.1.elapsed() > Duration::from_secs(5)
     });
     let before = sent();
     for bare in [&v4, &v6] {
-        ping(member, bare);
+        ok(member, &format!("ping -n -c 2 -i 0.2 -W 5 -s 1000 {bare}"));
     }
-    assert_eq!(sent(), before);
+    assert!(sent() < before + 1000);
     // From an address of the mesh to an internal one they do not.
     for (from, to) in [("10.4.0.2", &v4), ("fd04::2", &v6)] {
-        ok(member, &format!("ping -n -c 1 -W 5 -I {from} {to}"));
+        ok(member, &format!("ping -n -c 1 -W 5 -s 1000 -I {from} {to}"));
     }
-    assert!(sent() > before);
+    assert!(sent() > before + 2000);
     // Not a byte more than fits is sent through, and what fits is.
     ok(member, "ping -n -c 1 -W 5 -M do -s 1412 10.4.0.3");
     let larger = run(member, "ping -n -c 1 -W 1 -M do -s 1413 10.4.0.3");

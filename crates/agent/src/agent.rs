@@ -250,7 +250,8 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         let mut audit = interval(self.resync);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.view.lock().vitals.beat(std::time::Instant::now());
+            let contact = self.registry.contact();
+            self.view.lock().vitals.beat(std::time::Instant::now(), contact);
             let is_due = tokio::select! {
                 biased;
                 Some(reason) = self.has_ended.recv() => self.lose_device(&reason),
@@ -302,7 +303,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                 let mut view = self.view.lock();
                 view.snapshot = Some(snapshot);
                 view.stale = None;
-                view.vitals.hear(std::time::Instant::now());
+                view.vitals.learn();
                 true
             }
         }

@@ -28,6 +28,8 @@ pub enum Request {
         /// The form of the text.
         format: GraphFormat,
     },
+    /// The mesh as it is known. Its answer may hold preshared keys.
+    Mesh,
     /// Look at the pods that came and went. Answered before it happens.
     Pods,
     /// A configuration for a device elsewhere. Its answer may hold a preshared key.

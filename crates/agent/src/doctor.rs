@@ -49,10 +49,14 @@ pub enum Check {
     AcceptRa,
     /// The agent of this machine.
     Agent,
+    /// The API server of the cluster.
+    Api,
     /// The UDP buffers that the tunnel asks for.
     Buffers,
     /// The wall clock.
     Clock,
+    /// Where the container runtime is told of pods' network.
+    Cni,
     /// Endpoints of peers: their names and the way to them.
     Endpoints,
     /// Whether this machine passes on packets of others.
@@ -79,12 +83,16 @@ pub enum Check {
     Port,
     /// What this process may look at.
     Privilege,
-    /// Ranges of the mesh and routes of this machine.
+    /// Ranges of the mesh, of the cluster, and routes of this machine.
     Ranges,
+    /// What the agent may do at the API server.
+    Rights,
     /// The filter of packets by their way back.
     RpFilter,
     /// The device that tunnels are made of.
     Tun,
+    /// The labels that say where nodes are.
+    Zones,
 }
 
 impl fmt::Display for Severity {

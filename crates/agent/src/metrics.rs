@@ -17,8 +17,10 @@ pub struct Sample {
     pub status: Status,
     /// The peers from outside that the mesh has.
     pub outside_peers: usize,
-    /// How old the mesh is that is known.
+    /// How long ago the registry was last heard.
     pub age: Option<Duration>,
+    /// The seconds by which this machine's clock is ahead of the registry's.
+    pub clock_ahead: Option<f64>,
     /// Whether the device and the kernel are as the plan asks.
     pub is_applied: bool,
     /// How often this node became a gateway or ceased to be one.
@@ -75,6 +77,12 @@ pub const METRICS: &[Metric] = &[
         "Passes that the device or the kernel refused something of.",
         &[],
         |s| one(number(s.apply_errors)),
+    ),
+    gauge(
+        "wireloom_clock_ahead_seconds",
+        "How far this machine's clock is ahead of the registry's at least; 0 where they may agree.",
+        &[],
+        |s| s.clock_ahead.map(|ahead| (Vec::new(), ahead)).into_iter().collect(),
     ),
     counter("wireloom_device_writes_total", "Requests written to the tunnel device.", &[], |s| {
         one(number(s.status.work.device_writes))
@@ -208,7 +216,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "wireloom_registry_age_seconds",
-        "Time since the registry last delivered a mesh that differed.",
+        "Time since the registry was last heard, though it had nothing new to tell.",
         &[],
         |s| s.age.map(|age| (Vec::new(), age.as_secs_f64())).into_iter().collect(),
     ),

@@ -24,7 +24,7 @@ pub(crate) use take_back::{Outcome, clean_up};
 const NETWORK: &str = "wireloom";
 
 /// The bridge that this machine's pods hang on.
-const BRIDGE: &str = "wl-pods0";
+pub(crate) const BRIDGE: &str = "wl-pods0";
 
 /// Our file among those that tell a runtime, unless another is asked for.
 pub const FILE: &str = "/etc/cni/net.d/10-wireloom.conflist";

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use wireloom_model::Snapshot;
-use wireloom_registry::{Next, Publication, PublishError, Registry, Update};
+use wireloom_registry::{Contact, Next, Publication, PublishError, Registry, Update};
 
 /// How long a registry may keep silent at the start before the last mesh on disk is taken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -111,6 +111,10 @@ impl<R: Registry> Registry for Remembering<R> {
         self.registry.publish(publication).await
     }
 
+    fn contact(&self) -> Contact {
+        self.registry.contact()
+    }
+
     async fn leave(&mut self) -> Next {
         self.registry.leave().await
     }
@@ -147,7 +151,12 @@ fn save(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn load(path: &Path) -> io::Result<Snapshot> {
+/// Reads the mesh that was kept in this file.
+///
+/// # Errors
+///
+/// If there is none, or it can't be read.
+pub fn load(path: &Path) -> io::Result<Snapshot> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 

@@ -70,6 +70,10 @@ impl SharedView {
                 }
                 None => Ok(control::error("the mesh is not known yet")),
             },
+            Request::Mesh => match &view.snapshot {
+                Some(snapshot) => serde_json::to_string(&**snapshot),
+                None => Ok(control::error("the mesh is not known yet")),
+            },
             Request::Showconf(ask) => match &view.snapshot {
                 Some(snapshot) => match showconf::show(snapshot, &view.planner, &ask) {
                     Ok(shown) => serde_json::to_string(&shown),
@@ -101,6 +105,7 @@ impl View {
             status: self.status(),
             outside_peers: self.snapshot.as_ref().map_or(0, |snapshot| snapshot.peers.len()),
             age: self.vitals.age(Instant::now()),
+            clock_ahead: self.vitals.clock_ahead(),
             is_applied: self.vitals.is_applied(),
             gateway_changes: self.vitals.gateway_changes,
             apply_errors: self.vitals.apply_errors,

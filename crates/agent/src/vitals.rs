@@ -3,14 +3,17 @@
 use std::time::{Duration, Instant};
 
 use wireloom_model::{Problem, ProblemKind, Severity};
+use wireloom_registry::Contact;
 
 /// What the loop notes of itself.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Vitals {
     /// When the loop last did something. It has something to do every few seconds.
     beat: Option<Instant>,
-    /// When the registry last delivered a mesh.
-    heard: Option<Instant>,
+    /// Whether a mesh is known.
+    is_known: bool,
+    /// How it stands with the registry.
+    contact: Contact,
     /// Whether the last pass left the device and the kernel as the plan asks.
     is_applied: bool,
     was_gateway: Option<bool>,
@@ -34,12 +37,15 @@ pub(crate) struct Health {
 }
 
 impl Vitals {
-    pub(crate) fn beat(&mut self, now: Instant) {
+    /// The loop goes round, and stands like this with the registry.
+    pub(crate) fn beat(&mut self, now: Instant, contact: Contact) {
         self.beat = Some(now);
+        self.contact = contact;
     }
 
-    pub(crate) fn hear(&mut self, now: Instant) {
-        self.heard = Some(now);
+    /// There is a mesh.
+    pub(crate) const fn learn(&mut self) {
+        self.is_known = true;
     }
 
     /// Notes the outcome of a pass.
@@ -62,9 +68,14 @@ impl Vitals {
         self.is_applied
     }
 
-    /// How old the mesh is that is known.
+    /// How long ago the registry was last heard, and so how old the mesh may be that is known.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
-        self.heard.map(|heard| now.saturating_duration_since(heard))
+        self.contact.last.map(|heard| now.saturating_duration_since(heard))
+    }
+
+    /// The seconds by which this machine's clock is ahead of the registry's.
+    pub(crate) const fn clock_ahead(&self) -> Option<f64> {
+        self.contact.clock_ahead
     }
 
     /// The health at this moment: with this answer of the device, and this word of the registry if it can't be read.
@@ -79,12 +90,15 @@ impl Vitals {
         } else {
             Err("not in force: see the problems in `wireloom status`".to_owned())
         };
-        let snapshot = match (self.age(now), stale) {
-            (None, None) => Err("the registry has not answered yet".to_owned()),
-            (None, Some(reason)) => Err(format!("there is none: {reason}")),
+        let snapshot = match (self.is_known, stale) {
+            (false, None) => Err("the registry has not answered yet".to_owned()),
+            (false, Some(reason)) => Err(format!("there is none: {reason}")),
+            (true, None) => Ok("current".to_owned()),
             // An outage of the registry takes nothing away, so it makes nobody unready.
-            (Some(age), Some(reason)) => Ok(format!("{} s old: {reason}", age.as_secs())),
-            (Some(_), None) => Ok("current".to_owned()),
+            (true, Some(reason)) => Ok(match self.age(now) {
+                Some(age) => format!("{} s old: {reason}", age.as_secs()),
+                None => format!("of an earlier start: {reason}"),
+            }),
         };
         let since = |beat| now.saturating_duration_since(beat);
         Health {
@@ -128,7 +142,7 @@ mod tests {
     fn a_node_is_ready_with_device_plan_and_a_mesh_that_may_be_knowingly_old() {
         let mut vitals = Vitals::default();
         assert_eq!(ready(&vitals, None), ["plan", "snapshot"]);
-        vitals.hear(Instant::now());
+        vitals.learn();
         vitals.pass(Some(false), &[]);
         assert!(ready(&vitals, None).is_empty());
         assert!(ready(&vitals, Some("the API is away")).is_empty());
@@ -138,9 +152,26 @@ mod tests {
     }
 
     #[test]
+    fn the_mesh_of_a_quiet_registry_is_as_old_as_the_last_contact() {
+        let (start, mut vitals) = (Instant::now(), Vitals::default());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        vitals.learn();
+        let snapshot = |vitals: &Vitals, now| {
+            vitals.health(now, Ok(()), Some("refused")).conditions[2].1.clone().unwrap()
+        };
+        assert_eq!(snapshot(&vitals, start), "of an earlier start: refused");
+        // Nothing changes for days, and the registry is there.
+        let contact = Contact { last: Some(at(300_000)), clock_ahead: None };
+        vitals.beat(at(300_000), contact);
+        vitals.beat(at(300_005), contact);
+        assert_eq!(snapshot(&vitals, at(300_005)), "5 s old: refused");
+        assert_eq!(vitals.age(at(300_005)), Some(Duration::from_secs(5)));
+    }
+
+    #[test]
     fn a_refusal_makes_unready_until_a_pass_without_one() {
         let mut vitals = Vitals::default();
-        vitals.hear(Instant::now());
+        vitals.learn();
         let problem = |kind| Problem::error(Subject::Mesh, kind, String::new());
         vitals.pass(Some(true), &[problem(ProblemKind::Kernel)]);
         assert_eq!((ready(&vitals, None), vitals.apply_errors), (vec!["plan"], 1));
@@ -165,7 +196,7 @@ mod tests {
         let now = Instant::now();
         let alive = |vitals: &Vitals, at| vitals.health(at, Ok(()), None).is_alive;
         assert!(!alive(&vitals, now));
-        vitals.beat(now);
+        vitals.beat(now, Contact::default());
         assert!(alive(&vitals, now + STUCK / 2));
         assert!(!alive(&vitals, now + STUCK));
     }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 use wireloom_model::{Severity, Snapshot, Subject};
-use wireloom_registry::{Publication, PublishError, Registry, Update};
+use wireloom_registry::{Contact, Publication, PublishError, Registry, Update};
 
 use crate::{FileError, load};
 
@@ -48,6 +48,8 @@ pub struct FileRegistry {
     last_good: Option<Arc<Snapshot>>,
     /// Why the file was bad, if that is what was told last.
     stale: Option<String>,
+    /// When the file was last seen to say what is known.
+    seen: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +95,7 @@ impl FileRegistry {
             reading: None,
             last_good: None,
             stale: None,
+            seen: None,
         }
     }
 
@@ -134,7 +137,11 @@ impl FileRegistry {
     fn glance(&mut self, now: Instant) -> bool {
         self.next_glance = now + GLANCE;
         let stamp = Stamp::of(&self.path);
-        std::mem::replace(&mut self.stamp, stamp.clone()) != stamp
+        let differs = std::mem::replace(&mut self.stamp, stamp.clone()) != stamp;
+        if !differs && self.stale.is_none() && self.last_good.is_some() {
+            self.seen = Some(now);
+        }
+        differs
     }
 
     /// What to tell of a file that was read, if anything is new.
@@ -144,6 +151,7 @@ impl FileRegistry {
                 if let Some(last) = &self.last_good {
                     keep_named_entries(&mut snapshot, last);
                 }
+                self.seen = Some(Instant::now());
                 let was_stale = self.stale.take().is_some();
                 let same = self.last_good.as_deref() == Some(&snapshot);
                 if same && !was_stale {
@@ -171,6 +179,10 @@ impl Registry for FileRegistry {
                 return Some(update);
             }
         }
+    }
+
+    fn contact(&self) -> Contact {
+        Contact { last: self.seen.map(Instant::into_std), clock_ahead: None }
     }
 
     async fn publish(&mut self, _: &Publication) -> Result<(), PublishError> {

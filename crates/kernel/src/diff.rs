@@ -1,7 +1,7 @@
 //! What separates two kernel states, as steps in an order that never takes away what both of them hold.
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 
 use wireloom_model::kernel::{
@@ -23,10 +23,11 @@ pub(crate) const DEFAULT_METRIC_V6: u32 = 1024;
 /// 3. Addresses come, before the routes that take them as source; so do the far ends of VXLAN links, before the routes
 ///    through them.
 /// 4. The nftables table, in one transaction: what routes bring is excepted from masquerading when it comes.
-/// 5. Routes come or change: those out of a link first, then those through a gateway, which the kernel refuses unless
-///    it reaches the gateway by a route out of a link.
+/// 5. Routes come or change: those that lead nowhere first, so that who is kept out is so before there is a way in; then
+///    those out of a link, then those through a gateway, which the kernel refuses unless it reaches the gateway by a
+///    route out of a link.
 /// 6. Rules come, whose tables are full by now, then rules go.
-/// 7. Routes go, those through a gateway first; then far ends, the nftables table and addresses; then links are set
+/// 7. Routes go, in the opposite order; then far ends, the nftables table and addresses; then links are set
 ///    down, and those that we made are deleted.
 ///
 /// So a route or rule that both states hold stays in every state between, and a route whose key both hold is never
@@ -199,29 +200,47 @@ impl RouteChanges {
                 held.is_some() && !desired.links.contains_key(link)
             })
         };
-        let mut set: Vec<(bool, Change)> = Vec::new();
-        let mut deleted: Vec<(bool, Change)> = Vec::new();
+        let mut set: Vec<(Way, Change)> = Vec::new();
+        let mut deleted: Vec<(Reverse<Way>, Change)> = Vec::new();
         let (wanted, held) = (with_canonical_keys(desired), with_canonical_keys(observed));
         join(wanted.iter(), held.iter(), |key, wanted, held| match (wanted, held) {
             (Some(route), Some(held))
                 if matches(route, held) && !loses_source(held) && !loses_link(held) => {}
-            (Some(route), Some(_)) => set
-                .push((route.gateway.is_some(), Change::ReplaceRoute(key.clone(), route.clone()))),
+            (Some(route), Some(_)) => {
+                set.push((Way::of(route), Change::ReplaceRoute(key.clone(), route.clone())));
+            }
             (Some(route), None) => {
-                set.push((route.gateway.is_some(), Change::AddRoute(key.clone(), route.clone())))
+                set.push((Way::of(route), Change::AddRoute(key.clone(), route.clone())));
             }
             (None, Some(held)) => {
-                deleted.push((held.gateway.is_none(), Change::DeleteRoute(key.clone())));
+                deleted.push((Reverse(Way::of(held)), Change::DeleteRoute(key.clone())));
             }
             (None, None) => {}
         });
         // Stable sorts: within a rank the keys' order stays.
-        set.sort_by_key(|(rank, _)| *rank);
-        deleted.sort_by_key(|(rank, _)| *rank);
-        let change = |(_, change)| change;
+        set.sort_by_key(|(way, _)| *way);
+        deleted.sort_by_key(|(way, _)| *way);
         Self {
-            set: set.into_iter().map(change).collect(),
-            deleted: deleted.into_iter().map(change).collect(),
+            set: set.into_iter().map(|(_, change)| change).collect(),
+            deleted: deleted.into_iter().map(|(_, change)| change).collect(),
+        }
+    }
+}
+
+/// The way that a route leads, in the order in which routes come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Nowhere,
+    OutOfALink,
+    ThroughAGateway,
+}
+
+impl Way {
+    const fn of(route: &Route) -> Self {
+        match route.gateway {
+            Some(_) => Self::ThroughAGateway,
+            None if route.is_unreachable() => Self::Nowhere,
+            None => Self::OutOfALink,
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Cluster {
     deaf: Option<Instant>,
     /// What the cluster refuses, and why.
     denied: BTreeMap<&'static str, String>,
+    /// How this machine's clock stands to the API server's, if it is worth a word.
+    clock: Option<String>,
 }
 
 /// A Node and what it says.
@@ -69,6 +71,7 @@ impl Cluster {
             seen: Heartbeats::new(span),
             deaf: None,
             denied: BTreeMap::new(),
+            clock: None,
         }
     }
 
@@ -173,6 +176,13 @@ impl Cluster {
         }
     }
 
+    /// How this machine's clock stands to the API server's, if it is worth a word.
+    pub fn set_clock(&mut self, apart: Option<String>) -> bool {
+        let is_news = self.clock != apart;
+        self.clock = apart;
+        is_news
+    }
+
     /// Whether signs of life can't be heard, in which case nobody is taken for dead.
     pub fn set_deaf(&mut self, is_deaf: bool, now: Instant) {
         match (is_deaf, self.deaf) {
@@ -240,6 +250,12 @@ impl Cluster {
             let other = told.mesh.as_ref().filter(|_| node.name != self.own)?;
             disagreement(&node.name, other, &self.mesh)
         });
+        let clock = self.clock.iter().map(|apart| {
+            let message = format!(
+                "this machine's clock is {apart} the API server's; keep both right: timedatectl set-ntp true"
+            );
+            Problem::warning(Subject::Node(self.own.clone()), ProblemKind::Clock, message)
+        });
         let stranger = self.own().is_none().then(|| {
             let message = format!(
                 "the cluster has no Node {}, which this machine is said to be; say its name with --hostname",
@@ -253,6 +269,7 @@ impl Cluster {
             peers: self.peers.values().filter_map(|known| known.peer.clone()).collect(),
             problems: denied
                 .chain(stranger)
+                .chain(clock)
                 .chain(disagree)
                 .chain(of_nodes.chain(of_peers).cloned())
                 .collect(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -71,6 +72,15 @@ impl Connection {
     ///
     /// If there are no credentials, or none that can be used.
     pub async fn client(&self) -> Result<Client, ConnectError> {
+        Ok(self.open().await?.0)
+    }
+
+    /// The same, and the URL that the client asks.
+    ///
+    /// # Errors
+    ///
+    /// If there are no credentials, or none that can be used.
+    pub async fn open(&self) -> Result<(Client, Uri), ConnectError> {
         let mut config = match &self.kubeconfig {
             None => Config::incluster()?,
             Some(path) => {
@@ -90,7 +100,9 @@ impl Connection {
         }
         config.connect_timeout = Some(CONNECT);
         config.read_timeout = Some(READ);
-        client(config).map_err(|error| ConnectError::Client(Box::new(error)))
+        let url = config.cluster_url.clone();
+        let client = client(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
+        Ok((client, url))
     }
 }
 

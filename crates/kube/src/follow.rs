@@ -15,13 +15,13 @@ use wireloom_model::annotations::key;
 use wireloom_model::{NodeName, Snapshot};
 use wireloom_registry::Publication;
 
-use crate::addresses;
+use crate::clock;
 use crate::cluster::{Cluster, KnownNode};
 use crate::daemon_set::{Employer, Standing};
 use crate::events::Events;
 use crate::node::NodeObject;
 use crate::outage::{Outage, Use};
-use crate::own::{Facts, Own};
+use crate::own::{self, Facts};
 use crate::peer;
 use crate::registry::{Known, KubeConfig, MISSES};
 use crate::watch::{Change, Patience, Watch, next_of, random};
@@ -284,8 +284,18 @@ impl Follower {
     fn work(&mut self, what: Use) -> bool {
         let was = self.outage.reason().is_some();
         self.outage.works(what);
+        self.heard(None);
         self.cluster.set_deaf(self.outage.is_deaf(), Instant::now());
         was && self.outage.reason().is_none()
+    }
+
+    /// Notes that the API was heard, and how this machine's clock stands to its.
+    fn heard(&self, ahead: Option<f64>) {
+        self.known.send_if_modified(|known| {
+            known.contact.last = Some(Instant::now());
+            known.contact.clock_ahead = ahead.or(known.contact.clock_ahead);
+            false
+        });
     }
 
     /// Tells of the mesh, once everything of it is known.
@@ -363,20 +373,8 @@ impl Follower {
     }
 
     fn shall_say(&self, own: &KnownNode) -> BTreeMap<String, String> {
-        let facts = self.facts.borrow().clone();
-        let publication = self.publication.borrow().clone();
-        let pods = own.read.node.as_ref().map(|node| node.pod_prefixes.clone()).unwrap_or_default();
-        let found = addresses::find(&self.config.addresses, &facts.addresses, &own.object, &pods);
-        let annotations = &own.read.annotations;
-        let own = Own {
-            facts: &facts,
-            found: &found,
-            asked: &annotations.asked,
-            told: &annotations.told,
-            publication: publication.as_ref(),
-            last_seen: self.last_seen,
-        };
-        own.tell(&self.config.mesh, self.config.granularity).write()
+        let (facts, publication) = (self.facts.borrow(), self.publication.borrow());
+        own::annotations(&self.config, own, &facts, publication.as_ref(), self.last_seen)
     }
 
     /// Gives a sign of life to our agents, and to Kilo's if there are any.
@@ -390,12 +388,15 @@ impl Follower {
         };
         let before = self.outage.reason().is_some();
         let is_news = match self.writer.beat(&uid).await {
-            Ok(()) => {
+            Ok(ahead) => {
                 self.outage.beat(Instant::now());
-                self.cluster.deny(BEAT_DENIED, None)
+                self.heard(ahead);
+                let is_news = self.cluster.set_clock(ahead.and_then(clock::apart));
+                self.cluster.deny(BEAT_DENIED, None) || is_news
             }
             Err(WriteError::Refused(reason)) => {
                 self.outage.beat(Instant::now());
+                self.heard(None);
                 self.cluster.deny(BEAT_DENIED, Some(reason))
             }
             Err(WriteError::Unreachable(reason)) => {

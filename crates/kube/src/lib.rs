@@ -4,11 +4,13 @@
 //! resource, [heartbeats](heartbeat), [a node's own addresses](addresses) and [what it tells of itself](own); the state of
 //! it all, as a pure [`Cluster`] that yields snapshots; and [`KubeRegistry`], which keeps that state by watches and writes
 //! as little as it can. Who is no node of the mesh reads it as a [`visitor`]. How the API is reached is said by a [`Connection`].
+//! A [`survey`] tells what an agent would find there, and the [`rights`] that it lacks.
 //!
 //! Floor 2: imports the words of the mesh and the registry's trait; never the kernel, the tunnel or the topology.
 
 pub mod addresses;
 mod agreement;
+pub mod clock;
 mod cluster;
 mod connect;
 mod daemon_set;
@@ -20,6 +22,8 @@ mod outage;
 pub mod own;
 pub mod peer;
 mod registry;
+pub mod rights;
+pub mod survey;
 pub mod visitor;
 mod watch;
 mod write;
@@ -28,6 +32,7 @@ pub use addresses::{AddressRules, HostAddress};
 pub use cluster::Cluster;
 pub use connect::{ConnectError, Connection};
 pub use daemon_set::{DaemonSetName, DaemonSetNameError};
+pub use http::Uri;
 pub use kube::Client;
 pub use own::Facts;
 pub use registry::{KubeConfig, KubeRegistry};

@@ -1,10 +1,14 @@
 //! What a node tells of itself. Pure.
 
+use std::collections::BTreeMap;
+
 use wireloom_model::annotations::{Asked, Forced, Granularity, Told};
 use wireloom_model::{Algorithm, Cidr, Family, InterfaceAddress, Mesh, PublicKey};
 use wireloom_registry::Publication;
 
-use crate::addresses::{Found, HostAddress};
+use crate::addresses::{self, Found, HostAddress};
+use crate::cluster::KnownNode;
+use crate::registry::KubeConfig;
 
 /// What a node's agent knows of its machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,28 @@ pub struct Own<'a> {
     pub publication: Option<&'a Publication>,
     /// When it is there, in Unix seconds, if anybody wants to know.
     pub last_seen: Option<u64>,
+}
+
+/// The annotations that a Node with this agent is to have.
+pub(crate) fn annotations(
+    config: &KubeConfig,
+    own: &KnownNode,
+    facts: &Facts,
+    publication: Option<&Publication>,
+    last_seen: Option<u64>,
+) -> BTreeMap<String, String> {
+    let pods = own.read.node.as_ref().map(|node| node.pod_prefixes.clone()).unwrap_or_default();
+    let found = addresses::find(&config.addresses, &facts.addresses, &own.object, &pods);
+    let annotations = &own.read.annotations;
+    let own = Own {
+        facts,
+        found: &found,
+        asked: &annotations.asked,
+        told: &annotations.told,
+        publication,
+        last_seen,
+    };
+    own.tell(&config.mesh, config.granularity).write()
 }
 
 impl Own<'_> {

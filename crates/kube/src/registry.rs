@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{Mesh, NodeName, Snapshot};
-use wireloom_registry::{Next, Publication, PublishError, Registry, Update};
+use wireloom_registry::{Contact, Next, Publication, PublishError, Registry, Update};
 
 use crate::addresses::AddressRules;
 use crate::daemon_set::{DaemonSetName, Standing};
@@ -72,6 +72,8 @@ pub struct KubeRegistry {
 pub(crate) struct Known {
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) stale: Option<String>,
+    /// Nobody is woken for it.
+    pub(crate) contact: Contact,
 }
 
 impl KubeRegistry {
@@ -104,6 +106,10 @@ impl Registry for KubeRegistry {
             is_news
         });
         Ok(())
+    }
+
+    fn contact(&self) -> Contact {
+        self.known.borrow().contact
     }
 
     /// An agent of a DaemonSet that is gone, is being deleted or chooses other nodes leaves for good.
@@ -161,7 +167,7 @@ impl Known {
         };
         let recovered = self.stale.is_some() && known.stale.is_none();
         if let Some(snapshot) = known.snapshot.as_ref().filter(|_| !same || recovered) {
-            *self = Self { snapshot: Some(Arc::clone(snapshot)), stale: None };
+            *self = Self { snapshot: Some(Arc::clone(snapshot)), ..Self::default() };
             return Some(Update::Mesh(Arc::clone(snapshot)));
         }
         if self.stale == known.stale {
@@ -203,6 +209,7 @@ mod tests {
         let known = |snapshot: &Arc<Snapshot>, stale: Option<&str>| Known {
             snapshot: Some(Arc::clone(snapshot)),
             stale: stale.map(str::to_owned),
+            ..Known::default()
         };
         assert_eq!(all(&mut told, &known(&first, None)), ["mesh"]);
         assert_eq!(all(&mut told, &known(&first, None)), Vec::<&str>::new());
@@ -215,7 +222,7 @@ mod tests {
     #[test]
     fn an_outage_before_the_first_mesh_is_told() {
         let mut told = Known::default();
-        let known = Known { snapshot: None, stale: Some("refused".to_owned()) };
+        let known = Known { stale: Some("refused".to_owned()), ..Known::default() };
         assert_eq!(all(&mut told, &known), ["stale"]);
         assert_eq!(all(&mut told, &Known::default()), Vec::<&str>::new());
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -19,7 +19,7 @@ use wireloom_model::{
     Encapsulation, Filter, GatewayCount, Mesh, Overlay, OverlayError, Problem, ProblemKind,
     Snapshot, Subject,
 };
-use wireloom_registry::{Publication, PublishError, Registry, Update};
+use wireloom_registry::{Contact, Publication, PublishError, Registry, Update};
 
 use crate::node::{self, NodeObject, ReadNode};
 use crate::peer;
@@ -155,7 +155,7 @@ const fn gateways(granularity: Granularity) -> GatewayCount {
 }
 
 /// Whether each node with a heartbeat is alive.
-fn alive(leases: &[PartialObjectMeta<Lease>]) -> BTreeMap<String, bool> {
+pub(crate) fn alive(leases: &[PartialObjectMeta<Lease>]) -> BTreeMap<String, bool> {
     // Who renews a Lease changes a field of it, and the server notes when.
     let beat = |lease: &PartialObjectMeta<Lease>| -> Option<Time> {
         let fields = lease.metadata.managed_fields.as_ref()?;
@@ -203,6 +203,7 @@ impl Known {
     fn learn(&mut self, outcome: Result<Snapshot, VisitError>) -> bool {
         match outcome {
             Ok(snapshot) => {
+                self.contact.last = Some(Instant::now());
                 let is_news = self.snapshot.as_deref() != Some(&snapshot);
                 if is_news {
                     self.snapshot = Some(Arc::new(snapshot));
@@ -222,6 +223,10 @@ impl Known {
 impl Registry for Visitor {
     async fn next(&mut self) -> Option<Update> {
         self.told.wait(&mut self.known).await
+    }
+
+    fn contact(&self) -> Contact {
+        self.known.borrow().contact
     }
 
     async fn publish(&mut self, _: &Publication) -> Result<(), PublishError> {

@@ -1,16 +1,18 @@
 //! What a node writes to the cluster: its annotations and its heartbeat, each by server-side apply.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{Client, Error};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use wireloom_model::NodeName;
 
-use crate::MANAGER;
 use crate::node::NodeObject;
+use crate::{MANAGER, clock};
 
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -31,6 +33,7 @@ pub(crate) struct Writer {
     leases: Api<Lease>,
     /// Seconds without a heartbeat after which this node is taken for dead.
     span: u64,
+    params: PatchParams,
 }
 
 impl Writer {
@@ -40,7 +43,14 @@ impl Writer {
             nodes: Api::all(client.clone()),
             leases: Api::namespaced(client.clone(), namespace),
             span: span.as_secs(),
+            params: PatchParams::apply(MANAGER).force(),
         }
+    }
+
+    /// The same, whose writes the API judges and does not carry out.
+    pub(crate) fn rehearsing(mut self) -> Self {
+        self.params = self.params.dry_run();
+        self
     }
 
     /// Has the Node say this, and nothing else of what we said before. The identifier keeps it from being made anew,
@@ -55,12 +65,14 @@ impl Writer {
             "kind": "Node",
             "metadata": { "name": self.node, "uid": uid, "annotations": annotations },
         });
-        apply(&self.nodes, &self.node, &patch).await
+        self.apply(&self.nodes, &patch).await
     }
 
     /// Gives a sign of life. The time in it is for people; whoever reads it by program sees only that it changed. It
     /// goes when the Node does.
-    pub(crate) async fn beat(&self, uid: &str) -> Result<(), WriteError> {
+    ///
+    /// Returns the seconds by which this machine's clock is [ahead](clock::ahead) of the API server's.
+    pub(crate) async fn beat(&self, uid: &str) -> Result<Option<f64>, WriteError> {
         let patch = json!({
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
@@ -74,7 +86,10 @@ impl Writer {
                 "renewTime": humantime::format_rfc3339_micros(SystemTime::now()).to_string(),
             },
         });
-        apply(&self.leases, &self.node, &patch).await.map(|_| ())
+        let before = clock::now();
+        let lease = self.apply(&self.leases, &patch).await?;
+        let taken = clock::taken(&lease.metadata);
+        Ok(taken.map(|stamp| clock::ahead(before, clock::now(), stamp)))
     }
 
     /// Takes back all that was written of this Node: what we have its annotations say, and its signs of life.
@@ -85,19 +100,20 @@ impl Writer {
             Err(error) => Err(error),
         }
     }
-}
 
-async fn apply<K>(api: &Api<K>, name: &NodeName, patch: &Value) -> Result<K, WriteError>
-where
-    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-{
-    let params = PatchParams::apply(MANAGER).force();
-    let patch = Patch::Apply(patch);
-    bounded(api.patch(name.as_str(), &params, &patch)).await
+    async fn apply<K>(&self, api: &Api<K>, patch: &Value) -> Result<K, WriteError>
+    where
+        K: Clone + DeserializeOwned + Debug,
+    {
+        let patch = Patch::Apply(patch);
+        bounded(api.patch(self.node.as_str(), &self.params, &patch)).await
+    }
 }
 
 /// Makes a request of the API, which may not take for ever.
-async fn bounded<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T, WriteError> {
+pub(crate) async fn bounded<T>(
+    request: impl Future<Output = Result<T, Error>>,
+) -> Result<T, WriteError> {
     match tokio::time::timeout(REQUEST, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(match refusal(&error) {

@@ -49,6 +49,8 @@ pub enum Subject {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ProblemKind {
+    /// A machine's clock is wrong.
+    Clock,
     /// The tunnel device can't be had or refused a change.
     Device,
     /// Agents plan by different settings.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use wireloom_model::{Held, NodeName, PublicKey, Snapshot};
 
@@ -20,6 +21,16 @@ pub enum Update {
     Mesh(Arc<Snapshot>),
     /// The registry can't be read, for this reason. What was known stays in force: an outage removes nothing.
     Stale(String),
+}
+
+/// How it stands between a registry and this machine. Nothing is decided by it: it is for people to know.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Contact {
+    /// When the registry was last heard, though it had nothing new to tell. `None` until it is.
+    pub last: Option<Instant>,
+    /// The seconds by which this machine's clock is ahead of the registry's at least; 0 where they may agree. `None` as
+    /// long as it is not known, or where the registry has no clock.
+    pub clock_ahead: Option<f64>,
 }
 
 /// What a node says of itself to all others.
@@ -68,6 +79,9 @@ pub trait Registry: Send {
         &mut self,
         publication: &Publication,
     ) -> impl Future<Output = Result<(), PublishError>> + Send;
+
+    /// How it stands between the registry and this machine.
+    fn contact(&self) -> Contact;
 
     /// Says who goes on when this agent ends. Of a node that leaves the mesh for good it takes back what was published.
     /// Called last.

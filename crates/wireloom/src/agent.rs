@@ -1,6 +1,6 @@
 //! `wireloom agent`: a node of the mesh that a Kubernetes cluster makes.
 
-mod facts;
+pub(crate) mod facts;
 pub(crate) mod settings;
 
 use std::path::Path;
@@ -16,27 +16,27 @@ use wireloom_file::key;
 use wireloom_kube::{KubeConfig, KubeRegistry};
 use wireloom_model::PrivateKey;
 
-use crate::device::CarrierArgs;
-use crate::logging::LogLevel;
+use crate::logging::Said;
 use crate::{keys, signals};
 
 use settings::{Resolved, SettingsArgs};
 
+/// The file in the state directory with the last mesh.
+pub(crate) const MESH: &str = "mesh.json";
+
 /// Where Kilo's agents keep the private key.
-const KILOS_KEY: &str = "/var/lib/kilo/key";
+pub(crate) const KILOS_KEY: &str = "/var/lib/kilo/key";
 
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
     #[command(flatten)]
     settings: SettingsArgs,
-    #[command(flatten)]
-    carrier: CarrierArgs,
 }
 
 impl AgentArgs {
-    /// What is logged at most, if somebody says so.
-    pub(crate) fn log_level(&self) -> anyhow::Result<Option<LogLevel>> {
-        self.settings.log_level()
+    /// What is said of logging beside the flags of every command.
+    pub(crate) fn logging(&self) -> anyhow::Result<Said> {
+        self.settings.logging()
     }
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let private_key = private_key(&settings.key, Path::new(KILOS_KEY))?;
-    let opener = settings.device.opener(settings.interface.clone(), args.carrier);
+    let opener = settings.device.opener(settings.interface.clone(), settings.carrier);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         let client = settings.connection.client().await?;
         let facts = facts::follow(public_key, settings.interface.clone(), settings.mark)?;
         let registry = KubeRegistry::start(client, settings.registry(), facts);
-        let registry = Remembering::new(registry, &settings.state.join("mesh.json"));
+        let registry = Remembering::new(registry, &settings.state.join(MESH));
         let registry = registry.going_on(legacy.as_ref().and_then(Legacy::mesh));
         let config = Config {
             identity: Identity::Name(settings.node.clone()),
@@ -86,7 +86,7 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
 }
 
 impl Resolved {
-    fn registry(&self) -> KubeConfig {
+    pub(crate) fn registry(&self) -> KubeConfig {
         KubeConfig {
             node: self.node.clone(),
             mesh: self.mesh.clone(),

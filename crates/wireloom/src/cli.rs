@@ -6,12 +6,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::logging::{LogFormat, LogLevel};
+use crate::logging::{LogFormat, Said};
 #[cfg(feature = "kubernetes")]
 use crate::{agent, connect, webhook};
 use crate::{
-    check, cleanup, cni, completion, demo, doctor, down, graph, keys, logging, showconf, status,
-    tunnel, up,
+    check, cleanup, cni, completion, demo, doctor, down, graph, keys, logging, output, showconf,
+    status, tunnel, up,
 };
 
 /// One network out of machines in any cloud or cupboard: a userspace WireGuard mesh.
@@ -30,9 +30,9 @@ pub(crate) struct Global {
     /// info.
     #[arg(long, global = true, env = "WIRELOOM_LOG", value_name = "FILTER")]
     pub(crate) log: Option<String>,
-    /// How log lines look.
-    #[arg(long, global = true, env = "WIRELOOM_LOG_FORMAT", value_enum, default_value_t)]
-    pub(crate) log_format: LogFormat,
+    /// How log lines look. Default: text.
+    #[arg(long, global = true, env = "WIRELOOM_LOG_FORMAT", value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -65,7 +65,7 @@ enum Command {
     /// Check a mesh file and say everything that is wrong with it.
     Check(check::CheckArgs),
     /// Look for what stands in the way of the mesh on this machine, and say what to do about it.
-    Doctor(doctor::DoctorArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     /// Remove what an agent that did not end by itself left on this machine, or what Kilo left.
     Cleanup(cleanup::CleanupArgs),
     /// Answer a container runtime as its CNI plugin, as when it calls this program by itself.
@@ -74,6 +74,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Print the completion script of a shell.
     Completion(completion::CompletionArgs),
+    /// Print the version and nothing else, as `kg version` does.
+    Version,
 }
 
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
@@ -83,7 +85,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     }
     let quick = std::env::var_os("WG_QUICK_USERSPACE_IMPLEMENTATION");
     let cli = Cli::parse_from(as_called(arguments, quick.as_deref()));
-    logging::start(&cli.global, cli.command.log_level()?)?;
+    logging::start(&cli.global, cli.command.logging()?)?;
     match cli.command {
         Command::Tunnel(args) => tunnel::run(args),
         Command::Up(args) => up::run(args),
@@ -105,18 +107,22 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Cni => cni::run(),
         Command::Demo(args) => demo::run(args),
         Command::Completion(args) => completion::run(&args),
+        Command::Version => {
+            output::line(env!("CARGO_PKG_VERSION"))?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
 impl Command {
-    /// What is logged at most, where a command has a flag of its own for it.
-    fn log_level(&self) -> anyhow::Result<Option<LogLevel>> {
+    /// What is said of logging where a command has words of its own for it.
+    fn logging(&self) -> anyhow::Result<Said> {
         match self {
             #[cfg(feature = "kubernetes")]
-            Self::Agent(args) => args.log_level(),
+            Self::Agent(args) => args.logging(),
             #[cfg(feature = "kubernetes")]
-            Self::Connect(args) => Ok(args.log_level()),
-            _ => Ok(None),
+            Self::Connect(args) => Ok(args.logging()),
+            _ => Ok(Said::default()),
         }
     }
 }
@@ -125,7 +131,7 @@ impl Command {
 /// put in when this program was named to wg-quick, or is called by a link named `wireloom-tunnel`.
 ///
 /// Kilo's manifests run `kg` with the flags of its agent, and `kg webhook`. So `agent` is put in when this program is
-/// called by a link of that name.
+/// called by a link of that name; and `kg --version` prints what `kg version` does.
 fn as_called(mut arguments: Vec<OsString>, quick: Option<&OsStr>) -> Vec<OsString> {
     let program = arguments.first().map(Path::new).and_then(Path::file_name);
     let by_link = program == Some(OsStr::new("wireloom-tunnel"));
@@ -138,6 +144,11 @@ fn as_called(mut arguments: Vec<OsString>, quick: Option<&OsStr>) -> Vec<OsStrin
             let text = first.to_string_lossy();
             text.starts_with('-') && !matches!(&*text, "-h" | "--help" | "-V" | "--version")
         });
+    if program == Some(OsStr::new("kg"))
+        && arguments.get(1).is_some_and(|first| first == "--version")
+    {
+        arguments[1] = OsString::from("version");
+    }
     let command = match (by_link || by_quick, by_kilo) {
         (true, _) => Some("tunnel"),
         (_, true) => Some("agent"),
@@ -193,8 +204,10 @@ mod tests {
             "/opt/bin/kg agent --local=false"
         );
         assert_eq!(as_called_text(&["kg"], None), "kg agent");
-        for line in [["kg", "webhook"], ["kg", "--version"]] {
+        for line in [["kg", "webhook"], ["kg", "version"], ["kg", "--help"]] {
             assert_eq!(as_called_text(&line, None), line.join(" "));
         }
+        assert_eq!(as_called_text(&["kg", "--version"], None), "kg version");
+        assert_eq!(as_called_text(&["wireloom", "--version"], None), "wireloom --version");
     }
 }

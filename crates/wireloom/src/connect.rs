@@ -13,7 +13,7 @@ use wireloom_model::{Cidr, InterfaceName, PeerName, PrivateKey};
 
 use crate::agent::settings::values::{Mtu, Period};
 use crate::cluster::ClusterArgs;
-use crate::logging::LogLevel;
+use crate::logging::{LogLevel, Said};
 use crate::opener::DeviceArgs;
 use crate::up::{DEFAULT_INTERFACE, mark};
 use crate::{keys, signals};
@@ -75,8 +75,8 @@ pub(crate) struct ConnectArgs {
 
 impl ConnectArgs {
     /// What is logged at most, if somebody says so.
-    pub(crate) const fn log_level(&self) -> Option<LogLevel> {
-        self.log_level
+    pub(crate) fn logging(&self) -> Said {
+        Said { level: self.log_level, ..Said::default() }
     }
 
     fn name(&self) -> anyhow::Result<PeerName> {

@@ -76,7 +76,8 @@ pub(crate) struct CarrierArgs {
     pub(crate) queues: Queues,
 }
 
-fn engines() -> impl TypedValueParser<Value = EngineKind> {
+/// Every engine by its name.
+pub(crate) fn engines() -> impl TypedValueParser<Value = EngineKind> {
     PossibleValuesParser::new(EngineKind::ALL.map(EngineKind::label))
         .try_map(|name| name.parse::<EngineKind>())
 }

@@ -12,6 +12,7 @@ use crate::cli::Global;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[cfg_attr(feature = "kubernetes", derive(Deserialize), serde(rename_all = "kebab-case"))]
 pub(crate) enum LogFormat {
     /// One JSON object a line.
     Json,
@@ -51,10 +52,21 @@ impl LogLevel {
     }
 }
 
-/// Starts logging; by this level where no filter is said.
-pub(crate) fn start(global: &Global, level: Option<LogLevel>) -> anyhow::Result<()> {
-    let said = global.log.as_deref();
-    let filter = said.unwrap_or_else(|| level.unwrap_or(LogLevel::Info).filter());
+/// What a command has of its own to say of logging. The flags of every command beat it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// What is logged, as `--log` says it. It beats the level.
+    pub(crate) filter: Option<String>,
+    /// What is logged at most.
+    pub(crate) level: Option<LogLevel>,
+    /// How log lines look.
+    pub(crate) format: Option<LogFormat>,
+}
+
+/// Starts logging.
+pub(crate) fn start(global: &Global, said: Said) -> anyhow::Result<()> {
+    let level = said.level.unwrap_or(LogLevel::Info).filter();
+    let filter = global.log.as_deref().or(said.filter.as_deref()).unwrap_or(level);
     // boringtun reports what every reordered packet and every stranger can cause; our counters tell that. kube reports
     // every try; what comes of them, the registry tells.
     let filter =
@@ -68,7 +80,7 @@ pub(crate) fn start(global: &Global, level: Option<LogLevel>) -> anyhow::Result<
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match global.log_format {
+    match global.log_format.or(said.format).unwrap_or_default() {
         LogFormat::Json => lines.json().init(),
         LogFormat::Text => lines.with_target(false).init(),
     }

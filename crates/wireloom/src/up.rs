@@ -16,6 +16,9 @@ use crate::background::{self, Background, Role};
 use crate::opener::DeviceArgs;
 use crate::{keys, signals};
 
+/// The mesh file of a node that names none.
+pub(crate) const DEFAULT_FILE: &str = "/etc/wireloom/mesh.toml";
+
 /// The tunnel device of a node that names none.
 pub(crate) const DEFAULT_INTERFACE: &str = "wl0";
 
@@ -75,13 +78,20 @@ pub(crate) struct NodeArgs {
         short,
         long,
         env = "WIRELOOM_CONFIG",
-        default_value = "/etc/wireloom/mesh.toml",
+        default_value = DEFAULT_FILE,
         value_name = "FILE"
     )]
     pub(crate) config: PathBuf,
     /// Which node of the mesh this machine is. Without it, the one with this machine's public key.
     #[arg(long, env = "WIRELOOM_NODE", value_name = "NAME")]
     pub(crate) node: Option<NodeName>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+}
+
+/// What every agent is told of its machine.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MachineArgs {
     /// The file with this machine's private key, made if it is missing.
     #[arg(
         long,
@@ -121,7 +131,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     // What is wrong with the file is said here, before anything is made or changed.
     let snapshot = wireloom_file::load(&args.config)?;
     let random = keys::random_bytes()?;
-    let private_key = key::load_or_create(&args.key, || random)?;
+    let private_key = key::load_or_create(&args.machine.key, || random)?;
     let public_key = private_key.public_key();
     if !snapshot.nodes.iter().any(|node| node.key == public_key) {
         tracing::warn!(file = %args.config.display(), %public_key, "no node of the mesh has this machine's public key yet");
@@ -134,17 +144,17 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let config = Config {
         identity: args.identity(),
         private_key,
-        mark: args.fwmark,
-        control: control::socket_path(&args.run_dir, &args.interface),
-        interface: args.interface.clone(),
+        mark: args.machine.fwmark,
+        control: control::socket_path(&args.machine.run_dir, &args.machine.interface),
+        interface: args.machine.interface.clone(),
         legacy: None,
         listen,
         resync: Config::RESYNC,
         clean_up: true,
-        pods: Some(pods.network(args.run_dir)?),
+        pods: Some(pods.network(args.machine.run_dir)?),
         planner: Planner::default(),
     };
-    let opener = device.opener(args.interface);
+    let opener = device.opener(args.machine.interface);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")

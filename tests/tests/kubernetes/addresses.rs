@@ -12,8 +12,7 @@ use crate::{need_all, regions};
 /// How long a connection to the API server may be silent before it is given up and made anew, and a machine with much to do.
 const QUIET: Duration = Duration::from_secs(50);
 
-#[test]
-fn of_two_nodes_with_one_private_address_in_different_regions_both_are_reached() {
+pub(crate) fn of_two_nodes_with_one_private_address_in_different_regions_both_are_reached() {
     need_all!();
     let all = ["ams-1", "waw-1", "lon-1"];
     let twins = [("waw-1", 2), ("lon-1", 3)];
@@ -62,8 +61,7 @@ fn of_two_nodes_with_one_private_address_in_different_regions_both_are_reached()
     }
 }
 
-#[test]
-fn two_nodes_behind_one_public_address_are_two_peers() {
+pub(crate) fn two_nodes_behind_one_public_address_are_two_peers() {
     need_all!();
     let all = ["ams-1", "ire-1", "ire-2"];
     let regions = vec![
@@ -90,8 +88,7 @@ fn two_nodes_behind_one_public_address_are_two_peers() {
     assert_ne!(one.port(), other.port(), "{status:#}");
 }
 
-#[test]
-fn a_node_that_gets_other_addresses_says_so_and_is_reached_there() {
+pub(crate) fn a_node_that_gets_other_addresses_says_so_and_is_reached_there() {
     need_all!();
     let all = ["ams-1", "waw-1", "ire-1"];
     let cluster = Cluster::of(regions(), &all);

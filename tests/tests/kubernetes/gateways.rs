@@ -20,8 +20,7 @@ fn led_by(cluster: &Cluster, asked: &[&str], gateway: &str, other: &str) {
     }
 }
 
-#[test]
-fn a_gateway_that_lives_and_does_not_forward_is_replaced() {
+pub(crate) fn a_gateway_that_lives_and_does_not_forward_is_replaced() {
     need_all!();
     wireloom_testkit::need!(program "nft");
     let cluster = Cluster::of(regions(), &ALL);
@@ -61,8 +60,7 @@ fn a_gateway_that_lives_and_does_not_forward_is_replaced() {
     open.iter_mut().for_each(|connection| connection.goes_on());
 }
 
-#[test]
-fn a_gateway_is_drained_without_a_lost_connection_and_one_that_dies_is_replaced() {
+pub(crate) fn a_gateway_is_drained_without_a_lost_connection_and_one_that_dies_is_replaced() {
     need_all!();
     let mut cluster = Cluster::of(regions(), &ALL);
     cluster.all_pods_meet(&ALL);

@@ -38,8 +38,7 @@ fn overlay(status: &Value, name: &str) -> Vec<String> {
     addresses.map(|address| address.as_str().unwrap().to_owned()).collect()
 }
 
-#[test]
-fn nodes_plan_as_kilo_does_until_its_last_agent_goes_and_keep_their_connections_then() {
+pub(crate) fn nodes_plan_as_kilo_does_until_its_last_agent_goes_and_keep_their_connections_then() {
     need_all!();
     let mut cluster = Cluster::empty(regions());
     cluster.arguments += " --compatibility kilo --encapsulate crosssubnet";

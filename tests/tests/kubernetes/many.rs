@@ -81,8 +81,8 @@ fn busy(process: u32) -> Duration {
     Duration::from_millis(10 * ticks)
 }
 
-#[test]
-fn of_two_hundred_nodes_five_are_real_and_ask_little_of_the_cluster_and_of_their_machines() {
+pub(crate) fn of_two_hundred_nodes_five_are_real_and_ask_little_of_the_cluster_and_of_their_machines()
+ {
     need_all!();
     let mut cluster = Cluster::empty(regions());
     let mut round = 0;

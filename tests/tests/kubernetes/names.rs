@@ -48,8 +48,7 @@ fn ask(host: &Host, server: &str) {
     host.run(put).unwrap().unwrap();
 }
 
-#[test]
-fn a_node_is_found_by_its_name_where_it_has_moved_to() {
+pub(crate) fn a_node_is_found_by_its_name_where_it_has_moved_to() {
     need_all!();
     wireloom_testkit::need!(program "dnsmasq");
     wireloom_testkit::need!(program "ss");

@@ -12,8 +12,7 @@ fn places(status: &Value, nodes: &[&str]) -> Vec<Value> {
     nodes.iter().map(|name| node(status, name).clone()).collect()
 }
 
-#[test]
-fn a_node_comes_moves_goes_and_comes_back_and_nobody_else_notices() {
+pub(crate) fn a_node_comes_moves_goes_and_comes_back_and_nobody_else_notices() {
     need_all!();
     let others = ["ams-1", "waw-1", "ire-1"];
     let all = ["ams-1", "ams-2", "waw-1", "ire-1"];
@@ -62,8 +61,7 @@ fn a_node_comes_moves_goes_and_comes_back_and_nobody_else_notices() {
     bystanders.iter_mut().for_each(|connection| connection.goes_on());
 }
 
-#[test]
-fn a_node_with_a_new_key_or_a_new_name_is_the_same_machine() {
+pub(crate) fn a_node_with_a_new_key_or_a_new_name_is_the_same_machine() {
     need_all!();
     let all = ["ams-1", "ams-2", "waw-1"];
     let mut cluster = Cluster::of(regions(), &all);

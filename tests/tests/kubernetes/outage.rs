@@ -21,9 +21,8 @@ fn peer_names(status: &Value) -> Vec<String> {
     peers.map(|peer| peer["name"].as_str().unwrap().to_owned()).collect()
 }
 
-#[test]
-#[ignore = "takes eleven minutes; cargo xtask test runs it beside the others"]
-fn nothing_is_lost_while_the_api_server_is_away_for_ten_minutes_not_even_a_node_that_is_rebooted() {
+pub(crate) fn nothing_is_lost_while_the_api_server_is_away_for_ten_minutes_not_even_a_node_that_is_rebooted()
+ {
     need_all!();
     let mut cluster = Cluster::of(regions(), &ALL);
     cluster.all_pods_meet(&ALL);
@@ -93,8 +92,7 @@ fn nothing_is_lost_while_the_api_server_is_away_for_ten_minutes_not_even_a_node_
     }
 }
 
-#[test]
-fn what_happened_while_a_watch_was_cut_is_found_though_etcd_has_forgotten_it() {
+pub(crate) fn what_happened_while_a_watch_was_cut_is_found_though_etcd_has_forgotten_it() {
     need_all!();
     let nodes = ["ams-1", "waw-1", "lon-1"];
     let mut cluster = Cluster::of(regions(), &nodes);

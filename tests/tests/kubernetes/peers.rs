@@ -57,8 +57,7 @@ fn reaches_all(cluster: &Cluster) {
     }
 }
 
-#[test]
-fn a_peer_comes_changes_and_goes_and_a_wrong_one_hurts_nobody() {
+pub(crate) fn a_peer_comes_changes_and_goes_and_a_wrong_one_hurts_nobody() {
     need_all!();
     wireloom_testkit::need!(program "wg");
     let home = Region::new("home", &["laptop"]).behind_nat();

@@ -11,8 +11,7 @@ use wireloom_tests::ok;
 use crate::rig::Cluster;
 use crate::{need_all, regions};
 
-#[test]
-fn an_agent_is_killed_and_started_again_under_load_and_no_connection_is_lost() {
+pub(crate) fn an_agent_is_killed_and_started_again_under_load_and_no_connection_is_lost() {
     need_all!();
     wireloom_testkit::need!(program "iperf3");
     wireloom_testkit::need!(program "ss");

@@ -85,7 +85,9 @@ fn a_laptop_joins_by_itself_and_whoever_reads_the_cluster_sees_what_agents_see()
     cluster.api.apply(&peer.to_string()).unwrap();
     let child = connect("guest");
     within(PATIENCE, "the guest has its tunnels", || length(&status(laptop)["peers"]) == 2);
-    assert!(ok(laptop, "ip address show dev wl0").contains("10.6.0.1/32"));
+    within(PATIENCE, "it has its address", || {
+        ok(laptop, "ip address show dev wl0").contains("10.6.0.1/32")
+    });
     let ended = child.stop(SOON).unwrap();
     assert!(
         ended.status.success() && ended.stderr.contains("was there before"),

@@ -17,10 +17,10 @@ use super::{CleanupError, Report};
 pub const CNI_PATH: &str = "/etc/cni/net.d/10-kilo.conflist";
 
 /// Kilo's WireGuard link, unless its flag `--interface` said otherwise.
-const LINK: &str = "kilo0";
+pub(crate) const LINK: &str = "kilo0";
 
 /// The link by which Kilo encapsulates. The kernel's module ipip brings one of this name along, and others use it too.
-const TUNNEL: &str = "tunl0";
+pub(crate) const TUNNEL: &str = "tunl0";
 
 /// Kilo's routing table for packets to nodes.
 const TABLE: u32 = 1107;

@@ -2,13 +2,20 @@
 
 use std::net::IpAddr;
 
-use wireloom_model::{Family, ProblemKind, Severity as ProblemSeverity};
+use wireloom_kernel::PortOwner;
+use wireloom_model::{Family, InterfaceName, ProblemKind, Severity as ProblemSeverity};
 use wireloom_topology::Way;
 
-use super::facts::{Agent, Facts, Key, TUN};
+use super::facts::{Agent, Facts, Key, Source};
 use super::{Check, Finding, Severity};
+use crate::cleanup::kilo as kilos;
 use crate::place::Place;
-use crate::status::PeerState;
+use crate::status::{PeerState, Status};
+
+mod machine;
+mod networks;
+
+use machine::{buffers, clock, kernel, privilege, tun};
 
 /// Everything that the facts give reason to say, the worst first.
 pub fn findings(facts: &Facts) -> Vec<Finding> {
@@ -17,9 +24,29 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-const CHECKS: [fn(&Facts) -> Vec<Finding>; 20] = [
-    accept_ra, agent, buffers, clock, endpoints, forwarding, fwmark, ipv6, kernel, key, kilo,
-    leftovers, mesh, mtu, peers, port, privilege, ranges, rp_filter, tun,
+const CHECKS: [fn(&Facts) -> Vec<Finding>; 22] = [
+    accept_ra,
+    agent,
+    buffers,
+    clock,
+    endpoints,
+    forwarding,
+    fwmark,
+    ipv6,
+    kernel,
+    key,
+    kilo,
+    leftovers,
+    mesh,
+    mtu,
+    networks::overlaps,
+    networks::registry,
+    peers,
+    port,
+    privilege,
+    ranges,
+    rp_filter,
+    tun,
 ];
 
 use Severity::{Error, Note, Warning};
@@ -39,6 +66,11 @@ impl Facts {
         self.place.as_ref()?.as_ref().ok()
     }
 
+    /// Whether there is anything of Kilo.
+    const fn has_kilo(&self) -> bool {
+        self.kilo.is_some() || !self.left_by_kilo.is_empty()
+    }
+
     fn forwards(&self) -> bool {
         self.place().is_some_and(|place| place.forwards)
     }
@@ -50,13 +82,25 @@ impl Facts {
         tunnelled.any(|(prefix, _)| prefix.contains(address))
     }
 
+    /// What the running agent says.
+    fn status(&self) -> Option<&Status> {
+        match &self.agent {
+            Agent::Running(status) => Some(status),
+            _ => None,
+        }
+    }
+
     /// Whether the running agent says so itself.
     fn is_told(&self, text: &str) -> bool {
-        match &self.agent {
-            Agent::Running(status) => {
-                status.problems.iter().any(|problem| problem.message.contains(text))
-            }
-            _ => false,
+        let mut problems = self.status().into_iter().flat_map(|status| &status.problems);
+        problems.any(|problem| problem.message.contains(text))
+    }
+
+    /// What helps with a mesh of a file, or of a cluster.
+    fn where_written<'a>(&self, file: &'a str, cluster: &'a str) -> &'a str {
+        match self.subject.source {
+            Source::File => file,
+            Source::Cluster => cluster,
         }
     }
 }
@@ -67,8 +111,11 @@ fn mesh(facts: &Facts) -> Vec<Finding> {
         Ok(snapshot) => snapshot,
         Err(error) => {
             let why = "without a mesh there is nobody to reach";
-            let remedy =
-                "write or mend it, and see `wireloom check FILE`; docs/mesh-file.md has the format";
+            let remedy = facts.where_written(
+                "write or mend it, and see `wireloom check FILE`; docs/mesh-file.md has the format. On a node of a \
+                 cluster, say how that is reached: --kubeconfig FILE",
+                "as said under `api`; the mesh is told by the Nodes of the cluster",
+            );
             return vec![finding(Error, Check::Mesh, error, why, remedy)];
         }
     };
@@ -88,7 +135,10 @@ fn mesh(facts: &Facts) -> Vec<Finding> {
             };
             let remedy = match problem.kind {
                 ProblemKind::ExposedSecret => "chmod 600 on the mesh file",
-                _ => "mend the mesh file; `wireloom check FILE` says where",
+                _ => facts.where_written(
+                    "mend the mesh file; `wireloom check FILE` says where",
+                    "mend that object or setting; docs/annotations.md has what a Node may say",
+                ),
             };
             finding(severity, Check::Mesh, problem.to_string(), why, remedy)
         })
@@ -100,7 +150,10 @@ fn mesh(facts: &Facts) -> Vec<Finding> {
             Check::Mesh,
             problem.to_string(),
             why,
-            "add or mend its node in the mesh file",
+            facts.where_written(
+                "add or mend its node in the mesh file",
+                "see that its Node is there and has this machine's name: --hostname",
+            ),
         )
     }));
     found
@@ -115,7 +168,8 @@ fn key(facts: &Facts) -> Vec<Finding> {
             format!("there is no private key at {} yet", path.display()),
             "the mesh knows a machine by its key",
             format!(
-                "`wireloom up` makes one; or: (umask 077; mkdir -p {0}; wireloom keygen > {1})",
+                "`wireloom {}` makes one; or: (umask 077; mkdir -p {}; wireloom keygen > {})",
+                facts.where_written("up", "agent"),
                 path.parent().unwrap_or(path).display(),
                 path.display()
             ),
@@ -153,7 +207,10 @@ fn agent(facts: &Facts) -> Vec<Finding> {
                     Check::Agent,
                     what,
                     why,
-                    "make the mesh file readable and whole again",
+                    facts.where_written(
+                        "make the mesh file readable and whole again",
+                        "find out why the API server is not reached from here",
+                    ),
                 )
             });
             let problems = status.problems.iter().map(|problem| {
@@ -256,7 +313,7 @@ fn forwarding(facts: &Facts) -> Vec<Finding> {
                 Check::Forwarding,
                 what,
                 "this node passes on packets of others",
-                "nothing: `wireloom up` switches it on while it runs",
+                "nothing: the agent switches it on while it runs",
             ),
             _ => finding(
                 Error,
@@ -374,6 +431,10 @@ fn ipv6(facts: &Facts) -> Vec<Finding> {
 
 fn ranges(facts: &Facts) -> Vec<Finding> {
     let news = facts.conflicts.iter().filter(|conflict| !facts.is_told(&conflict.to_string()));
+    // Kilo's routes are told of as such.
+    let is_kilos = |link: &InterfaceName| [kilos::LINK, kilos::TUNNEL].contains(&link.as_str());
+    let news =
+        news.filter(|conflict| !(facts.has_kilo() && conflict.link.as_ref().is_some_and(is_kilos)));
     let found = news.map(|conflict| {
         let show = match conflict.table {
             wireloom_model::kernel::MAIN_TABLE => String::new(),
@@ -393,44 +454,12 @@ fn ranges(facts: &Facts) -> Vec<Finding> {
     found.collect()
 }
 
-fn kernel(facts: &Facts) -> Vec<Finding> {
-    let lacking = facts.lacking.iter().map(|feature| {
-        let what = format!("this kernel has no {feature}");
-        finding(Note, Check::Kernel, what, "some ways to run a mesh need it", feature.remedy())
-    });
-    let old = facts.kernel.filter(|version| *version < USO).map(|(major, minor)| {
-        finding(
-            Note,
-            Check::Kernel,
-            format!("Linux {major}.{minor} does not merge UDP on a TUN device"),
-            "UDP inside the tunnel, QUIC for one, moves packet by packet and costs more time",
-            format!("run Linux {}.{} or newer", USO.0, USO.1),
-        )
-    });
-    lacking.chain(old).collect()
-}
-
-/// The first Linux with `TUN_F_USO4` and `TUN_F_USO6` (`linux/if_tun.h`).
-const USO: (u32, u32) = (6, 2);
-
-fn tun(facts: &Facts) -> Vec<Finding> {
-    let found = facts.no_tun.iter().map(|reason| {
-        finding(
-            Error,
-            Check::Tun,
-            format!("{TUN} can't be opened: {reason}"),
-            "the tunnel is a TUN device",
-            format!(
-                "as root: modprobe tun; in a container, hand it in (docker run --device {TUN} --cap-add NET_ADMIN)"
-            ),
-        )
-    });
-    found.collect()
-}
-
 fn port(facts: &Facts) -> Vec<Finding> {
     let port = facts.place().and_then(|place| place.listen_port);
-    let (Agent::Absent, Some(port), Some(owner)) = (&facts.agent, port, &facts.port_owner) else {
+    // Kilo's device is told of as such.
+    let owner = facts.port_owner.as_ref();
+    let owner = owner.filter(|owner| !(facts.has_kilo() && **owner == PortOwner::Hidden));
+    let (Agent::Absent, Some(port), Some(owner)) = (&facts.agent, port, owner) else {
         return Vec::new();
     };
     vec![finding(
@@ -438,7 +467,10 @@ fn port(facts: &Facts) -> Vec<Finding> {
         Check::Port,
         format!("UDP port {port} is held by {owner}"),
         "the tunnel needs it: peers dial it",
-        "stop that one, or give this node's endpoint another port in the mesh file",
+        facts.where_written(
+            "stop that one, or give this node's endpoint another port in the mesh file",
+            "stop that one, or give this machine's agent another: --port, or the annotation kilo.squat.ai/force-endpoint",
+        ),
     )]
 }
 
@@ -497,6 +529,9 @@ fn mtu(facts: &Facts) -> Vec<Finding> {
         narrow.min_by_key(|(endpoint, path)| i64::from(*path) - i64::from(endpoint.overhead()));
     let found = worst.map(|(endpoint, path)| {
         let overhead = endpoint.overhead();
+        let fits = path.saturating_sub(overhead);
+        let file = format!("set `mtu = {fits}` in [mesh], or leave it out");
+        let cluster = format!("say --mtu {fits} or --mtu auto, the same for all agents");
         finding(
             Warning,
             Check::Mtu,
@@ -507,66 +542,10 @@ fn mtu(facts: &Facts) -> Vec<Finding> {
                 endpoint.address
             ),
             "packets that are too large arrive in pieces, or not at all",
-            format!("set `mtu = {}` in [mesh], or leave it out", path.saturating_sub(overhead)),
+            facts.where_written(&file, &cluster),
         )
     });
     found.into_iter().collect()
-}
-
-fn clock(facts: &Facts) -> Vec<Finding> {
-    let why = "a peer takes no handshake that is older than the last one it saw, so after a step back of the \
-        clock nobody answers";
-    let set = "set the clock and keep it right: timedatectl set-ntp true";
-    if facts.now < facts.subject.made {
-        let behind = facts.subject.made - facts.now;
-        let what = format!("the clock is {} before this program was made", days(behind));
-        return vec![finding(Error, Check::Clock, what, why, set)];
-    }
-    let ahead = facts.last_written.iter().filter_map(|(path, written)| {
-        let ahead = written.checked_sub(facts.now).filter(|ahead| *ahead > TOLERANCE)?;
-        let what =
-            format!("{} was written {} after now by this clock", path.display(), days(ahead));
-        Some(finding(Warning, Check::Clock, what, why, set))
-    });
-    ahead.collect()
-}
-
-/// How far files may lie ahead of the clock, in seconds.
-const TOLERANCE: u64 = 60;
-
-fn days(seconds: u64) -> String {
-    match seconds / 86_400 {
-        0 => format!("{seconds} s"),
-        1 => "1 day".to_owned(),
-        days => format!("{days} days"),
-    }
-}
-
-fn buffers(facts: &Facts) -> Vec<Finding> {
-    let wanted = facts.subject.udp_buffer;
-    let small = facts.udp_buffer.filter(|got| *got < wanted).map(|got| {
-        finding(
-            Warning,
-            Check::Buffers,
-            format!("a UDP socket gets a buffer of {got} bytes and not the {wanted} that the tunnel asks for"),
-            "bursts that do not fit are lost, and TCP in the tunnel slows down",
-            format!("sysctl -w net.core.rmem_max={wanted} net.core.wmem_max={wanted}"),
-        )
-    });
-    small.into_iter().collect()
-}
-
-fn privilege(facts: &Facts) -> Vec<Finding> {
-    if facts.is_root {
-        return Vec::new();
-    }
-    vec![finding(
-        Note,
-        Check::Privilege,
-        "this was not run as root",
-        "the kernel does not show everything to others, so more may be wrong",
-        "sudo wireloom doctor",
-    )]
 }
 
 #[cfg(test)]

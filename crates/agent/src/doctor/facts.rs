@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::thread::CapabilitySet;
 use wireloom_kernel::{
     Conflict, Feature, ForwardDrop, Host, HostError, PortOwner, Way, is_forwarding, port_owner,
 };
@@ -21,6 +22,7 @@ use crate::control::{self, ControlError, Listener, Request};
 use crate::paths::overhead;
 use crate::place::Place;
 use crate::planner::Planner;
+use crate::pods;
 use crate::resolve::Resolver;
 use crate::status::Status;
 
@@ -29,6 +31,14 @@ use crate::status::Status;
 pub struct Subject {
     /// The mesh, or why there is none to be had.
     pub mesh: Result<Snapshot, String>,
+    /// Where that is written down.
+    pub source: Source,
+    /// By which algorithm it is planned.
+    pub planner: Planner,
+    /// Networks that the registry knows of and that are not the mesh's own.
+    pub networks: Vec<Network>,
+    /// Where the registry is reached, if it is another machine.
+    pub registry: Vec<IpAddr>,
     /// Which node of the mesh this machine is.
     pub identity: Identity,
     /// Its key.
@@ -47,6 +57,37 @@ pub struct Subject {
     pub written_here: Vec<PathBuf>,
 }
 
+/// Where a mesh is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// In the objects of a Kubernetes cluster.
+    Cluster,
+    /// In a mesh file.
+    File,
+}
+
+/// A network that is there without the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// What has its addresses.
+    pub kind: NetworkKind,
+    /// Whose it is, such as `node n1`.
+    pub whose: String,
+    /// Its addresses.
+    pub prefix: Cidr,
+}
+
+/// What has the addresses of a network. From the ones that are given by others to those that are chosen freely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NetworkKind {
+    /// Machines.
+    Nodes,
+    /// Pods.
+    Pods,
+    /// Services.
+    Services,
+}
+
 /// The state of a private key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
@@ -63,6 +104,8 @@ pub enum Key {
 pub struct Facts {
     pub(crate) subject: Subject,
     pub(crate) is_root: bool,
+    /// The capabilities that the agent needs and this process has not.
+    pub(crate) incapable: Vec<&'static str>,
     /// This machine's part of the mesh, or why it has none. `None` without a mesh or a key.
     pub(crate) place: Option<Result<Place, Problem>>,
     pub(crate) agent: Agent,
@@ -165,10 +208,13 @@ pub async fn gather(host: &Host, subject: Subject) -> Result<Facts, HostError> {
     let addressed: BTreeSet<_> = addresses
         .iter()
         .filter(|held| held.address.family() == Family::V4 && held.link != subject.interface)
+        // Peers send nothing to where this machine's own pods are.
+        .filter(|held| held.link.as_str() != pods::BRIDGE)
         .map(|held| &held.link)
         .collect();
     Ok(Facts {
         is_root: rustix::process::geteuid().is_root(),
+        incapable: incapable(),
         agent,
         families: Family::BOTH.into_iter().map(|family| (family, family_facts(family))).collect(),
         underlay: underlay(host, &endpoints, &subject.interface).await?,
@@ -206,7 +252,7 @@ fn place(subject: &Subject) -> Option<Result<Place, Problem>> {
         }
         (_, Identity::Key | Identity::Peer { .. }) => return None,
     };
-    Some(Place::of(&Planner::default(), &Seen::default(), snapshot, &subject.identity, key))
+    Some(Place::of(&subject.planner, &Seen::default(), snapshot, &subject.identity, key))
 }
 
 async fn agent(subject: &Subject) -> Agent {
@@ -216,6 +262,17 @@ async fn agent(subject: &Subject) -> Agent {
         Err(ControlError::NotRunning { .. }) => Agent::Absent,
         Err(error) => Agent::Silent(error.to_string()),
     }
+}
+
+/// What the agent needs of the kernel's rights and this process has not: the second for echoes, by which paths are measured.
+fn incapable() -> Vec<&'static str> {
+    let needed = [("NET_ADMIN", CapabilitySet::NET_ADMIN), ("NET_RAW", CapabilitySet::NET_RAW)];
+    let Ok(held) = rustix::thread::capabilities(None) else { return Vec::new() };
+    needed
+        .into_iter()
+        .filter(|(_, one)| !held.effective.contains(*one))
+        .map(|(name, _)| name)
+        .collect()
 }
 
 /// Nothing is left over while any agent runs: what is there may be that one's.
@@ -290,7 +347,9 @@ async fn underlay(
 /// The ranges whose packets the mesh wants to itself: the overlay, and the pods of others.
 fn ranges(subject: &Subject, place: Option<&Place>) -> Vec<Cidr> {
     let Ok(snapshot) = &subject.mesh else { return Vec::new() };
-    let own = place.map(|place| &place.plan.node);
+    // Another network plugin has routes to all pods itself.
+    let beside = subject.planner.compatibility.as_ref().and_then(|settings| settings.beside);
+    let own = place.map(|place| &place.plan.node).filter(|_| beside.is_none());
     let others = snapshot.nodes.iter().filter(|node| own.is_some_and(|own| node.name != *own));
     let pods = others.flat_map(|node| node.pod_prefixes.clone());
     snapshot.mesh.overlay.ranges().chain(pods).collect()

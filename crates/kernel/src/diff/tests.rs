@@ -175,6 +175,11 @@ fn walk(observed: &KernelState, changes: &[Change]) -> Vec<KernelState> {
     states
 }
 
+/// Nowhere, out of a link, through a gateway.
+fn way(route: &Route) -> u8 {
+    if route.is_unreachable() { 0 } else { 1 + u8::from(route.gateway.is_some()) }
+}
+
 /// Where a change stands in the order that the documentation promises.
 fn rank(change: &Change, desired: &KernelState, observed: &KernelState) -> u8 {
     let added: Vec<&Address> = desired.addresses.difference(&observed.addresses).collect();
@@ -187,16 +192,14 @@ fn rank(change: &Change, desired: &KernelState, observed: &KernelState) -> u8 {
         Change::AddAddress(_) => 4,
         Change::SetNeighbour(..) | Change::SetForwarding(..) => 5,
         Change::SetNft(_) | Change::ChangeNftSets { .. } => 6,
-        Change::AddRoute(_, route) | Change::ReplaceRoute(_, route) => {
-            7 + u8::from(route.gateway.is_some())
-        }
-        Change::AddRule(_) => 9,
-        Change::DeleteRule(_) => 10,
-        Change::DeleteRoute(_) => 11,
-        Change::DeleteNeighbour(..) | Change::DeleteForwarding(..) => 12,
-        Change::DeleteNft => 13,
-        Change::DeleteAddress(_) => 14,
-        Change::SetLink(..) | Change::DeleteLink(_) => 15,
+        Change::AddRoute(_, route) | Change::ReplaceRoute(_, route) => 7 + way(route),
+        Change::AddRule(_) => 10,
+        Change::DeleteRule(_) => 11,
+        Change::DeleteRoute(key) => 14 - way(&with_canonical_keys(observed)[key]),
+        Change::DeleteNeighbour(..) | Change::DeleteForwarding(..) => 15,
+        Change::DeleteNft => 16,
+        Change::DeleteAddress(_) => 17,
+        Change::SetLink(..) | Change::DeleteLink(_) => 18,
         Change::AcceptPassed(_) => unreachable!("not of the state"),
     }
 }
@@ -320,6 +323,22 @@ fn a_route_gets_its_source_back_after_the_address_was_resized() {
         ),
         "{changes:?}"
     );
+}
+
+#[test]
+fn who_is_kept_out_is_so_before_there_is_a_way_in_and_until_there_is_none() {
+    let way = RouteKey::main("10.73.0.0/24".parse().unwrap());
+    let wall = RouteKey { table: 51109, ..way.clone() };
+    let into_mesh = Route { link: Some("wl0".parse().unwrap()), ..Route::default() };
+    let both = [(way.clone(), into_mesh), (wall.clone(), Route::default())];
+    let open = KernelState { routes: both.into(), ..KernelState::default() };
+    let closed = KernelState::default();
+    for (desired, observed) in [(&open, &closed), (&closed, &open)] {
+        for between in walk(observed, &diff(desired, observed)) {
+            let is_open = between.routes.contains_key(&way);
+            assert!(!is_open || between.routes.contains_key(&wall), "{between:?}");
+        }
+    }
 }
 
 #[test]

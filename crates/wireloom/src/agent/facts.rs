@@ -61,6 +61,16 @@ pub(crate) fn follow(
     Ok(followed)
 }
 
+/// What the agent knows of the host at this moment.
+pub(crate) async fn now(
+    key: PublicKey,
+    own: &InterfaceName,
+    mark: u32,
+) -> Result<Facts, HostError> {
+    let (addresses, cni_address) = gather(&Host::new()?, own, mark).await?;
+    Ok(Facts { key, addresses, cni_address })
+}
+
 type Addresses = (Vec<HostAddress>, Option<wireloom_model::InterfaceAddress>);
 
 async fn gather(host: &Host, own: &InterfaceName, mark: u32) -> Result<Addresses, HostError> {

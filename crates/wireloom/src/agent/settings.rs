@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use crate::logging::LogLevel;
-use flags::Settings;
+use crate::logging::Said;
+use crate::up::MachineArgs;
+pub(crate) use flags::Settings;
 pub(crate) use resolved::Resolved;
 
 /// The file that is read if it is there, without anybody saying so.
@@ -30,23 +31,45 @@ pub(crate) struct SettingsArgs {
 }
 
 impl SettingsArgs {
+    /// These settings, and those of the file.
+    pub(crate) const fn new(config: Option<PathBuf>, settings: Settings) -> Self {
+        Self { config, settings }
+    }
+
+    /// Whether something is said that the agent of a cluster alone is told.
+    pub(crate) fn name_a_cluster(&self) -> bool {
+        let has_file = self.config.is_some() || Path::new(DEFAULT_FILE).exists();
+        let is_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        has_file || is_pod || self.settings.name_a_cluster()
+    }
+
+    /// What every agent is told of its machine.
+    pub(crate) fn machine(&self) -> anyhow::Result<MachineArgs> {
+        self.said()?.machine()
+    }
+
     /// Joins flags, environment, file and defaults.
     pub(crate) fn resolve(&self) -> anyhow::Result<Resolved> {
         self.said()?.resolve()
     }
 
-    /// What is logged at most, if somebody says so.
-    pub(crate) fn log_level(&self) -> anyhow::Result<Option<LogLevel>> {
-        Ok(self.said()?.log_level)
+    /// What is said of logging beside the flags of every command. A flag beats what the file says in another word.
+    pub(crate) fn logging(&self) -> anyhow::Result<Said> {
+        let (file, level) = (self.file()?, self.settings.log_level);
+        let filter = file.log.filter(|_| level.is_none());
+        Ok(Said { filter, level: level.or(file.log_level), format: file.log_format })
     }
 
     fn said(&self) -> anyhow::Result<Settings> {
-        let file = match &self.config {
-            Some(path) => read(path)?,
-            None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
-            None => Settings::default(),
-        };
-        Ok(self.settings.clone().or(file))
+        Ok(self.settings.clone().or(self.file()?))
+    }
+
+    fn file(&self) -> anyhow::Result<Settings> {
+        match &self.config {
+            Some(path) => read(path),
+            None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE)),
+            None => Ok(Settings::default()),
+        }
     }
 }
 

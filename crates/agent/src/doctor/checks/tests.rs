@@ -6,10 +6,11 @@ use wireloom_model::kernel::{Mark, Rule};
 use wireloom_model::{InterfaceName, Problem, PublicKey, Snapshot};
 use wireloom_topology::kilo::Seen;
 
+use super::machine::USO;
 use super::*;
 use crate::agent::Identity;
 use crate::cleanup::Sockets;
-use crate::doctor::facts::{EndpointFacts, FamilyFacts, Subject, Underlay};
+use crate::doctor::facts::{EndpointFacts, FamilyFacts, Network, NetworkKind, Subject, Underlay};
 use crate::place::Place;
 use crate::planner::Planner;
 use crate::status::{PeerReport, ProblemReport, Status, Work};
@@ -42,6 +43,10 @@ fn healthy() -> Facts {
         place: Some(Ok(place)),
         subject: Subject {
             mesh: Ok(snapshot),
+            source: Source::File,
+            planner: Planner::default(),
+            networks: Vec::new(),
+            registry: Vec::new(),
             identity: Identity::Key,
             key: Key::Good(key),
             interface: "wl0".parse().unwrap(),
@@ -52,6 +57,7 @@ fn healthy() -> Facts {
             written_here: Vec::new(),
         },
         is_root: true,
+        incapable: Vec::new(),
         agent: Agent::Absent,
         families: BTreeMap::from([(Family::V4, good), (Family::V6, good)]),
         underlay: BTreeMap::from([(eth0, Underlay::default())]),
@@ -127,6 +133,10 @@ fn peer(state: PeerState, persistent_keepalive: u16, tx_bytes: u64) -> PeerRepor
         mtu: None,
         allowed_ips: Vec::new(),
     }
+}
+
+fn network(kind: NetworkKind, prefix: &str) -> Network {
+    Network { kind, whose: "node n".to_owned(), prefix: prefix.parse().unwrap() }
 }
 
 fn conflict() -> Conflict {
@@ -231,7 +241,7 @@ fn each_fault_is_found_and_said_once() {
             Note,
             Check::Forwarding,
             "IPv4 forwarding is off",
-            "`wireloom up` switches it on",
+            "the agent switches it on",
         ),
         (
             |f| {
@@ -389,6 +399,59 @@ fn each_fault_is_found_and_said_once() {
             "999 bytes and not the 1000",
             "net.core.rmem_max=1000",
         ),
+        (
+            |f| {
+                let kinds =
+                    [(NetworkKind::Services, "10.4.0.128/25"), (NetworkKind::Pods, "10.42.0.0/24")];
+                f.subject.networks = kinds.map(|(kind, prefix)| network(kind, prefix)).to_vec();
+            },
+            Error,
+            Check::Ranges,
+            "the overlay's range 10.4.0.0/24 overlaps the Services 10.4.0.128/25",
+            "--subnet",
+        ),
+        (
+            |f| f.subject.networks = vec![network(NetworkKind::Nodes, "fd04::1/128")],
+            Error,
+            Check::Ranges,
+            "fd04::/64 overlaps node n's address fd04::1",
+            "--subnet",
+        ),
+        (
+            |f| {
+                let kinds =
+                    [(NetworkKind::Nodes, "10.42.0.7/32"), (NetworkKind::Pods, "10.42.0.0/24")];
+                f.subject.networks = kinds.map(|(kind, prefix)| network(kind, prefix)).to_vec();
+            },
+            Error,
+            Check::Ranges,
+            "node n's pods 10.42.0.0/24 overlaps node n's address 10.42.0.7",
+            "--cluster-cidr",
+        ),
+        (
+            |f| {
+                f.subject.source = Source::Cluster;
+                f.port_owner = Some(PortOwner::Hidden);
+            },
+            Error,
+            Check::Port,
+            "UDP port 51820 is held by the kernel",
+            "--port",
+        ),
+        (
+            |f| f.incapable = vec!["NET_ADMIN"],
+            Error,
+            Check::Privilege,
+            "lacks the capability NET_ADMIN",
+            "capabilities.add: [NET_ADMIN]",
+        ),
+        (
+            |f| f.incapable = vec!["NET_RAW"],
+            Warning,
+            Check::Privilege,
+            "lacks the capability NET_RAW",
+            "capabilities.add: [NET_RAW]",
+        ),
         (|f| f.is_root = false, Note, Check::Privilege, "root", "sudo wireloom doctor"),
     ];
     for (fault, severity, check, what, remedy) in rows {
@@ -421,6 +484,16 @@ fn no_false_alarm() {
             f.agent = running(|_| {});
             f.port_owner = Some(PortOwner::Hidden);
         }),
+        ("a registry that is reached without the mesh", |f| {
+            f.subject.registry = vec!["192.0.2.9".parse().unwrap()];
+        }),
+        ("networks beside each other", |f| {
+            f.subject.networks = vec![
+                network(NetworkKind::Services, "10.43.0.0/16"),
+                network(NetworkKind::Pods, "10.42.0.0/24"),
+                network(NetworkKind::Nodes, "10.42.1.1/32"),
+            ];
+        }),
         ("idle without keepalives", |f| {
             f.agent = running(|status| status.peers = vec![peer(PeerState::Idle, 0, 148)]);
         }),
@@ -437,6 +510,30 @@ fn no_false_alarm() {
         change(&mut facts);
         assert_eq!(findings(&facts), [], "{name}");
     }
+}
+
+#[test]
+fn a_registry_behind_the_mesh_is_told_of() {
+    let mut facts = healthy();
+    // The overlay address of the other node.
+    let plan = &facts.place().unwrap().plan;
+    let (behind, _) =
+        plan.routes.iter().find(|(_, hop)| hop.by == wireloom_topology::Way::Tunnel).unwrap();
+    facts.subject.registry = vec![behind.address()];
+    let found = findings(&facts);
+    assert!(found.len() == 1 && found[0].check == Check::Api, "{found:#?}");
+    assert!(found[0].remedy.contains("--master"), "{found:#?}");
+}
+
+/// Kilo's port and routes are its own, and it is told of once.
+#[test]
+fn what_is_kilos_is_told_of_as_such() {
+    let mut facts = healthy();
+    facts.kilo = Some(77);
+    facts.port_owner = Some(PortOwner::Hidden);
+    facts.conflicts = vec![Conflict { link: Some("kilo0".parse().unwrap()), ..conflict() }];
+    let checks: Vec<Check> = findings(&facts).iter().map(|finding| finding.check).collect();
+    assert_eq!(checks, [Check::Kilo]);
 }
 
 #[test]

@@ -9,16 +9,20 @@ use wireloom_agent::http::Listen;
 use wireloom_kube::DaemonSetName;
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{Cidr, EncapsulateBy, EncapsulateWhen, GatewayCount, InterfaceName, NodeName};
+use wireloom_tunnel::EngineKind;
 
 use super::values::{Backend, Compatibility, Mark, Mtu, Period, word};
-use crate::logging::LogLevel;
+use crate::cli::Global;
+use crate::device::engines;
+use crate::logging::{LogFormat, LogLevel};
 use crate::opener::DeviceKind;
+use crate::queues::Queues;
 
 /// Every setting, as far as somebody says it.
 #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 #[group(skip)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     /// This machine's Node. Default: the host's name.
     #[arg(long, env = "WIRELOOM_HOSTNAME", value_name = "NAME")]
     pub(super) hostname: Option<NodeName>,
@@ -119,6 +123,15 @@ pub(super) struct Settings {
     /// Who runs the WireGuard device. Default: own.
     #[arg(long, env = "WIRELOOM_DEVICE", value_enum, value_name = "DEVICE")]
     pub(super) device: Option<DeviceKind>,
+    /// What makes handshakes and holds sessions of a device of our own; the other end can't tell. Default: noise.
+    #[arg(long, env = "WIRELOOM_ENGINE", value_parser = engines(), value_name = "ENGINE")]
+    #[serde(deserialize_with = "word")]
+    pub(super) engine: Option<EngineKind>,
+    /// How many queues carry packets of a device of our own, each with threads of its own; auto goes by the cores.
+    /// Default: auto.
+    #[arg(long, env = "WIRELOOM_QUEUES", value_name = "N|auto")]
+    #[serde(deserialize_with = "word")]
+    pub(super) queues: Option<Queues>,
     /// Whether the agent makes the tunnel device; if not, somebody else does: --device uapi. Default: true.
     #[arg(long, env = "WIRELOOM_CREATE_INTERFACE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) create_interface: Option<bool>,
@@ -129,6 +142,12 @@ pub(super) struct Settings {
     /// What is logged at most, by one of Kilo's words. --log beats it. Default: info.
     #[arg(long, env = "WIRELOOM_LOG_LEVEL", value_enum, value_name = "LEVEL")]
     pub(super) log_level: Option<LogLevel>,
+    /// As --log, which is a flag of every command.
+    #[arg(skip)]
+    pub(super) log: Option<String>,
+    /// As --log-format, which is a flag of every command.
+    #[arg(skip)]
+    pub(super) log_format: Option<LogFormat>,
     /// The tunnel device. Default: wl0.
     #[arg(long, env = "WIRELOOM_INTERFACE", value_name = "NAME")]
     pub(super) interface: Option<InterfaceName>,
@@ -164,14 +183,14 @@ impl Settings {
             hostname, backend, kubeconfig, master, topology_label, mesh_granularity, gateways, subnet, service_cidr,
             internal_cidr, prioritise_private_addresses, encapsulate, encapsulation, carry_internal_addresses,
             masquerade, mtu, port, fwmark, compatibility, cni, cni_chain, cni_path, cni_bin, local, listen, resync_period,
-            clean_up, clean_up_interface, device, create_interface, iptables_forward_rules, log_level, interface, key, state_dir,
-            run_dir, namespace, daemon_set,
+            clean_up, clean_up_interface, device, engine, queues, create_interface, iptables_forward_rules, log_level, log,
+            log_format, interface, key, state_dir, run_dir, namespace, daemon_set,
         )
     }
 
     /// The names of all settings, which are those of the flags.
     pub(super) fn names() -> Vec<String> {
-        let command = Self::augment_args(clap::Command::new("agent"));
+        let command = Global::augment_args(Self::augment_args(clap::Command::new("agent")));
         command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
     }
 }

@@ -18,8 +18,9 @@ use wireloom_topology::kilo;
 
 use super::flags::Settings;
 use super::values::{Compatibility, Mark, Mtu, Period};
+use crate::device::CarrierArgs;
 use crate::opener::DeviceKind;
-use crate::up::DEFAULT_INTERFACE;
+use crate::up::{DEFAULT_INTERFACE, MachineArgs};
 
 /// What the agent goes by.
 #[derive(Debug, Clone)]
@@ -38,6 +39,7 @@ pub(crate) struct Resolved {
     pub(crate) resync: Duration,
     pub(crate) clean_up: bool,
     pub(crate) device: DeviceKind,
+    pub(crate) carrier: CarrierArgs,
     pub(crate) interface: InterfaceName,
     pub(crate) key: PathBuf,
     pub(crate) state: PathBuf,
@@ -51,6 +53,7 @@ impl Settings {
     /// What is said, and the defaults for the rest.
     pub(super) fn resolve(self) -> anyhow::Result<Resolved> {
         let device = self.device()?;
+        let (state, machine) = (self.state(), self.machine()?);
         let warnings = self.without_effect(device);
         let or = |path: Option<PathBuf>, usual: &str| path.unwrap_or_else(|| usual.into());
         let node = match self.hostname {
@@ -71,14 +74,12 @@ impl Settings {
             Some(port) => port,
             None => "51820".parse()?,
         };
-        let run_dir = or(self.run_dir, control::RUN_DIRECTORY);
         let beside = self.compatibility.and_then(|Compatibility(beside)| beside);
         let local = self.local.unwrap_or_else(|| beside.is_none());
         let is_chained = self.cni_chain.unwrap_or(false);
         let cni = self.cni.unwrap_or_else(|| beside.is_none() && !is_chained);
         let file = or(self.cni_path, pods::FILE);
         let list = List::of(cni, is_chained, &file)?;
-        let state = or(self.state_dir, pods::STATE);
         let mesh = Mesh {
             overlay,
             gateways,
@@ -112,10 +113,7 @@ impl Settings {
             },
             daemon_set: self.daemon_set,
             namespace: self.namespace.unwrap_or_else(|| "wireloom".to_owned()),
-            mark: match self.fwmark {
-                Some(Mark(mark)) => mark,
-                None => 0x20,
-            },
+            mark: machine.fwmark,
             planner: Planner {
                 compatibility: self.compatibility.map(|Compatibility(beside)| kilo::Settings {
                     cni,
@@ -131,20 +129,48 @@ impl Settings {
             },
             clean_up: self.clean_up.unwrap_or(true),
             device,
-            interface: match self.interface {
-                Some(interface) => interface,
-                None => DEFAULT_INTERFACE.parse()?,
+            carrier: CarrierArgs {
+                engine: self.engine.unwrap_or_default(),
+                queues: self.queues.unwrap_or_default(),
             },
-            key: or(self.key, "/var/lib/wireloom/key"),
+            interface: machine.interface,
+            key: machine.key,
             warnings,
             pods: PodNetwork {
                 list,
                 file,
                 programs: or(self.cni_bin, pods::PROGRAMS),
-                directories: Directories { run: run_dir.clone(), state: state.clone() },
+                directories: Directories { run: machine.run_dir.clone(), state: state.clone() },
             },
-            run_dir,
+            run_dir: machine.run_dir,
             state,
+        })
+    }
+
+    /// Whether a cluster is named.
+    pub(super) const fn name_a_cluster(&self) -> bool {
+        self.kubeconfig.is_some() || self.master.is_some() || self.daemon_set.is_some()
+    }
+
+    /// Where the last mesh is kept.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.state_dir.clone().unwrap_or_else(|| pods::STATE.into())
+    }
+
+    /// What every agent is told of its machine.
+    pub(crate) fn machine(&self) -> anyhow::Result<MachineArgs> {
+        let or = |path: &Option<PathBuf>, usual: &str| path.clone().unwrap_or_else(|| usual.into());
+        Ok(MachineArgs {
+            key: or(&self.key, "/var/lib/wireloom/key"),
+            interface: match &self.interface {
+                Some(interface) => interface.clone(),
+                None => DEFAULT_INTERFACE.parse()?,
+            },
+            fwmark: match self.fwmark {
+                Some(Mark(mark)) => mark,
+                None => 0x20,
+            },
+            run_dir: or(&self.run_dir, control::RUN_DIRECTORY),
         })
     }
 

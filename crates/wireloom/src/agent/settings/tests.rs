@@ -1,10 +1,11 @@
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use wireloom_agent::pods::List;
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{EncapsulateWhen, GatewayCount};
 
 use super::*;
+use crate::logging::LogFormat;
 use crate::opener::DeviceKind;
 
 #[derive(Debug, Parser)]
@@ -94,15 +95,41 @@ fn lists_are_repeated_or_have_commas() {
 
 #[test]
 fn every_setting_is_a_flag_a_variable_and_a_key_of_the_file() {
-    let command = Settings::augment_args(clap::Command::new("agent"));
-    for argument in command.get_arguments() {
-        let name = argument.get_long().unwrap();
+    let mut command = crate::cli::Cli::command();
+    command.build();
+    let agent = command.find_subcommand("agent").unwrap();
+    assert!(agent.get_positionals().next().is_none());
+    // The file can't name itself.
+    let of_no_file = |name: &str| ["config", "help"].contains(&name);
+    let names = agent.get_arguments().map(|argument| (argument.get_long().unwrap(), argument));
+    for (name, argument) in names.filter(|(name, _)| !of_no_file(name)) {
         let variable = format!("WIRELOOM_{}", name.to_uppercase().replace('-', "_"));
         assert_eq!(argument.get_env().unwrap().to_str(), Some(variable.as_str()));
         // A value of the wrong kind is refused as such; an unknown key would not be read at all.
         let error = parse(&format!("{name} = {{}}")).unwrap_err();
         assert!(!format!("{error:#}").contains("no setting"), "{name}");
     }
+}
+
+#[test]
+fn a_file_says_how_packets_are_carried_and_what_is_logged() {
+    let text = "engine = \"boringtun\"\nqueues = 3\nlog = \"wireloom_agent=debug\"\nlog-format = \"json\"\n";
+    let carrier = |line: &str| flags(line).or(parse(text).unwrap()).resolve().unwrap().carrier;
+    let said = carrier("--hostname a");
+    assert_eq!((said.engine.label(), said.queues.to_string().as_str()), ("boringtun", "3"));
+    assert_eq!(carrier("--hostname a --queues auto").queues.to_string(), "auto");
+    assert!(parse("queues = 0").is_err() && parse("engine = \"none\"").is_err());
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    std::fs::write(&file, text).unwrap();
+    let said = |line: &str| {
+        let args = SettingsArgs { config: Some(file.clone()), settings: flags(line) };
+        args.logging().unwrap()
+    };
+    assert_eq!(said("").filter.as_deref(), Some("wireloom_agent=debug"));
+    assert_eq!(said("").format, Some(LogFormat::Json));
+    assert_eq!(said("--log-level warn").filter, None, "a flag beats the file");
 }
 
 #[test]
