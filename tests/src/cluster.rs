@@ -115,6 +115,20 @@ pub fn read(cluster: &Cluster, arguments: &[&str]) -> Value {
 
 /// Waits until every pod of a DaemonSet in `kube-system` is the newest and ready.
 pub fn rolled_out(cluster: &Cluster, set: &str) {
+    rolled_out_in(cluster, "kube-system", set);
+}
+
+/// The same in another namespace.
+pub fn rolled_out_in(cluster: &Cluster, namespace: &str, set: &str) {
     let set = format!("daemonset/{set}");
-    kubectl(cluster, &["rollout", "status", &set, "--namespace=kube-system", LONG]);
+    kubectl(cluster, &["rollout", "status", &set, "--namespace", namespace, LONG]);
+}
+
+/// Replaces every pod of a DaemonSet.
+pub fn restart(cluster: &Cluster, namespace: &str, set: &str) {
+    kubectl(
+        cluster,
+        &["rollout", "restart", "--namespace", namespace, &format!("daemonset/{set}")],
+    );
+    rolled_out_in(cluster, namespace, set);
 }

@@ -1,8 +1,8 @@
 //! Scenarios that need more than one crate, and the rules of the house.
 //!
 //! Owns nothing but its files under `tests/`, each named after what it proves, and the rig that they share: two hosts
-//! on one wire, tunnel [devices](device) on them, a [`mesh`] of them, what is [foreign] there, and [clusters](cluster) in
-//! labs. Imports any crate it likes: nobody imports this one.
+//! on one wire, tunnel [devices](device) on them, a [`mesh`] of them, what is [foreign] there, [clusters](cluster) in labs,
+//! whoever [administers](admin) one, and [pods](pod) on it. Imports any crate it likes: nobody imports this one.
 
 #![expect(
     clippy::expect_used,
@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 use wireloom_lab::{Child, Host};
 use wireloom_testkit::{promised, wireloom_binary};
 
+pub mod admin;
 pub mod cluster;
 pub mod device;
 pub mod flow;
 pub mod foreign;
 pub mod mesh;
+pub mod pod;
 
 /// How long anything may take that is expected to happen soon.
 pub const SOON: Duration = Duration::from_secs(15);

@@ -48,6 +48,7 @@ fn one_command_makes_a_mesh_that_lasts_while_agents_come_and_go_and_one_takes_it
     mesh.begin(&format!("{DEPLOY}/base"));
     mesh.all_meet();
     a_hidden_node_is_spoken_to(&mesh);
+    the_doctor_finds_nothing_wrong(&mesh);
     let joined = a_node_joins(&mut mesh);
     let stood = a_rollout_keeps_connections(&mesh);
     println!("joined in {joined:?}; a rollout of every agent held a flow up for {stood:?} at most");
@@ -80,6 +81,16 @@ fn a_hidden_node_is_spoken_to(mesh: &Mesh) {
     assert!(version.starts_with("wireloom "), "{version}");
     let log = mesh.kubectl(&["logs", "-n", "kube-system", pod]);
     assert!(log.contains("in the mesh"), "{log}");
+}
+
+/// The doctor has the agent's settings and rights where that runs, and ends well.
+fn the_doctor_finds_nothing_wrong(mesh: &Mesh) {
+    for node in ["ams-1", HIDDEN.0] {
+        let pod = mesh.agent_of(node);
+        let pod = pod["metadata"]["name"].as_str().unwrap();
+        let told = mesh.kubectl(&["exec", "-n", "kube-system", pod, "--", "wireloom", "doctor"]);
+        assert!(told.trim_end().ends_with("nothing is wrong"), "{node}: {told}");
+    }
 }
 
 /// A node joins by a bootstrap token and is in the mesh: the time from the start of its kubelet until it has had an echo from

@@ -11,6 +11,8 @@ use wireloom_cluster::{Cluster, TOOLS};
 use wireloom_image::recipe;
 use wireloom_lab::{Host, Lab, Layout, Region};
 use wireloom_testkit::{need, wireloom_binary};
+use wireloom_tests::admin::{commands, shell, way_to_the_api};
+use wireloom_tests::cluster::{LONG, kubectl};
 use wireloom_tests::{Keys, ok, run, within};
 
 const GUIDE: &str = include_str!("../../docs/migrating-from-kilo.md");
@@ -19,9 +21,6 @@ const OVERLAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/overlays/k
 
 /// The node that is moved, and one that stays.
 const NODES: [&str; 2] = ["ams-2", "waw-1"];
-
-/// A time limit for kubectl that holds on a machine with much to do.
-const LONG: &str = "--timeout=180s";
 
 /// How soon a pod is where it belongs.
 const SOON: Duration = Duration::from_secs(90);
@@ -42,7 +41,7 @@ fn a_node_is_moved_by_a_label_and_back() {
     kubectl(&cluster, &["rollout", "status", "daemonset/kilo", "--namespace=kube-system", LONG]);
     let before = NODES.map(|node| pod(&cluster, "kilo", node).unwrap());
 
-    for line in commands("kubectl -n kube-system patch daemonset kilo") {
+    for line in commands(GUIDE, "kubectl -n kube-system patch daemonset kilo") {
         shell(&cluster, line);
     }
     cluster.api().apply(&way_to_the_api(&cluster).to_string()).unwrap();
@@ -53,14 +52,14 @@ fn a_node_is_moved_by_a_label_and_back() {
     assert_eq!(NODES.map(|node| pod(&cluster, "kilo", node).unwrap()), before);
     assert_eq!(NODES.map(|node| pod(&cluster, "wireloom", node)), [None, None]);
 
-    shell(&cluster, commands("kubectl label node ams-2")[0]);
+    shell(&cluster, commands(GUIDE, "kubectl label node ams-2")[0]);
     within(SOON, "ours is on the node", || pod(&cluster, "wireloom", "ams-2").is_some());
-    shell(&cluster, commands("kubectl -n kube-system wait pod")[0]);
+    shell(&cluster, commands(GUIDE, "kubectl -n kube-system wait pod")[0]);
     assert_eq!(pod(&cluster, "kilo", "ams-2"), None);
     assert_eq!(pod(&cluster, "kilo", "waw-1").as_ref(), Some(&before[1]));
     assert_eq!(pod(&cluster, "wireloom", "waw-1"), None);
     // Nobody has to learn a new key, and nothing of Kilo's is in the way.
-    let read = commands("kubectl get node ams-2 -o jsonpath");
+    let read = commands(GUIDE, "kubectl get node ams-2 -o jsonpath");
     within(SOON, "the Node says its key", || shell(&cluster, read[0]) == keys.public);
     assert!(!ok(host, "ip -o link").contains("kilo0"), "{}", ok(host, "ip -o link"));
     assert!(!ok(host, "ip rule").contains("1107"), "{}", ok(host, "ip rule"));
@@ -68,7 +67,7 @@ fn a_node_is_moved_by_a_label_and_back() {
     let says = || run(host, "wireloom status").stdout;
     within(SOON, "it says whose network pods have", || says().contains("10-kilo.conflist"));
 
-    shell(&cluster, commands("kubectl label node ams-2 wireloom.dev/moved-")[0]);
+    shell(&cluster, commands(GUIDE, "kubectl label node ams-2 wireloom.dev/moved-")[0]);
     within(SOON, "Kilo is on the node again", || pod(&cluster, "kilo", "ams-2").is_some());
     within(SOON, "ours is gone", || !ok(host, "ip -o link").contains("wl0"));
     assert_eq!(ok(host, "cat /var/lib/kilo/key").trim(), keys.private);
@@ -121,27 +120,6 @@ fn kilo() -> Value {
     })
 }
 
-/// What kubeadm gives kube-proxy, and with it our agent.
-fn way_to_the_api(cluster: &Cluster) -> Value {
-    let account = "/var/run/secrets/kubernetes.io/serviceaccount";
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{ "name": "default", "cluster": {
-            "server": cluster.api().url(), "certificate-authority": format!("{account}/ca.crt"),
-        }}],
-        "users": [{ "name": "default", "user": { "tokenFile": format!("{account}/token") } }],
-        "contexts": [{ "name": "default", "context": { "cluster": "default", "user": "default" } }],
-        "current-context": "default",
-    });
-    json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": { "name": "kube-proxy", "namespace": "kube-system" },
-        "data": { "kubeconfig.conf": config.to_string() },
-    })
-}
-
 /// Whether a DaemonSet is as its controller knows it.
 fn is_seen(cluster: &Cluster, set: &str) -> bool {
     let set = kubectl(cluster, &["get", "daemonset", set, "--namespace=kube-system", "-o=json"]);
@@ -157,24 +135,4 @@ fn pod(cluster: &Cluster, set: &str, node: &str) -> Option<String> {
         kubectl(cluster, &["get", "pods", "--namespace=kube-system", &selector, &on, "-o=json"]);
     let list: Value = serde_json::from_str(&list).unwrap();
     list["items"][0]["metadata"]["uid"].as_str().map(str::to_owned)
-}
-
-/// The commands of the guide that begin like this.
-fn commands(beginning: &str) -> Vec<&'static str> {
-    let lines = GUIDE.lines().map(str::trim).filter(|line| line.starts_with(beginning));
-    let found: Vec<&str> = lines.collect();
-    assert!(!found.is_empty(), "the guide says nothing that begins with: {beginning}");
-    found
-}
-
-/// Runs a line as a person's shell would where the control plane is, and returns what it printed.
-fn shell(cluster: &Cluster, line: &str) -> String {
-    let script = format!("kubectl() {{ {} \"$@\"; }}\n{line}", cluster.api().kubectl_line());
-    let shell = cluster.api().host().spawn("sh", ["-c", &script]).unwrap();
-    shell.success(SOON * 2).unwrap().stdout
-}
-
-fn kubectl(cluster: &Cluster, arguments: &[&str]) -> String {
-    let kubectl = cluster.api().spawn_kubectl(arguments).unwrap();
-    kubectl.success(Duration::from_secs(200)).unwrap().stdout
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wireloom_cluster::{Cluster, TOOLS};
-use wireloom_lab::Output;
 use wireloom_testkit::{need, promised};
-use wireloom_tests::cluster::{self, DEPLOY, LONG, four_regions, kubectl, read, rolled_out};
+use wireloom_tests::cluster::{self, DEPLOY, LONG, four_regions, kubectl, rolled_out};
+use wireloom_tests::pod::{Pod, idle};
 use wireloom_tests::{NetworkState, eventually, ok, run, within};
 
 /// Nodes of four regions; the last is behind NAT.
@@ -38,9 +38,10 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
     rolled_out(&cluster, "wireloom");
     kubectl(&cluster, &["wait", "node", "--all", "--for=condition=Ready", LONG]);
 
-    cluster.api().apply(&pods().to_string()).unwrap();
+    cluster.api().apply(&idle("pod").to_string()).unwrap();
     kubectl(&cluster, &["wait", "pod", "--selector=app=pod", "--for=condition=Ready", LONG]);
-    let pods: Vec<Pod> = NODES.iter().map(|node| Pod::on(&cluster, node)).collect();
+    let pods: Vec<Pod> = NODES.iter().map(|node| Pod::of(&cluster, node, "pod")).collect();
+    assert!(pods.iter().all(|pod| pod.addresses.len() == 2), "an address of each family");
     every_pair(&cluster, &pods);
     packets_of_the_mtu_and_no_larger(&cluster, &pods);
 
@@ -70,45 +71,6 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
             !has(CONFLIST) && !has("/opt/cni/bin/wireloom")
         });
         NetworkState::of(host).assert_same(before);
-    }
-}
-
-/// A pod, as its node's runtime has it.
-struct Pod<'a> {
-    node: &'a str,
-    /// Its addresses, one of each family.
-    addresses: Vec<IpAddr>,
-    /// The file of its network namespace.
-    namespace: String,
-}
-
-impl<'a> Pod<'a> {
-    fn on(cluster: &Cluster, node: &'a str) -> Self {
-        Self::called(cluster, node, "pod")
-    }
-
-    /// The one of this name, by its label.
-    fn called(cluster: &Cluster, node: &'a str, app: &str) -> Self {
-        let selector = format!("--field-selector=spec.nodeName={node}");
-        let app = format!("--selector=app={app}");
-        let list = read(cluster, &["get", "pods", &app, &selector]);
-        let addresses = list["items"][0]["status"]["podIPs"].as_array().unwrap();
-        let addresses: Vec<IpAddr> =
-            addresses.iter().map(|entry| entry["ip"].as_str().unwrap().parse().unwrap()).collect();
-        assert_eq!(addresses.len(), 2, "{node}: an address of each family");
-        let names = on_node(cluster, node, "ls /run/netns").stdout;
-        let has_address = |file: &&str| {
-            let shown =
-                on_node(cluster, node, &format!("nsenter --net=/run/netns/{file} ip -o address"));
-            shown.stdout.contains(&format!("{}/", addresses[0]))
-        };
-        let file = names.lines().find(has_address).unwrap();
-        Self { node, namespace: format!("/run/netns/{file}"), addresses }
-    }
-
-    /// Runs a command line in its network.
-    fn run(&self, cluster: &Cluster, line: &str) -> Output {
-        on_node(cluster, self.node, &format!("nsenter --net={} {line}", self.namespace))
     }
 }
 
@@ -148,14 +110,9 @@ fn packets_of_the_mtu_and_no_larger(cluster: &Cluster, pods: &[Pod<'_>]) {
         let mtu = conflist["plugins"][0]["mtu"].as_u64().unwrap();
         let to = pods.iter().find(|to| to.node != from.node).unwrap();
         for address in &to.addresses {
-            // What stands before the payload: IP (RFC 791, RFC 8200) and ICMP (RFC 792, RFC 4443).
-            let headers = if address.is_ipv4() { 20 + 8 } else { 40 + 8 };
-            let ping = |size: u64| {
-                from.run(cluster, &format!("ping -M do -c 1 -W 5 -s {} {address}", size - headers))
-            };
-            let whole = ping(mtu);
+            let whole = from.ping(cluster, mtu, *address);
             assert!(whole.status.success(), "{mtu} to {address}: {}{}", whole.stdout, whole.stderr);
-            let larger = ping(mtu + 1);
+            let larger = from.ping(cluster, mtu + 1, *address);
             assert!(!larger.status.success(), "{mtu} + 1 to {address}: {}", larger.stdout);
             let said = format!("{}{}", larger.stdout, larger.stderr);
             assert!(said.contains("too long") && said.contains(&mtu.to_string()), "{said}");
@@ -180,7 +137,7 @@ fn a_pod_may_stay_off_the_mesh(cluster: &Cluster, pods: &[Pod<'_>]) {
     });
     cluster.api().apply(&loner.to_string()).unwrap();
     kubectl(cluster, &["wait", "pod/loner", "--for=condition=Ready", LONG]);
-    let loner = Pod::called(cluster, pods[0].node, "loner");
+    let loner = Pod::of(cluster, pods[0].node, "loner");
     let ping = |to: IpAddr| loner.run(cluster, &format!("ping -c 1 -W 5 {to}"));
     for to in &pods[0].addresses {
         let near = ping(*to);
@@ -232,32 +189,4 @@ fn an_address_of_no_prefix_is_reached_while_its_pod_is_there(cluster: &Cluster, 
     shell("ip netns delete cloud");
     // The kernel takes the links away after it has returned.
     eventually("its link is gone", || !ok(host, "ip -o link").contains("cloud0"));
-}
-
-/// A pod on each node, which does nothing.
-fn pods() -> Value {
-    json!({
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": { "name": "pod", "namespace": "default" },
-        "spec": {
-            "selector": { "matchLabels": { "app": "pod" } },
-            "template": {
-                "metadata": { "labels": { "app": "pod" } },
-                "spec": {
-                    "terminationGracePeriodSeconds": 0,
-                    "containers": [{ "name": "pod", "image": TOOLS, "imagePullPolicy": "Never" }],
-                },
-            },
-        },
-    })
-}
-
-/// Runs a command line among the processes of a node, where its runtime sees files.
-fn on_node(cluster: &Cluster, node: &str, line: &str) -> Output {
-    let mut words = line.split_ascii_whitespace();
-    let program = words.next().unwrap();
-    let host = cluster.lab().host(node).unwrap();
-    let node = &cluster.nodes()[node];
-    node.exec(host, program, &words.collect::<Vec<_>>(), Duration::from_secs(60)).unwrap()
 }

@@ -1,7 +1,7 @@
-//! `cargo xtask cluster build`: Kubernetes, etcd and the tools beside them, built from their Go modules.
+//! `cargo xtask cluster build`: Kubernetes, etcd and the tools beside them, and flannel, built from their Go modules.
 //!
-//! The module in `tests/cluster/` says which programs, by its `tool` lines, and which versions. The build is kept until
-//! that module changes.
+//! The modules in `tests/cluster/` and `tests/flannel/` say which programs, by their `tool` lines, and which versions. A
+//! build is kept until its module changes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,12 @@ const DECIDES: [&str; 2] = ["go.mod", "go.sum"];
 /// The module whose version the programs are told.
 const KUBERNETES: &str = "k8s.io/kubernetes";
 
+/// Flannel's packages, and what their programs are called on a node.
+const FLANNEL: [(&str, &str); 2] = [
+    ("github.com/flannel-io/flannel", "flanneld"),
+    ("github.com/containernetworking/plugins/plugins/meta/flannel", "flannel"),
+];
+
 /// Does what is asked for.
 pub(crate) fn run(action: &Action) -> Result<()> {
     match action {
@@ -33,34 +39,62 @@ pub(crate) fn run(action: &Action) -> Result<()> {
     }
 }
 
-/// Builds what is not built yet and returns the directory of the programs.
+/// Builds what is not built yet and returns the directory of the cluster's programs.
 pub(crate) fn build() -> Result<PathBuf> {
-    let (module, programs) =
-        (shell::root().join("tests/cluster"), shell::target().join("cluster/bin"));
+    let programs = once("cluster", kubernetes)?;
+    once("flannel", flannel)?;
+    Ok(programs)
+}
+
+/// Builds a module's programs, unless they are there already, and returns their directory.
+fn once(name: &str, build: fn(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
+    let module = shell::root().join("tests").join(name);
+    let programs = shell::target().join(name).join("bin");
     if is_built(&module, &programs) {
         return Ok(programs);
     }
-    let go = go()?;
-    let wanted =
-        fs::read_to_string(module.join("go.mod")).context("cannot read tests/cluster/go.mod")?;
-    let version = version_of(&wanted, KUBERNETES)
-        .with_context(|| format!("tests/cluster/go.mod requires no {KUBERNETES}"))?;
-    eprintln!("building Kubernetes {version} and etcd into {} (once)", programs.display());
+    eprintln!("building what {} names into {} (once)", module.display(), programs.display());
     fs::create_dir_all(&programs)?;
     for file in DECIDES {
         // A build that breaks off leaves programs of two versions.
         let _ = fs::remove_file(programs.join(file));
     }
-    let mut build = Command::new("nice");
-    build.arg(go).args(["build", "-trimpath", "-ldflags", &link_flags(version)?, "-o"]);
-    build.arg(&programs).arg("tool").current_dir(&module).env("CGO_ENABLED", "0");
-    shell::run(&mut build)?;
-    // Go names a program after its package.
-    fs::rename(programs.join("server"), programs.join("etcd"))?;
+    build(&module, &programs)?;
     for file in DECIDES {
         fs::copy(module.join(file), programs.join(file))?;
     }
     Ok(programs)
+}
+
+fn kubernetes(module: &Path, programs: &Path) -> Result<()> {
+    let wanted = fs::read_to_string(module.join("go.mod"))
+        .with_context(|| format!("cannot read {}/go.mod", module.display()))?;
+    let version = version_of(&wanted, KUBERNETES)
+        .with_context(|| format!("{}/go.mod requires no {KUBERNETES}", module.display()))?;
+    let mut build = go_build(module)?;
+    build.args(["-ldflags", &link_flags(version)?, "-o"]).arg(programs).arg("tool");
+    shell::run(build.env("CGO_ENABLED", "0"))?;
+    // Go names a program after its package.
+    fs::rename(programs.join("server"), programs.join("etcd")).context("cannot rename etcd")
+}
+
+/// The daemon and the plugin are both called after a package `flannel`. One of the daemon's ways to carry packets is in C;
+/// everything else is as it is without, and so as Kubernetes has it.
+fn flannel(module: &Path, programs: &Path) -> Result<()> {
+    for (package, program) in FLANNEL {
+        let mut build = go_build(module)?;
+        build.args(["-ldflags", "-s -w", "-tags", "netgo,osusergo", "-o"]);
+        build.arg(programs.join(program)).arg(package);
+        shell::run(build.env("CGO_ENABLED", "1"))?;
+    }
+    Ok(())
+}
+
+/// The beginning of a command that builds something of a module.
+fn go_build(module: &Path) -> Result<Command> {
+    let mut build = Command::new("nice");
+    build.arg(go()?).args(["build", "-trimpath"]).current_dir(module);
+    Ok(build)
 }
 
 fn is_built(module: &Path, programs: &Path) -> bool {

@@ -9,12 +9,14 @@ use wireloom_topology::{Graph, Plan, PlanError, Topology, algorithm_in_force};
 pub struct Planner {
     /// What Kilo's agents beside us are told. `None` where there are none and never were.
     pub compatibility: Option<Settings>,
+    /// Whether somebody else carries packets to the pods of the own location: another network plugin, or a cloud's network.
+    pub beside_another: bool,
 }
 
 impl Planner {
     /// Plans as all do that may have Kilo's agents among them: by what all say of themselves.
     pub fn beside_kilo() -> Self {
-        Self { compatibility: Some(Settings::default()) }
+        Self { compatibility: Some(Settings::default()), ..Self::default() }
     }
 
     /// What Kilo's algorithm goes by, if it is in force for this mesh.
@@ -30,10 +32,11 @@ impl Planner {
         seen: &Seen,
         me: &NodeName,
     ) -> Result<Plan, PlanError> {
-        match self.kilo(snapshot) {
+        let plan = match self.kilo(snapshot) {
             Some(settings) => View::of(snapshot, settings.clone(), seen, Some(me)).plan(me),
             None => wireloom_topology::plan(snapshot, me),
-        }
+        }?;
+        Ok(if self.beside_another { plan.beside_another(&snapshot.nodes) } else { plan })
     }
 
     /// What a peer from outside does, which reaches this besides through the mesh.

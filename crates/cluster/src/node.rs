@@ -22,8 +22,8 @@ use crate::groups::{Groups, MOVE};
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
 /// Where Debian has the plugins, and which of them a node gets.
-const PLUGINS: (&str, [&str; 4]) =
-    ("/usr/lib/cni", ["bridge", "host-local", "loopback", "portmap"]);
+const PLUGINS: (&str, [&str; 6]) =
+    ("/usr/lib/cni", ["bridge", "host-local", "loopback", "portmap", "ptp", "static"]);
 
 /// The image of every pod's sandbox, which is good for a pod of one's own too.
 pub const TOOLS: &str = "localhost/tools:1";

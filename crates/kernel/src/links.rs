@@ -8,7 +8,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteType;
 use rustix::io::Errno;
 use serde::Serialize;
-use wireloom_model::kernel::Address;
+use wireloom_model::kernel::{Address, LinkKind};
 use wireloom_model::{Cidr, Family, InterfaceName};
 
 use crate::error::HostError;
@@ -121,16 +121,20 @@ impl Host {
         Ok(ways)
     }
 
-    /// The routes of others that share addresses with these ranges, except those out of `ours`. Default routes do not
-    /// count, and of this host's own addresses only those that no other such route covers.
+    /// The routes of others that share addresses with these ranges, except those out of `ours` and of links that we make.
+    /// Default routes do not count, and of this host's own addresses only those that no other such route covers.
     pub async fn route_conflicts(
         &self,
         ranges: &[Cidr],
         ours: &[InterfaceName],
     ) -> Result<Vec<Conflict>, HostError> {
-        let links = self.links().await?;
+        let heard = self.heard_links().await?;
+        let made = heard.iter().filter(|heard| heard.made != LinkKind::Held);
+        let made = made.map(|heard| heard.link.name.clone());
+        let ours: Vec<InterfaceName> = ours.iter().cloned().chain(made).collect();
+        let links: Vec<HostLink> = heard.into_iter().map(|heard| heard.link).collect();
         let routes = self.heard_routes(None).await?;
-        Ok(conflicts(ranges, &routes, |index| named(index, &links), ours))
+        Ok(conflicts(ranges, &routes, |index| named(index, &links), &ours))
     }
 
     pub(crate) async fn heard_links(&self) -> Result<Vec<HeardLink>, HostError> {

@@ -10,7 +10,8 @@ use crate::binary::{has_cluster_programs, target_directory};
 /// Something that a test needs of its machine; see [`need!`](crate::need).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need<'a> {
-    /// A program that `cargo xtask install` builds, by its path below the target directory; see [`built`].
+    /// A program that `cargo xtask install` or `cargo xtask cluster build` builds, by its path below the target
+    /// directory; see [`built`].
     Built(&'a str),
     /// The programs of a Kubernetes cluster, built by `cargo xtask cluster build`.
     Cluster,
@@ -57,7 +58,8 @@ impl fmt::Display for Need<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Built(path) => {
-                write!(f, "{} (`cargo xtask install` builds it)", built(path).display())
+                let commands = "`cargo xtask install` or `cargo xtask cluster build` builds it";
+                write!(f, "{} ({commands})", built(path).display())
             }
             Self::Cluster => {
                 f.write_str("the programs of a cluster (built by `cargo xtask cluster build`)")

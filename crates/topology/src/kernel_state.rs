@@ -7,7 +7,7 @@ use wireloom_model::kernel::{
     Address, KernelState, Link, LinkKind, LinkSetting, MAIN_TABLE, MacAddress, Mark, Nft, NftSet,
     Outer, Route, RouteKey, Rule,
 };
-use wireloom_model::{Cidr, EncapsulateBy, Family, InterfaceName, PublicKey};
+use wireloom_model::{Cidr, EncapsulateBy, Family, InterfaceAddress, InterfaceName, PublicKey};
 
 use crate::encapsulation::Wrap;
 use crate::plan::{Hop, Plan, Way};
@@ -41,6 +41,12 @@ const OFF_MESH_TABLE: u32 = 51109;
 
 /// The priority of the rules that look up [`OFF_MESH_TABLE`]: before those that lead there.
 const OFF_MESH_PRIORITY: u32 = 30106;
+
+/// The routing table for pods of other locations to which another network plugin has routes as well.
+const FIRST_TABLE: u32 = 51110;
+
+/// The priority of the rules that look up [`FIRST_TABLE`]: before the main table, where that plugin has its routes.
+const FIRST_PRIORITY: u32 = 30110;
 
 /// What our links are given. Packets are known by the tunnel's keys or come from the location's own network, and may
 /// come by another link than the one that the main table names for their source. Nobody announces routers there.
@@ -108,13 +114,39 @@ impl Plan {
             let wrap = &self.wraps[&family];
             if wrap.link.is_none() {
                 wrap.add_link(&mut state, link.clone(), wrap.mtu(family, underlay));
+                if family == Family::V4 && wrap.by != EncapsulateBy::WireGuard {
+                    self.let_in(&mut state, &link, wrap);
+                }
             }
             wrap.add_routes(&mut state, link);
             state.rules.extend(self.rules(interface, family, wrap));
         }
         self.say_what_fits(&mut state, interface, underlay);
         keep_off_the_tunnel(&mut state, interface, underlay);
+        self.come_first(&mut state);
         state
+    }
+
+    /// Gives a wrapping link of ours an address where packets come by it from pods to which another network plugin has the
+    /// routes. In IPv4 Linux lets in what it would send elsewhere, as `rp_filter` 2 says, by links with an address alone
+    /// (`__fib_validate_source`, `net/ipv4/fib_frontend.c`).
+    fn let_in(&self, state: &mut KernelState, link: &InterfaceName, wrap: &Wrap) {
+        let mut own = self.addresses.iter().map(|own| own.address()).chain([wrap.local]);
+        if let Some(v4) = own.find(|own| own.is_ipv4() && !self.left.is_empty()) {
+            let address = InterfaceAddress::host(v4);
+            state.addresses.insert(Address { link: link.clone(), address });
+        }
+    }
+
+    /// Has routes to what another network plugin has routes to as well decide before those, which stay as they are: in the
+    /// main table there is room for one of them.
+    fn come_first(&self, state: &mut KernelState) {
+        for &prefix in &self.contested {
+            let key = RouteKey::main(prefix);
+            let Some(route) = state.routes.remove(&key) else { continue };
+            state.routes.insert(RouteKey { table: FIRST_TABLE, ..key }, route);
+            state.rules.insert(Rule::all(prefix.family(), FIRST_PRIORITY, FIRST_TABLE));
+        }
     }
 
     /// Gives what lies behind peers with a narrow path routes that say which packets fit.

@@ -44,6 +44,8 @@ impl Plan {
             home: node.clone(),
             addresses: addresses.iter().copied().map(InterfaceAddress::host).collect(),
             routes: routes.collect(),
+            contested: BTreeSet::new(),
+            left: BTreeSet::new(),
             wraps: BTreeMap::new(),
             pods: BTreeSet::new(),
             clamp_mss: false,

@@ -7,8 +7,8 @@ use std::num::NonZeroU16;
 use serde::Serialize;
 use wireloom_model::kernel::NftSet;
 use wireloom_model::{
-    Algorithm, Cidr, EncapsulateBy, Endpoint, Family, Filter, Held, InterfaceAddress, NodeName,
-    PeerName, PresharedKey, Problem, PublicKey, Subject,
+    Algorithm, Cidr, EncapsulateBy, Endpoint, Family, Filter, Held, InterfaceAddress, Node,
+    NodeName, PeerName, PresharedKey, Problem, PublicKey, Subject,
 };
 
 use crate::encapsulation::Wrap;
@@ -37,6 +37,10 @@ pub struct Plan {
     pub tunnel_peers: Vec<TunnelPeer>,
     /// Where packets for each prefix go. Prefixes of its own and the on-link addresses of its segment are not here.
     pub routes: BTreeMap<Cidr, Hop>,
+    /// Those of these prefixes to which another network plugin of the node has routes as well.
+    pub contested: BTreeSet<Cidr>,
+    /// The prefixes of others' pods in its segment that are reached by routes of another network plugin.
+    pub left: BTreeSet<Cidr>,
     /// How it wraps packets for others of its segment, by family; without the families of which it wraps none.
     pub wraps: BTreeMap<Family, Wrap>,
     /// The prefixes of its own pods.
@@ -154,6 +158,26 @@ pub enum PlanError {
 }
 
 impl Plan {
+    /// The same beside another network plugin, which has routes to the pods of these nodes: those within the segment are left
+    /// to it, and those of the mesh to other segments come first.
+    #[must_use]
+    pub fn beside_another(mut self, nodes: &[Node]) -> Self {
+        let near = self.nodes.iter().filter(|node| node.segment == self.segment);
+        let near: BTreeSet<&NodeName> = near.map(|node| &node.node).collect();
+        for node in nodes.iter().filter(|node| node.name != self.node) {
+            let addresses = node.held.pod_addresses.iter().copied().map(Cidr::host);
+            for prefix in node.pod_prefixes.iter().copied().chain(addresses) {
+                if near.contains(&node.name) {
+                    self.routes.remove(&prefix);
+                    self.left.insert(prefix);
+                } else if self.routes.contains_key(&prefix) {
+                    self.contested.insert(prefix);
+                }
+            }
+        }
+        self
+    }
+
     /// What lies outside the node's segment.
     pub fn elsewhere(&self) -> BTreeSet<Cidr> {
         self.routes.iter().filter(|(_, hop)| hop.away).map(|(prefix, _)| *prefix).collect()
@@ -161,7 +185,8 @@ impl Plan {
 
     /// What the node reaches within its segment, its own pods aside.
     pub fn near(&self) -> BTreeSet<Cidr> {
-        self.routes.iter().filter(|(_, hop)| !hop.away).map(|(prefix, _)| *prefix).collect()
+        let routes = self.routes.iter().filter(|(_, hop)| !hop.away).map(|(prefix, _)| prefix);
+        routes.chain(&self.left).copied().collect()
     }
 }
 
@@ -180,6 +205,8 @@ impl Topology<'_> {
             addresses: overlay.iter().copied().map(InterfaceAddress::host).collect(),
             tunnel_peers: self.tunnel_peers(me),
             routes: self.routes(me),
+            contested: BTreeSet::new(),
+            left: BTreeSet::new(),
             wraps: self.wraps(me),
             pods: member.pods.iter().copied().collect(),
             clamp_mss: self.mesh.filter.clamp_mss,

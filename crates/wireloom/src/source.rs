@@ -104,7 +104,7 @@ impl Compatibility {
                 node.algorithm = Algorithm::Kilo;
             }
         }
-        (snapshot, Planner { compatibility })
+        (snapshot, Planner { compatibility, ..Planner::default() })
     }
 }
 

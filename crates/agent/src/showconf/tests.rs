@@ -45,7 +45,7 @@ fn snapshot() -> Snapshot {
 }
 
 fn kilos() -> Planner {
-    Planner { compatibility: Some(Settings::default()) }
+    Planner::beside_kilo()
 }
 
 fn node(name: &str, as_peer: Option<Vec<Cidr>>) -> Ask {

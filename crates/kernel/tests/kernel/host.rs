@@ -20,6 +20,8 @@ fn overlapping_routes_of_others_are_conflicts() {
         ip("-6 route add fd04:1::/48 dev eth0 table 99");
         ip("address add 10.4.9.9/32 dev lo");
         ip("address add 10.4.8.1/24 dev wl0");
+        ip("link add wl0-v4 group 107 type vxlan id 107 dstport 51107 local 192.0.2.1");
+        ip("address add 10.4.7.7/32 dev wl0-v4");
         let ranges =
             ["10.4.0.0/16", "fd04::/16", "172.16.0.0/12"].map(|text| text.parse().unwrap());
         let conflicts = host.route_conflicts(&ranges, &[wl0()]).await.unwrap();

@@ -6,8 +6,8 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use wireloom_model::kernel::{KernelState, NftSet};
 use wireloom_model::{
-    EncapsulateBy, EncapsulateWhen, Encapsulation, Filter, GatewayCount, Mesh, Node, Overlay, Peer,
-    ProblemKind, PublicKey, Snapshot,
+    Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Filter, GatewayCount, Mesh, Node, Overlay,
+    Peer, ProblemKind, PublicKey, Snapshot,
 };
 use wireloom_topology::Plan;
 use wireloom_topology::kilo::{Plugin, Seen, Settings, View, discoveries};
@@ -191,6 +191,26 @@ fn the_routes_beside_other_network_plugins() {
     snapshot.nodes[1].cni_address = Some("10.244.1.12".parse().unwrap());
     for node in ["a", "b"] {
         insta::assert_snapshot!(format!("kilo_cilium_{node}"), kernel(&snapshot, &cilium, node));
+    }
+}
+
+#[test]
+fn another_plugins_routes_stay_and_those_of_the_mesh_to_other_locations_come_first() {
+    let (snapshot, me) = (example(), "a".parse().unwrap());
+    let flannel = Settings { beside: Some(Plugin::Flannel), local: true, cni: false };
+    let [near, far] = ["10.42.1.0/24", "10.42.2.0/24"].map(|text| text.parse::<Cidr>().unwrap());
+    let ours = wireloom_topology::plan(&snapshot, &me).unwrap();
+    for plan in [plan(&snapshot, &flannel, "a"), ours] {
+        let plan = plan.beside_another(&snapshot.nodes);
+        assert!(plan.near().contains(&near) && plan.elsewhere().contains(&far));
+        let state = plan.kernel_state(&"wl0".parse().unwrap(), &wide());
+        let tables_of = |prefix: Cidr| {
+            let keys = state.routes.keys().filter(move |key| key.destination == prefix);
+            keys.map(|key| key.table).collect::<Vec<_>>()
+        };
+        assert_eq!((tables_of(near), tables_of(far)), (vec![], vec![51110]));
+        let first = state.rules.iter().find(|rule| rule.table == 51110).unwrap();
+        assert_eq!(first.priority, 30110);
     }
 }
 

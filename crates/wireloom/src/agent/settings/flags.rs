@@ -101,7 +101,8 @@ pub(crate) struct Settings {
     /// Where the container runtime looks for plugins. Default: /opt/cni/bin.
     #[arg(long, env = "WIRELOOM_CNI_BIN", value_name = "DIR")]
     pub(super) cni_bin: Option<PathBuf>,
-    /// Beside Kilo's agents: whether pods of the own location are routed to. Default: true.
+    /// Whether pods of the own location are routed to. If not, another network plugin or the cloud does that. Default: true,
+    /// and false beside flannel or cilium.
     #[arg(long, env = "WIRELOOM_LOCAL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(super) local: Option<bool>,
     /// Where to answer over HTTP: /metrics, /healthz, /readyz and /graph. An address and a port, or `:1107` for all

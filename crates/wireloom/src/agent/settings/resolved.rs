@@ -75,6 +75,7 @@ impl Settings {
             None => "51820".parse()?,
         };
         let beside = self.compatibility.and_then(|Compatibility(beside)| beside);
+        let local = self.local.unwrap_or_else(|| beside.is_none());
         let is_chained = self.cni_chain.unwrap_or(false);
         let cni = self.cni.unwrap_or_else(|| beside.is_none() && !is_chained);
         let file = or(self.cni_path, pods::FILE);
@@ -117,8 +118,9 @@ impl Settings {
                 compatibility: self.compatibility.map(|Compatibility(beside)| kilo::Settings {
                     cni,
                     beside,
-                    local: self.local.unwrap_or(true),
+                    local,
                 }),
+                beside_another: !local,
             },
             listen: self.listen,
             resync: match self.resync_period {

@@ -75,6 +75,9 @@ fn pods_have_their_network_from_here_or_from_the_plugin_beside() {
             "{other}"
         );
     }
+    let is_left = |flags: &str| resolved(flags).planner.beside_another;
+    assert!(is_left("--compatibility flannel") && is_left("--local=false"));
+    assert!(!is_left("") && !is_left("--compatibility cilium --local"));
     let chained = resolved("--compatibility flannel --cni-chain");
     assert_eq!(chained.pods.list, List::Anothers);
     assert!(!chained.mesh.filter.masquerade, "that is up to the other plugin");

@@ -1,0 +1,77 @@
+//! What a person does at a cluster: the commands that our documents tell.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wireloom_cluster::Cluster;
+
+/// How long a command may take that keeps to [`LONG`](crate::cluster::LONG).
+const LIMIT: Duration = Duration::from_secs(200);
+
+/// Where the commands of documents are run: a checkout.
+const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Tells what pods said last, for whoever looks into a failure: those of a namespace with this label.
+pub fn last_words(cluster: &Cluster, namespace: &str, label: &str) {
+    let selector = format!("--selector={label}");
+    let logs = ["logs", "-n", namespace, &selector, "--prefix", "--all-containers", "--tail=40"];
+    let logs = cluster.api().kubectl(logs).unwrap_or_else(|error| error.to_string());
+    eprintln!("the last words of {label}:\n{logs}");
+}
+
+/// Runs a line as a person's shell would, in a checkout where the control plane is, and returns what it printed.
+///
+/// # Panics
+///
+/// If it fails, with what it wrote.
+pub fn shell(cluster: &Cluster, line: &str) -> String {
+    let kubectl = cluster.api().kubectl_line();
+    let script = format!("cd {CHECKOUT} && kubectl() {{ {kubectl} \"$@\"; }}\n{line}");
+    let shell = cluster.api().host().spawn("sh", ["-c", &script]).unwrap();
+    shell.success(LIMIT).unwrap().stdout
+}
+
+/// The commands of a document that begin like this.
+///
+/// # Panics
+///
+/// If there is none.
+pub fn commands(document: &'static str, beginning: &str) -> Vec<&'static str> {
+    let lines = document.lines().map(str::trim).filter(|line| line.starts_with(beginning));
+    let found: Vec<&str> = lines.collect();
+    assert!(!found.is_empty(), "the document says nothing that begins with: {beginning}");
+    found
+}
+
+/// The part of a document below this heading, up to the next.
+///
+/// # Panics
+///
+/// If there is no such heading.
+pub fn section(document: &'static str, heading: &str) -> &'static str {
+    let (_, rest) = document
+        .split_once(&format!("\n{heading}\n"))
+        .unwrap_or_else(|| panic!("the document has no heading {heading}"));
+    rest.split_once("\n#").map_or(rest, |(part, _)| part)
+}
+
+/// What kubeadm gives kube-proxy, and with it our agent.
+pub fn way_to_the_api(cluster: &Cluster) -> Value {
+    let account = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "default", "cluster": {
+            "server": cluster.api().url(), "certificate-authority": format!("{account}/ca.crt"),
+        }}],
+        "users": [{ "name": "default", "user": { "tokenFile": format!("{account}/token") } }],
+        "contexts": [{ "name": "default", "context": { "cluster": "default", "user": "default" } }],
+        "current-context": "default",
+    });
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": "kube-proxy", "namespace": "kube-system" },
+        "data": { "kubeconfig.conf": config.to_string() },
+    })
+}
