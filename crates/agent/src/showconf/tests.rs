@@ -3,7 +3,6 @@
 use std::num::NonZeroU32;
 
 use wireloom_model::{Encapsulation, Filter, GatewayCount, Mesh, Node, Overlay, Peer, PublicKey};
-use wireloom_topology::kilo::Settings;
 
 use super::*;
 
