@@ -9,7 +9,9 @@ use wireloom_lab::{Host, Region};
 use wireloom_testkit::need;
 use wireloom_tests::admin::{commands, section, shell};
 use wireloom_tests::cluster::{self, DEPLOY, LONG, kubectl, rolled_out, rolled_out_in};
-use wireloom_tests::pod::{Pod, SOON, all_known, await_gone, far_by_the_mesh, idle, reaches};
+use wireloom_tests::pod::{
+    Pod, SOON, all_known, await_gone, far_by_the_mesh, idle, on_node, reaches,
+};
 use wireloom_tests::{NetworkState, ok, run, within};
 
 const GUIDE: &str = include_str!("../../docs/cni.md");
@@ -34,7 +36,9 @@ fn pods_of_clouds_reach_each_other_and_their_addresses_are_withdrawn() {
     need!(root);
     need!(cluster);
     need!(device "/dev/net/tun");
-    for program in ["busybox", "containerd", "ldd", "nft", "nsenter", "ping", "runc", "sysctl"] {
+    for program in
+        ["busybox", "containerd", "ldd", "nft", "nsenter", "ping", "pkill", "runc", "sysctl"]
+    {
         need!(program program);
     }
     let cluster = cluster();
@@ -75,6 +79,22 @@ fn pods_of_clouds_reach_each_other_and_their_addresses_are_withdrawn() {
         });
     }
     pods.iter().for_each(|pod| await_gone(&cluster, pod));
+
+    // A pod that starts while its agent stands still is reached once that goes on.
+    let agent = |signal: &str| {
+        let sent = on_node(&cluster, NODES[2], &format!("pkill -{signal} -x wireloom"));
+        assert!(sent.status.success(), "{}{}", sent.stdout, sent.stderr);
+    };
+    agent("STOP");
+    cluster.api().apply(&idle("late").to_string()).unwrap();
+    rolled_out_in(&cluster, "default", "late");
+    assert!(!publishes(NODES[2], FIXED));
+    agent("CONT");
+    let late = NODES.map(|node| Pod::of(&cluster, node, "late"));
+    within(SOON, "the address is told", || publishes(NODES[2], FIXED));
+    far_by_the_mesh(&cluster, &late[0], &late[2], FULL);
+    kubectl(&cluster, &["delete", "daemonset/late", LONG]);
+    late.iter().for_each(|pod| await_gone(&cluster, pod));
 
     kubectl(&cluster, &["delete", LONG, "-k", &format!("{DEPLOY}/base")]);
     for (node, (list_before, before)) in NODES.iter().zip(&before) {
