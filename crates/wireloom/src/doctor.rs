@@ -14,7 +14,7 @@ use clap::Args;
 use wireloom_agent::cleanup::Sockets;
 use wireloom_agent::doctor::facts::{self, Key, Source, Subject};
 use wireloom_agent::doctor::{self, Finding, Severity};
-use wireloom_agent::{Identity, Planner};
+use wireloom_agent::{Identity, Planner, pods};
 use wireloom_dataplane::uapi_socket;
 use wireloom_file::key::{self, KeyFileError};
 use wireloom_io::udp::SOCKET_BUFFER_BYTES;
@@ -114,7 +114,13 @@ fn subject(
         udp_buffer: SOCKET_BUFFER_BYTES,
         made: made(),
         written_here,
+        lists: directory_of(Path::new(pods::FILE)),
+        programs: pods::PROGRAMS.into(),
     }
+}
+
+fn directory_of(file: &Path) -> PathBuf {
+    file.parent().map(Path::to_owned).unwrap_or_default()
 }
 
 fn own_key(path: &Path) -> Key {

@@ -56,6 +56,10 @@ pub struct Subject {
     pub made: u64,
     /// Files that were written by this machine's own clock.
     pub written_here: Vec<PathBuf>,
+    /// The directory of the files by which the container runtime is told of networks, as it is seen from here.
+    pub lists: PathBuf,
+    /// The directory of the programs that those name, as it is seen from here.
+    pub programs: PathBuf,
 }
 
 /// Where a mesh is written down.
@@ -225,7 +229,7 @@ pub async fn gather(host: &Host, subject: Subject) -> Result<Facts, HostError> {
         left_by_kilo: kilo::look(host, Path::new(kilo::CNI_PATH)).await?.things(),
         kilo,
         conflicts: host.route_conflicts(&ranges, ours).await?,
-        lists: Lists::look(),
+        lists: Lists::look(&subject.lists, &subject.programs),
         forward_drops: host.forward_drops()?,
         marked: host.others_rules().await?.into_iter().filter(takes(subject.mark)).collect(),
         lacking,

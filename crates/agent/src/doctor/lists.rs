@@ -7,9 +7,9 @@ use wireloom_cni::{Listed, PLUGIN, Programs, survey};
 use super::checks::finding;
 use super::facts::Facts;
 use super::{Check, Finding, Severity};
-use crate::pods::{FILE, NETWORK, PROGRAMS};
+use crate::pods::NETWORK;
 
-/// The usual files, and what they name that is not there.
+/// The files, and what they name that is not there.
 #[derive(Debug, Default)]
 pub(crate) struct Lists {
     /// In the order in which runtimes read them.
@@ -21,14 +21,14 @@ pub(crate) struct Lists {
 }
 
 impl Lists {
-    /// Those in the usual places. Where they can't be read there are none: the finding on privileges says so.
-    pub(crate) fn look() -> Self {
-        let directory = Path::new(FILE).parent().unwrap_or_else(|| Path::new("/"));
-        Self::of(survey(directory).unwrap_or_default(), PROGRAMS.into())
+    /// Those in a directory, and the programs in another. Where they can't be read there are none: the finding on
+    /// privileges says so.
+    pub(crate) fn look(lists: &Path, programs: &Path) -> Self {
+        Self::of(survey(lists).unwrap_or_default(), programs)
     }
 
-    fn of(listed: Vec<Listed>, directory: PathBuf) -> Self {
-        let programs = Programs::new(directory);
+    fn of(listed: Vec<Listed>, directory: &Path) -> Self {
+        let programs = Programs::new(directory.to_owned());
         let first = listed.iter().find(|list| list.broken.is_none());
         let named = first.into_iter().flat_map(|list| &list.programs);
         let missing = named.filter(|program| !programs.has(program)).cloned().collect();
@@ -105,7 +105,7 @@ mod tests {
         for (name, text) in files {
             fs::write(lists.join(name), text).unwrap();
         }
-        let lists = Lists::of(survey(&lists).unwrap(), folder.path().to_owned());
+        let lists = Lists::look(&lists, folder.path());
         let findings = lists.findings().into_iter();
         findings.map(|finding| (finding.severity, finding.what)).collect()
     }

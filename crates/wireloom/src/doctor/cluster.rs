@@ -110,6 +110,8 @@ pub(super) async fn examine(args: &AgentArgs) -> anyhow::Result<Examined> {
     subject.planner = settings.planner.clone();
     subject.networks = survey.as_ref().map(|survey| networks(survey, &config)).unwrap_or_default();
     subject.registry = server.reached;
+    subject.lists = super::directory_of(&settings.pods.file);
+    subject.programs = settings.pods.programs.clone();
     Ok(Examined { subject, findings })
 }
 

@@ -56,6 +56,8 @@ fn healthy() -> Facts {
             udp_buffer: 1000,
             made: NOW - 1,
             written_here: Vec::new(),
+            lists: PathBuf::new(),
+            programs: PathBuf::new(),
         },
         is_root: true,
         incapable: Vec::new(),
