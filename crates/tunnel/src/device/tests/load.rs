@@ -55,6 +55,9 @@ fn handshakes_below_load_never_meet_a_cookie() {
 fn a_source_that_shows_its_cookie_gets_through() {
     let mut world = World::new(2);
     let flood = initiations(&mut world, 1).remove(0);
+    // Host 1 answers old initiations with one of its own, in case the clock of host 0 was set back. That is lost here.
+    let responder = world.hosts[1].address;
+    let is_carried = |datagram: &Datagram| kind(datagram) != 1 || datagram.from != responder;
     for _ in 0..200 {
         world.deliver(&flood);
     }
@@ -67,17 +70,17 @@ fn a_source_that_shows_its_cookie_gets_through() {
     }
     world.intercept();
     world.seal(0, &[packet("10.0.0.1", "10.0.1.1", 5)]);
-    world.pass_with(Duration::ZERO, |_| true);
-    world.run();
+    world.pass_with(Duration::ZERO, is_carried);
+    world.run_with(is_carried);
     assert_eq!(world.take_delivered(1).len(), 0);
     for _ in 0..6 {
-        world.pass(seconds(1));
+        world.pass_with(seconds(1), is_carried);
         for _ in 0..200 {
             world.deliver(&flood);
         }
         world.wire.retain(|datagram| kind(datagram) != 3);
     }
-    world.run();
+    world.run_with(is_carried);
     assert!(!world.take_delivered(1).is_empty());
 }
 
