@@ -14,9 +14,10 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// The programs that our tests start, by at most 15 bytes of their names (proc_pid_comm(5)). One that outlives its test is
 /// a fault.
-const PROCESSES: [&str; 14] = [
+const PROCESSES: [&str; 15] = [
     "boringtun-cli",
     "etcd",
+    "flanneld",
     "gotatun",
     "iperf3",
     "kube-apiserver",
