@@ -143,9 +143,13 @@ fn tests(session: &mut Session) -> Result<()> {
     let mut test = cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
     let tested = shell::tee(&mut test, |line| session.tests.add(line));
     let waited = waiting.join().unwrap_or_else(|_| bail!("its thread panicked"));
-    if let Ok(text) = &waited {
-        print!("{text}");
-        text.lines().for_each(|line| session.tests.add(line));
+    match &waited {
+        Ok(text) => {
+            print!("{text}");
+            text.lines().for_each(|line| session.tests.add(line));
+        }
+        // Said here, too: the other tests' failure must not hide it.
+        Err(error) => eprintln!("a test that waits for minutes: {error:#}"),
     }
     tested?;
     waited.map(drop).context("a test that waits for minutes")

@@ -29,6 +29,17 @@ pub struct Finding {
     pub remedy: String,
 }
 
+/// A finding, of its parts.
+pub fn finding(
+    severity: Severity,
+    check: Check,
+    what: impl Into<String>,
+    why: &'static str,
+    remedy: impl Into<String>,
+) -> Finding {
+    Finding { severity, check, what: what.into(), why, remedy: remedy.into() }
+}
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]

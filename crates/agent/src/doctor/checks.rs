@@ -8,7 +8,7 @@ use wireloom_topology::Way;
 
 use super::facts::{Agent, Facts, Key, Source};
 use super::lists::pod_network;
-use super::{Check, Finding, Severity};
+use super::{Check, Finding, Severity, finding};
 use crate::cleanup::kilo as kilos;
 use crate::place::Place;
 use crate::status::{PeerState, Status};
@@ -52,16 +52,6 @@ const CHECKS: [fn(&Facts) -> Vec<Finding>; 23] = [
 ];
 
 use Severity::{Error, Note, Warning};
-
-pub(super) fn finding(
-    severity: Severity,
-    check: Check,
-    what: impl Into<String>,
-    why: &'static str,
-    remedy: impl Into<String>,
-) -> Finding {
-    Finding { severity, check, what: what.into(), why, remedy: remedy.into() }
-}
 
 impl Facts {
     fn place(&self) -> Option<&Place> {

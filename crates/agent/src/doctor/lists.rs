@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use wireloom_cni::{Listed, PLUGIN, Programs, survey};
 
-use super::checks::finding;
 use super::facts::Facts;
-use super::{Check, Finding, Severity};
+use super::{Check, Finding, Severity, finding};
 use crate::pods::NETWORK;
 
 /// The files, and what they name that is not there.

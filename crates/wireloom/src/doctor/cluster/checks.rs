@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use wireloom_agent::doctor::{Check, Finding, Severity};
+use wireloom_agent::doctor::{Check, Finding, Severity, finding};
 use wireloom_agent::status::Status;
 use wireloom_kube::clock;
 use wireloom_kube::node::NodeObject;
@@ -44,16 +44,6 @@ pub(super) fn findings(seen: &Seen<'_>) -> Vec<Finding> {
         }
     }
     found
-}
-
-fn finding(
-    severity: Severity,
-    check: Check,
-    what: impl Into<String>,
-    why: &'static str,
-    remedy: impl Into<String>,
-) -> Finding {
-    Finding { severity, check, what: what.into(), why, remedy: remedy.into() }
 }
 
 fn unreached(unseen: &Unseen, seen: &Seen<'_>) -> Finding {
