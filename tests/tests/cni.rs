@@ -204,9 +204,11 @@ fn two_hundred_pods_at_once_without_an_error_or_a_leak() {
     }
     assert_eq!(given.len(), 2 * PODS, "an address of each family for each pod");
     assert_eq!(names(host, "/run/wireloom/pods").len(), PODS);
+    assert_eq!(names(host, "/run/wireloom/pod-addresses").len(), 2 * PODS);
     all("check");
     all("del");
     assert_eq!(names(host, "/run/wireloom/pods"), [""; 0]);
+    assert_eq!(names(host, "/run/wireloom/pod-addresses"), [""; 0]);
     assert_eq!(names(host, "/run/wireloom/leases/wireloom"), [""; 0]);
     eventually("their links are gone", || ok(host, "ip -o link").lines().count() == links);
 }

@@ -14,6 +14,9 @@ use crate::whole;
 /// Their directory in the agent's run directory. It goes when the machine starts anew, as its pods do.
 const DIRECTORY: &str = "pods";
 
+/// The directory beside it where each address leads to who has it, so that a new pod need not read of all others.
+const BY_ADDRESS: &str = "pod-addresses";
+
 /// The owner alone needs to look.
 const MODE: u32 = 0o600;
 
@@ -42,6 +45,7 @@ pub struct Attachment {
 #[derive(Debug, Clone)]
 pub struct Attachments {
     directory: PathBuf,
+    by_address: PathBuf,
 }
 
 /// What is written down of pods.
@@ -66,7 +70,7 @@ pub struct Unreadable {
 impl Attachments {
     /// Those in the agent's run directory.
     pub fn of(run: &Path) -> Self {
-        Self { directory: run.join(DIRECTORY) }
+        Self { directory: run.join(DIRECTORY), by_address: run.join(BY_ADDRESS) }
     }
 
     /// Adds one, in the place of another of the same container and link, and of those that had one of its addresses: an
@@ -76,15 +80,21 @@ impl Attachments {
     ///
     /// What the system says.
     pub fn put(&self, attachment: &Attachment) -> io::Result<()> {
-        for other in self.all()?.pods {
-            let is_same = (&other.container, &other.interface)
-                == (&attachment.container, &attachment.interface);
-            if !is_same && !other.addresses.is_disjoint(&attachment.addresses) {
+        for address in &attachment.addresses {
+            if let Some(other) = self.at(*address)?
+                && !other.is_of(&attachment.container, &attachment.interface)
+            {
                 self.remove(&other.container, &other.interface)?;
             }
         }
-        let path = self.path(&attachment.container, &attachment.interface);
-        whole::write(&path, &serde_json::to_vec_pretty(attachment)?, MODE)
+        let name = name(&attachment.container, &attachment.interface);
+        let bytes = serde_json::to_vec_pretty(attachment)?;
+        whole::write(&self.directory.join(&name), &bytes, MODE)?;
+        let target = Path::new("..").join(DIRECTORY).join(name);
+        attachment
+            .addresses
+            .iter()
+            .try_for_each(|address| whole::link(&self.link(*address), &target))
     }
 
     /// Returns the one of a container and link. One that can't be read is none.
@@ -93,8 +103,7 @@ impl Attachments {
     ///
     /// What the system says.
     pub fn find(&self, container: &str, interface: &str) -> io::Result<Option<Attachment>> {
-        let bytes = whole::read(&self.path(container, interface))?;
-        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+        find(&self.directory.join(name(container, interface)))
     }
 
     /// Takes one away. What is gone already is no failure.
@@ -103,7 +112,14 @@ impl Attachments {
     ///
     /// What the system says.
     pub fn remove(&self, container: &str, interface: &str) -> io::Result<()> {
-        whole::remove(&self.path(container, interface))
+        let known = self.find(container, interface).unwrap_or_default();
+        let mut addresses = known.map(|attachment| attachment.addresses).unwrap_or_default();
+        addresses.retain(|address| {
+            let holder = self.at(*address).unwrap_or_default();
+            holder.is_some_and(|holder| holder.is_of(container, interface))
+        });
+        whole::remove(&self.directory.join(name(container, interface)))?;
+        addresses.into_iter().try_for_each(|address| whole::remove(&self.link(address)))
     }
 
     /// All of them.
@@ -145,9 +161,30 @@ impl Attachments {
         Ok(records)
     }
 
-    fn path(&self, container: &str, interface: &str) -> PathBuf {
-        self.directory.join(format!("{container}.{interface}.json"))
+    /// Returns the one that has an address.
+    fn at(&self, address: IpAddr) -> io::Result<Option<Attachment>> {
+        // What an address leads to may have come again with other addresses.
+        Ok(find(&self.link(address))?.filter(|holder| holder.addresses.contains(&address)))
     }
+
+    fn link(&self, address: IpAddr) -> PathBuf {
+        self.by_address.join(address.to_string())
+    }
+}
+
+impl Attachment {
+    fn is_of(&self, container: &str, interface: &str) -> bool {
+        (self.container.as_str(), self.interface.as_str()) == (container, interface)
+    }
+}
+
+fn name(container: &str, interface: &str) -> String {
+    format!("{container}.{interface}.json")
+}
+
+fn find(path: &Path) -> io::Result<Option<Attachment>> {
+    let bytes = whole::read(path)?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 #[cfg(test)]
@@ -184,6 +221,36 @@ mod tests {
         assert_eq!(names(attachments.all().unwrap()), ["b", "c"]);
         attachments.put(&attachment("c", "10.42.1.5", None)).unwrap();
         assert_eq!(names(attachments.all().unwrap()), ["b", "c"]);
+    }
+
+    #[test]
+    fn an_address_leads_to_who_has_it_and_to_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let attachments = Attachments::of(folder.path());
+        let links = || whole::names(&folder.path().join(BY_ADDRESS)).unwrap();
+        let mut both = attachment("a", "10.42.1.5", None);
+        both.addresses.insert("fd42:1::5".parse().unwrap());
+        attachments.put(&both).unwrap();
+        assert_eq!(links(), ["10.42.1.5", "fd42:1::5"]);
+        // One is enough to tell that the other is gone.
+        attachments.put(&attachment("b", "fd42:1::5", None)).unwrap();
+        assert_eq!(
+            (names(attachments.all().unwrap()), links()),
+            (vec!["b".into()], vec!["fd42:1::5".into()])
+        );
+        // Who came again with another address no longer has the one before, and goes for nobody who gets that.
+        attachments.put(&attachment("b", "10.42.1.6", None)).unwrap();
+        attachments.put(&attachment("c", "fd42:1::5", None)).unwrap();
+        assert_eq!(names(attachments.all().unwrap()), ["b", "c"]);
+        // Said late, that one is gone takes nothing of another's.
+        fs::write(folder.path().join("pods/a.eth0.json"), serde_json::to_vec(&both).unwrap())
+            .unwrap();
+        attachments.remove("a", "eth0").unwrap();
+        assert_eq!(links(), ["10.42.1.6", "fd42:1::5"]);
+        for container in ["b", "c"] {
+            attachments.remove(container, "eth0").unwrap();
+        }
+        assert_eq!((names(attachments.all().unwrap()), links()), (vec![], vec![]));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use serde_json::Value;
@@ -19,6 +19,17 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Makes a symbolic link in the place of what is there. Makes its directory.
+pub(crate) fn link(path: &Path, target: &Path) -> io::Result<()> {
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
+    fs::create_dir_all(directory)?;
+    let link = tempfile::Builder::new()
+        .prefix(".wireloom-")
+        .make_in(directory, |new| symlink(target, new))?;
+    link.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
 
