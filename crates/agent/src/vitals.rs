@@ -161,11 +161,12 @@ mod tests {
         };
         assert_eq!(snapshot(&vitals, start), "of an earlier start: refused");
         // Nothing changes for days, and the registry is there.
-        let contact = Contact { last: Some(at(300_000)), clock_ahead: None };
+        let contact = Contact { last: Some(at(300_000)), clock_ahead: Some(1.5) };
         vitals.beat(at(300_000), contact);
         vitals.beat(at(300_005), contact);
         assert_eq!(snapshot(&vitals, at(300_005)), "5 s old: refused");
         assert_eq!(vitals.age(at(300_005)), Some(Duration::from_secs(5)));
+        assert_eq!(vitals.clock_ahead(), Some(1.5));
     }
 
     #[test]

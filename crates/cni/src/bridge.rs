@@ -245,6 +245,9 @@ mod tests {
         in_new_network(|| {
             let bridge = Bridge::new("pods0".to_owned());
             assert!(!bridge.remove().unwrap());
+            // What other links have is theirs.
+            ip("address add 10.42.1.1/24 dev lo");
+            ip("address add 192.0.2.1/24 dev lo");
             assert!(bridge.serve(&addresses(&[])).is_err());
             bridge
                 .hold(
@@ -288,6 +291,9 @@ mod tests {
 
             ip("link set high master pods0");
             assert!(!bridge.remove().unwrap(), "something hangs on it");
+            assert!(!Bridge::new("high".to_owned()).remove().unwrap(), "it is no bridge");
+            assert!(ip("-o link").contains("high"));
+            assert!(ip("-o address show dev lo").contains("192.0.2.1/24"));
             ip("link delete high");
             assert!(bridge.remove().unwrap());
             assert!(!ip("-o link").contains("pods0"));

@@ -29,7 +29,6 @@ impl Contest {
         self.written.retain(|at| now.saturating_duration_since(*at) < SPAN);
         self.written.push_back(now);
         if self.written.len() >= MOST {
-            self.written.clear();
             self.rests_until = Some(now + REST);
         }
     }

@@ -245,6 +245,16 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_withdraws_its_list_may_write_it_again_at_once() {
+        let (_directory, mut file) = place();
+        for _ in 0..=MOST + 1 {
+            let written = file.write(&conflist(&["10.42.1.0/24"]), Instant::now());
+            assert_eq!(written.unwrap(), Written::New);
+            assert_eq!(file.withdraw("wireloom").unwrap(), Written::Withdrawn);
+        }
+    }
+
+    #[test]
     fn a_file_that_comes_first_is_found_and_others_are_not() {
         let (_directory, mut file) = place();
         file.write(&conflist(&["10.42.1.0/24"]), Instant::now()).unwrap();
@@ -256,5 +266,10 @@ mod tests {
         fs::write(beside("05-cilium.conf"), "{}").unwrap();
         fs::write(beside("07-other.json"), "{}").unwrap();
         assert_eq!(file.overruled_by().unwrap(), Some(beside("05-cilium.conf")));
+        // Nor while ours is not there.
+        for name in ["05-cilium.conf", "07-other.json", "10-wireloom.conflist"] {
+            fs::remove_file(beside(name)).unwrap();
+        }
+        assert_eq!(file.overruled_by().unwrap(), None);
     }
 }

@@ -178,6 +178,54 @@ fn what_another_agent_of_the_machine_says_is_its_own() {
 }
 
 #[test]
+fn what_was_said_is_taken_back_without_its_guidance_too() {
+    need!(root);
+    in_new_network(|| {
+        let machine = Machine::new();
+        machine.put(THEIRS, FLANNEL);
+        for (list, name) in [(List::Anothers, THEIRS), (List::Ours, OURS)] {
+            machine.start(list);
+            assert!(machine.text(name).contains(PLUGIN));
+            fs::remove_file(machine.path(GUIDANCE)).unwrap();
+            assert_eq!(machine.start(List::Nobodys).1, []);
+            assert_eq!(machine.text(THEIRS), FLANNEL);
+            assert!(!machine.has(OURS) && !machine.has(PROGRAM));
+        }
+    });
+}
+
+#[test]
+fn a_list_names_no_program_that_is_not_there() {
+    let machine = Machine::new();
+    machine.put(THEIRS, FLANNEL);
+    machine.put("bin", "no directory");
+    let (_, problems) = machine.start(List::Anothers);
+    assert!(problems[0].message.contains("can't be put"), "{problems:?}");
+    assert_eq!(machine.text(THEIRS), FLANNEL);
+}
+
+#[test]
+fn pods_go_out_by_the_gateway_that_they_began_with() {
+    need!(root);
+    need!(program "ip");
+    in_new_network(|| {
+        let machine = Machine::new();
+        let (mut agent, _) = machine.start(List::Ours);
+        let mut look = || {
+            ip(&format!("address replace 10.42.9.1/24 dev {BRIDGE}"));
+            agent.look(&plan(), &mut KernelState::default());
+            machine.tell(&mut agent);
+            ip(&format!("-o address show dev {BRIDGE}"))
+        };
+        // Of a prefix that is the node's no longer.
+        machine.attach("c1", "10.42.9.5", false, None);
+        assert!(look().contains("10.42.9.1/24"));
+        Attachments::of(&machine.path("run")).remove("c1", "eth0").unwrap();
+        assert!(!look().contains("10.42.9.1/24"));
+    });
+}
+
+#[test]
 fn a_program_that_somebody_takes_away_comes_back() {
     let machine = Machine::new();
     machine.put(THEIRS, FLANNEL);

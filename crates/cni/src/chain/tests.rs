@@ -60,10 +60,10 @@ fn ours_comes_last_once_and_the_list_comes_back_to_the_byte() {
     let mut place = Place::new();
     place.put("10-flannel.conflist", FLANNEL);
     let path = place.folder.path().join("10-flannel.conflist");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(place.follow().unwrap(), Some(path.clone()));
     assert_eq!(place.types("10-flannel.conflist"), ["flannel", "portmap", "wireloom"]);
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     assert_eq!(place.follow().unwrap(), None);
     place.leave();
     assert_eq!(place.text("10-flannel.conflist"), FLANNEL);
@@ -190,6 +190,20 @@ fn what_its_owner_writes_while_ours_is_put_in_is_not_lost() {
     assert_eq!(place.types("10-flannel.conflist"), ["flannel", "bandwidth", "wireloom"]);
     place.leave();
     assert_eq!(place.text("10-flannel.conflist"), newer);
+}
+
+#[test]
+fn a_file_that_was_read_is_told_from_one_that_came_after() {
+    let place = Place::new();
+    place.put("10-flannel.conflist", FLANNEL);
+    let path = place.folder.path().join("10-flannel.conflist");
+    let read = File::open(&path).unwrap();
+    assert!(is_at(&read, &path));
+    place.put("new", FLANNEL);
+    fs::rename(place.folder.path().join("new"), &path).unwrap();
+    assert!(!is_at(&read, &path));
+    fs::remove_file(&path).unwrap();
+    assert!(!is_at(&read, &path));
 }
 
 #[test]
