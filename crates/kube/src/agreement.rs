@@ -37,3 +37,36 @@ fn ranges(mesh: &Mesh) -> String {
     let ranges: Vec<String> = mesh.overlay.ranges().map(|range| range.to_string()).collect();
     ranges.join(",")
 }
+
+#[cfg(test)]
+mod tests {
+    use wireloom_model::{EncapsulateBy, EncapsulateWhen, GatewayCount, Overlay};
+
+    use super::*;
+    use crate::cluster::tests::mesh;
+
+    #[test]
+    fn each_setting_that_differs_is_named_and_no_other() {
+        let name: NodeName = "n1".parse().unwrap();
+        assert_eq!(disagreement(&name, &mesh(), &mesh()), None);
+        type Change = fn(&mut Mesh);
+        let changes: [(&str, Change); 5] = [
+            ("--subnet 10.5.0.0/16 instead of 10.4.0.0/16;", |mesh| {
+                mesh.overlay = Overlay::new(["10.5.0.0/16".parse().unwrap()]).unwrap();
+            }),
+            ("--gateways all instead of 2;", |mesh| mesh.gateways = GatewayCount::All),
+            ("--carry-internal-addresses false instead of true;", |mesh| {
+                mesh.carry_internal_addresses = false;
+            }),
+            ("--encapsulate ", |mesh| mesh.encapsulation.when = EncapsulateWhen::Always),
+            ("--encapsulation ", |mesh| mesh.encapsulation.by = EncapsulateBy::Ipip),
+        ];
+        for (told, change) in changes {
+            let mut theirs = mesh();
+            change(&mut theirs);
+            let message = disagreement(&name, &theirs, &mesh()).unwrap().message;
+            assert!(message.contains(told), "{message}");
+            assert_eq!(message.matches("--").count(), 1, "{message}");
+        }
+    }
+}

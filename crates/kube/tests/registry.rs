@@ -421,7 +421,32 @@ async fn a_node_that_leaves_for_good_takes_back_what_it_said_and_nothing_else() 
         assert!(says.contains_key(asked), "{says:?}");
         assert_eq!(says.len() > 1, next == Next::Agent, "{change}: {says:?}");
         assert_eq!(lease(), next == Next::Agent, "{change}");
+        if change.starts_with("delete") {
+            // It is done with, whatever changes of the Node.
+            let before = rig.writes();
+            rig.kubectl("label node own other=yes");
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            assert_eq!(rig.writes() - before, 1, "the label alone is written");
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_kilos_agents_go_by_stays_when_a_node_leaves_for_good() {
+    need!(root);
+    need!(cluster);
+    let rig = Rig::start().await;
+    rig.define_peers();
+    rig.api.apply(&node("own", "nl", None).to_string()).unwrap();
+    let mut kilos = node("kilos", "nl", Some(key(9)));
+    kilos["metadata"]["annotations"]["kilo.squat.ai/last-seen"] = json!("1");
+    rig.api.apply(&kilos.to_string()).unwrap();
+    rig.api.apply(&daemon_set()).unwrap();
+    let (mut registry, _facts) = rig.registry("own", 1, rig::PATIENCE).await;
+    mesh(&mut registry, "both are in the mesh", |mesh| names(mesh) == ["kilos", "own"]).await;
+    rig.kubectl("delete daemonset wireloom --namespace=kube-system");
+    assert_eq!(registry.leave().await, Next::Nobody);
+    assert!(rig.annotations("own")["kilo.squat.ai/key"].is_string());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -431,7 +456,8 @@ async fn a_node_leaves_for_good_only_if_its_daemon_set_was_there() {
     let rig = Rig::start().await;
     rig.define_peers();
     rig.api.apply(&node("own", "nl", None).to_string()).unwrap();
-    let (mut registry, _facts) = rig.registry("own", 1, Duration::from_secs(2)).await;
+    // No heartbeat that is missed has it look again: it does so by itself.
+    let (mut registry, _facts) = rig.registry("own", 1, rig::PATIENCE).await;
     mesh(&mut registry, "it is in the mesh", |mesh| names(mesh) == ["own"]).await;
     assert_eq!(registry.leave().await, Next::Agent, "its name may be wrong");
 

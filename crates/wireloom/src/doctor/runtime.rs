@@ -35,15 +35,20 @@ mod tests {
 
     #[test]
     fn the_directory_is_found_in_each_version_of_the_settings() {
-        for part in PARTS {
+        for part in ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "cri"] {
             let text = format!(
                 "version = 2\n[plugins]\n[plugins.\"{part}\".cni]\nbin_dir = \"/b\"\nconf_dir = \"/c/net.d\"\n"
             );
             assert_eq!(conf_dir(&text), Some(PathBuf::from("/c/net.d")), "{part}");
         }
-        for nothing in
-            ["", "version = 3", "[plugins.cri.cni]\nbin_dir = \"/b\"", "[", "plugins = 1"]
-        {
+        for nothing in [
+            "",
+            "version = 3",
+            "[plugins.cri.cni]\nbin_dir = \"/b\"",
+            "[",
+            "plugins = 1",
+            "[plugins.cri.cni]\nconf_dir = \"\"",
+        ] {
             assert_eq!(conf_dir(nothing), None, "{nothing}");
         }
     }
