@@ -49,6 +49,9 @@ pub struct Config {
     pub interface: InterfaceName,
     /// The bits that mark packets of the tunnel itself, so that they never take it; 0 is none.
     pub mark: u32,
+    /// The metric of its routes in the main table. With more than 0 (1024 for IPv6), somebody else's to the same prefix
+    /// goes first as long as it is there.
+    pub metric: u32,
     /// How the mesh is planned.
     pub planner: Planner,
     /// The path of the socket that it answers on.

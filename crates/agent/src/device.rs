@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use wireloom_kernel::{WireguardDevice, WireguardError};
-use wireloom_model::InterfaceName;
 use wireloom_model::kernel::LinkKind;
+use wireloom_model::{InterfaceName, PrivateKey, PublicKey};
 use wireloom_tunnel::uapi::{self, DeviceStatus, PathStatus, SetDevice};
 
 /// A WireGuard device that is up. Calls block for microseconds in this process and for one exchange over a socket.
@@ -82,6 +82,17 @@ pub enum DeviceError {
     /// The kernel's WireGuard can't be had, read or changed.
     #[error(transparent)]
     Kernel(#[from] WireguardError),
+    /// The kernel has a WireGuard device of this name that somebody else made, with another key.
+    #[error(
+        "{interface} is somebody else's WireGuard device, with the public key {key}: give ours another name (--interface), \
+         or take that one away: ip link delete {interface}"
+    )]
+    Anothers {
+        /// Its name.
+        interface: InterfaceName,
+        /// Its key.
+        key: PublicKey,
+    },
     /// The device could not be made.
     #[error("{0}")]
     Open(String),
@@ -145,18 +156,46 @@ impl TunnelDevice for UapiClient {
     }
 }
 
-/// The device goes with its link, which is the agent's.
-impl TunnelDevice for WireguardDevice {
+/// A WireGuard device of the kernel. It goes with its link if the agent made that. One that somebody else made is taken
+/// over only if it is this machine's already, by its key, or nobody's; then it stays.
+#[derive(Debug)]
+struct KernelDevice {
+    device: WireguardDevice,
+    interface: InterfaceName,
+    /// This machine's key.
+    key: PublicKey,
+}
+
+impl KernelDevice {
+    /// What the device has, unless it is somebody else's.
+    fn own_status(&self) -> Result<DeviceStatus, DeviceError> {
+        let status = self.device.status()?;
+        let key = status.private_key.as_ref().map(PrivateKey::public_key);
+        match key.filter(|key| *key != self.key) {
+            Some(key) if self.device.is_anothers()? => {
+                Err(DeviceError::Anothers { interface: self.interface.clone(), key })
+            }
+            _ => Ok(status),
+        }
+    }
+}
+
+impl TunnelDevice for KernelDevice {
     fn set(&self, request: &SetDevice) -> Result<(), DeviceError> {
-        Ok(Self::set(self, request)?)
+        Ok(self.device.set(request)?)
     }
 
     fn status(&self) -> Result<DeviceStatus, DeviceError> {
-        Ok(Self::status(self)?)
+        self.own_status()
     }
 
     fn link(&self) -> LinkKind {
-        LinkKind::WireGuard
+        let is_taken_over = self.device.is_anothers().unwrap_or(false) && self.own_status().is_ok();
+        if is_taken_over { LinkKind::Held } else { LinkKind::WireGuard }
+    }
+
+    fn outlives_agent(&self) -> bool {
+        self.link() == LinkKind::Held
     }
 
     fn path(&self) -> PathReport {
@@ -175,11 +214,13 @@ impl OpenDevice for UapiClient {
     }
 }
 
-/// Finds the kernel's WireGuard; the agent makes the device's link like any other.
+/// Finds the kernel's WireGuard; the agent makes the device's link like any other, unless it is there.
 #[derive(Debug, Clone)]
 pub struct KernelOpener {
     /// The device's name.
     pub interface: InterfaceName,
+    /// This machine's key: a device of that name with another one is somebody else's.
+    pub key: PublicKey,
 }
 
 impl OpenDevice for KernelOpener {
@@ -187,6 +228,8 @@ impl OpenDevice for KernelOpener {
         &mut self,
         _ended: mpsc::UnboundedSender<String>,
     ) -> Result<Arc<dyn TunnelDevice>, DeviceError> {
-        Ok(Arc::new(WireguardDevice::open(self.interface.clone())?))
+        let Self { interface, key } = self.clone();
+        let device = WireguardDevice::open(interface.clone())?;
+        Ok(Arc::new(KernelDevice { device, interface, key }))
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Paths<'a> {
     pub(crate) found: &'a BTreeMap<PublicKey, u32>,
     /// The bits that mark the tunnel's own packets.
     pub(crate) mark: u32,
+    /// The metric of our routes in the main table.
+    pub(crate) metric: u32,
 }
 
 /// One peer's path, in bytes of packets inside the tunnel.
@@ -80,6 +82,7 @@ impl Paths<'_> {
             narrow: narrow.collect(),
             endpoints: self.endpoints.values().map(SocketAddr::ip).collect(),
             mark: self.mark,
+            metric: self.metric,
         };
         (underlay, problems)
     }

@@ -53,6 +53,8 @@ pub(crate) struct Reconciler {
     interface: InterfaceName,
     /// The bits that mark the tunnel's own packets; 0 is none.
     mark: u32,
+    /// The metric of our routes in the main table.
+    metric: u32,
     kernel: Cached,
     network: Network,
     prober: Prober,
@@ -114,6 +116,7 @@ impl Reconciler {
             beyond: Beyond::new(),
             interface,
             mark: config.mark,
+            metric: config.metric,
             planner: config.planner.clone(),
             snapshot: None,
             seen: Seen::default(),
@@ -299,6 +302,7 @@ impl Reconciler {
             endpoints: &self.endpoints,
             found: &self.prober.found(),
             mark: self.mark,
+            metric: self.metric,
         };
         let (underlay, mut problems) = paths.underlay(&plan, |address| self.network.way(address));
         let most = |endpoint: IpAddr| {
@@ -307,7 +311,12 @@ impl Reconciler {
         };
         self.prober.follow(&plan, &self.endpoints, most);
         self.underlay = Some(underlay);
-        problems.extend(self.network.conflicts().iter().map(|conflict| {
+        // A route that ours stands behind is none in the way.
+        let is_ours = |to: &Cidr| plan.routes.keys().any(|own| own.covers(to));
+        let stands_behind = |to: &Cidr| self.metric > 0 && is_ours(to);
+        let conflicts = self.network.conflicts().iter();
+        let conflicts = conflicts.filter(|conflict| !stands_behind(&conflict.destination));
+        problems.extend(conflicts.map(|conflict| {
             let message =
                 format!("{conflict}; use another overlay range, or another network on this host");
             Problem::error(Subject::Mesh, ProblemKind::OverlayRange, message)

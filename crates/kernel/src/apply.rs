@@ -1,6 +1,6 @@
 //! Changes made to the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::io::Errno;
 use wireloom_model::kernel::{Address, Route, RouteKey};
@@ -22,8 +22,8 @@ pub struct ApplyReport {
     pub written: usize,
     /// The changes that failed, each with its reason. The others were made nevertheless.
     pub failed: Vec<ChangeError>,
-    /// Routes that were left out because their link is down, and settings that the link does not have. They are due
-    /// when that changes.
+    /// Routes that were left out because their link is down, settings that the link does not have, and all that is for a link
+    /// of ours in whose place there is somebody else's. They are due when that changes.
     pub skipped: Vec<Change>,
 }
 
@@ -40,6 +40,7 @@ impl Host {
         let mut run = Run {
             host: self,
             links: self.links_by_name().await?,
+            foreign: BTreeSet::new(),
             asked: Vec::new(),
             requests: Vec::new(),
             report: ApplyReport::default(),
@@ -66,6 +67,8 @@ struct Run<'a> {
     host: &'a Host,
     /// What links are there, once the requests are through.
     links: BTreeMap<InterfaceName, HostLink>,
+    /// The links that were to be ours and are somebody else's.
+    foreign: BTreeSet<InterfaceName>,
     asked: Vec<&'a Change>,
     requests: Vec<Request>,
     report: ApplyReport,
@@ -73,6 +76,10 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     async fn take(&mut self, change: &'a Change) -> Result<(), HostError> {
+        if change.link().is_some_and(|link| self.foreign.contains(link)) {
+            self.report.skipped.push(change.clone());
+            return Ok(());
+        }
         match change {
             Change::AcceptPassed(_)
             | Change::ChangeNftSets { .. }
@@ -163,9 +170,10 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn error(&self, change: Change, refusal: Refusal) -> ChangeError {
+    fn error(&mut self, change: Change, refusal: Refusal) -> ChangeError {
         match &change {
             Change::AddLink(name, _) if refusal.is(Errno::EXIST) => {
+                self.foreign.insert(name.clone());
                 let kind = self.links.get(name).and_then(|link| link.kind.clone());
                 ChangeError::ForeignLink { change, kind }
             }

@@ -65,6 +65,30 @@ pub enum Change {
 }
 
 impl Change {
+    /// The link that it is about, or that the route leads out of, if it is about one.
+    pub(crate) fn link(&self) -> Option<&InterfaceName> {
+        match self {
+            Self::AddAddress(Address { link, .. })
+            | Self::DeleteAddress(Address { link, .. })
+            | Self::AddLink(link, _)
+            | Self::DeleteForwarding(link, _)
+            | Self::DeleteLink(link)
+            | Self::DeleteNeighbour(link, _)
+            | Self::SetForwarding(link, ..)
+            | Self::SetLink(link, _)
+            | Self::SetNeighbour(link, ..)
+            | Self::SetSetting(link, ..) => Some(link),
+            Self::AddRoute(_, route) | Self::ReplaceRoute(_, route) => route.link.as_ref(),
+            Self::AcceptPassed(_)
+            | Self::AddRule(_)
+            | Self::ChangeNftSets { .. }
+            | Self::DeleteNft
+            | Self::DeleteRoute(_)
+            | Self::DeleteRule(_)
+            | Self::SetNft(_) => None,
+        }
+    }
+
     /// Makes the change on plain data.
     pub fn apply_to(&self, state: &mut KernelState) {
         match self {

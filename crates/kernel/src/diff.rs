@@ -5,7 +5,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 
 use wireloom_model::kernel::{
-    Address, KernelState, LinkKind, Mark, Nft, NftSet, Route, RouteKey, Rule,
+    Address, KernelState, Link, LinkKind, Mark, Nft, NftSet, Route, RouteKey, Rule,
 };
 use wireloom_model::{Cidr, Family, InterfaceName};
 
@@ -17,11 +17,12 @@ pub(crate) const DEFAULT_METRIC_V6: u32 = 1024;
 
 /// The steps from `observed` to `desired`, in the order in which to take them.
 ///
-/// 1. Links of ours that are to be of another kind go; links are made and come up, so that addresses and routes can
-///    stand on them; then their settings.
+/// 1. Links of ours that are to be of another kind go; links are made, and those that are there come up, so that addresses
+///    and routes can stand on them; then their settings.
 /// 2. IPv6 addresses whose prefix length changes go: the kernel holds an IPv6 address once a link, whatever its length.
-/// 3. Addresses come, before the routes that take them as source; so do the far ends of VXLAN links, before the routes
-///    through them.
+/// 3. Addresses come, before the routes that take them as source. Links that were made come up only now: from then on one
+///    for IPIP takes packets that another such link took before, and without settings and addresses it would drop them.
+///    Then the far ends of VXLAN links come, before the routes through them.
 /// 4. The nftables table, in one transaction: what routes bring is excepted from masquerading when it comes.
 /// 5. Routes come or change: those that lead nowhere first, so that who is kept out is so before there is a way in; then
 ///    those out of a link, then those through a gateway, which the kernel refuses unless it reaches the gateway by a
@@ -58,6 +59,7 @@ pub fn diff(desired: &KernelState, observed: &KernelState) -> Vec<Change> {
     changes.extend(settings(desired, observed));
     changes.extend(resized.into_iter().map(deletion));
     changes.extend(added.into_iter().cloned().map(Change::AddAddress));
+    changes.extend(links.made_up);
     changes.extend(ends.set);
     changes.extend(desired.nft.as_ref().and_then(|nft| nft_change(nft, observed.nft.as_ref())));
     changes.extend(routes.set);
@@ -86,6 +88,8 @@ fn links_in_the_way(
 #[derive(Default)]
 struct Links {
     up: Vec<Change>,
+    /// Those that were made come up.
+    made_up: Vec<Change>,
     down: Vec<Change>,
 }
 
@@ -101,7 +105,12 @@ impl Links {
                 link.kind == LinkKind::Held || held.is_some_and(|held| held.kind == link.kind);
             match (is_made, link.up) {
                 // If somebody else's link has the name, making ours says so.
-                (false, _) => changes.up.push(Change::AddLink(name.clone(), link.clone())),
+                (false, up) => {
+                    let down = Link { up: false, ..link.clone() };
+                    changes.up.push(Change::AddLink(name.clone(), down));
+                    let comes_up = Change::SetLink(name.clone(), link.clone());
+                    changes.made_up.extend(up.then_some(comes_up));
+                }
                 (true, true) => changes.up.push(Change::SetLink(name.clone(), link.clone())),
                 (true, false) => changes.down.push(Change::SetLink(name.clone(), link.clone())),
             }

@@ -21,7 +21,9 @@ mod link;
 mod neighbour;
 mod rule;
 
-pub(crate) use link::{HeardLink, add_link, all_links, delete_link, link, probe_kind, set_link};
+pub(crate) use link::{
+    HeardLink, add_link, all_links, delete_link, link, link_of, probe_kind, set_link,
+};
 pub(crate) use neighbour::{
     HeardEnd, all_ends, delete_forwarding, delete_neighbour, end, set_forwarding, set_neighbour,
 };

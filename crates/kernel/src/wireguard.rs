@@ -13,17 +13,20 @@ use netlink_packet_generic::constants::GENL_ID_CTRL;
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_wireguard::WireguardMessage;
 use netlink_sys::Socket;
-use netlink_sys::protocols::NETLINK_GENERIC;
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use rustix::io::Errno;
 use wireloom_model::InterfaceName;
+use wireloom_model::kernel::LinkKind;
 use wireloom_tunnel::uapi::{DeviceStatus, SetDevice};
 use zeroize::Zeroizing;
 
 use crate::error::{HostError, Refusal};
 use crate::exchange;
 use crate::feature::Feature;
+use crate::message::{link, link_of};
 use crate::netlink::{List, acknowledgement, answer, whole_list};
 
 mod message;
@@ -56,6 +59,8 @@ pub enum WireguardError {
 pub struct WireguardDevice {
     interface: InterfaceName,
     connection: Mutex<Connection>,
+    /// Where links are asked for.
+    links: Socket,
 }
 
 #[derive(Debug)]
@@ -77,7 +82,8 @@ impl WireguardDevice {
         let socket = exchange::socket(NETLINK_GENERIC).map_err(HostError::Socket)?;
         let mut connection = Connection { socket, family: GENL_ID_CTRL, sequence: 0 };
         connection.family = connection.resolve()?;
-        Ok(Self { interface, connection: Mutex::new(connection) })
+        let links = exchange::socket(NETLINK_ROUTE).map_err(HostError::Socket)?;
+        Ok(Self { interface, connection: Mutex::new(connection), links })
     }
 
     /// Changes what the request names and leaves everything else alone. A request that is too long for one message goes
@@ -108,6 +114,28 @@ impl WireguardDevice {
     /// That there is no such device, or that the kernel does not tell. It takes CAP_NET_ADMIN.
     pub fn status(&self) -> Result<DeviceStatus, WireguardError> {
         self.connection().status(&self.interface)
+    }
+
+    /// Whether there is a link of this name that we did not make. It may be of any kind.
+    ///
+    /// # Errors
+    ///
+    /// That there is no way to ask.
+    pub fn is_anothers(&self) -> Result<bool, WireguardError> {
+        let mut message = NetlinkMessage::from(link_of(&self.interface));
+        message.header.flags = NLM_F_REQUEST;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        let replies = exchange::exchange(&self.links, &bytes)?;
+        match replies.into_iter().find_map(answer).ok_or(HostError::Closed)? {
+            Ok(RouteNetlinkMessage::NewLink(told)) => {
+                Ok(link(&told).is_some_and(|heard| heard.made == LinkKind::Held))
+            }
+            Ok(_) => Err(HostError::Closed.into()),
+            Err(refusal) if refusal.is(Errno::NODEV) => Ok(false),
+            Err(refusal) => Err(HostError::Refused { what: "link", refusal }.into()),
+        }
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

@@ -73,6 +73,9 @@ pub struct Underlay {
     pub endpoints: BTreeSet<IpAddr>,
     /// The bits that mark the tunnel's own packets; 0 is none.
     pub mark: u32,
+    /// The metric of our routes in the main table. With more than 0 (1024 for IPv6), somebody else's to the same prefix
+    /// goes first as long as it is there.
+    pub metric: u32,
 }
 
 impl Plan {
@@ -115,7 +118,10 @@ impl Plan {
             if wrap.link.is_none() {
                 wrap.add_link(&mut state, link.clone(), wrap.mtu(family, underlay));
                 if family == Family::V4 && wrap.by != EncapsulateBy::WireGuard {
-                    self.let_in(&mut state, &link, wrap);
+                    // Packets come by it, and answers leave by another link, where others have the routes.
+                    if !self.left.is_empty() || underlay.metric > 0 {
+                        self.let_in(&mut state, &link, wrap);
+                    }
                 }
             }
             wrap.add_routes(&mut state, link);
@@ -124,15 +130,15 @@ impl Plan {
         self.say_what_fits(&mut state, interface, underlay);
         keep_off_the_tunnel(&mut state, interface, underlay);
         self.come_first(&mut state);
+        give_way(&mut state, underlay.metric);
         state
     }
 
-    /// Gives a wrapping link of ours an address where packets come by it from pods to which another network plugin has the
-    /// routes. In IPv4 Linux lets in what it would send elsewhere, as `rp_filter` 2 says, by links with an address alone
-    /// (`__fib_validate_source`, `net/ipv4/fib_frontend.c`).
+    /// Gives a wrapping link of ours an address. In IPv4 Linux lets in what it would send elsewhere, as `rp_filter` 2 says,
+    /// by links with an address alone (`__fib_validate_source`, `net/ipv4/fib_frontend.c`).
     fn let_in(&self, state: &mut KernelState, link: &InterfaceName, wrap: &Wrap) {
         let mut own = self.addresses.iter().map(|own| own.address()).chain([wrap.local]);
-        if let Some(v4) = own.find(|own| own.is_ipv4() && !self.left.is_empty()) {
+        if let Some(v4) = own.find(IpAddr::is_ipv4) {
             let address = InterfaceAddress::host(v4);
             state.addresses.insert(Address { link: link.clone(), address });
         }
@@ -249,6 +255,17 @@ impl Plan {
         let from = wrap.from.iter().map(move |&from| Rule { from: Some(from), ..all.clone() });
         input.into_iter().chain(from).filter(move |_| has_hosts)
     }
+}
+
+/// Gives the routes of the main table their metric, once all that goes by their prefixes is done.
+fn give_way(state: &mut KernelState, metric: u32) {
+    let routes = std::mem::take(&mut state.routes).into_iter();
+    state.routes = routes
+        .map(|(key, route)| match key.table {
+            MAIN_TABLE => (RouteKey { metric, ..key }, route),
+            _ => (key, route),
+        })
+        .collect();
 }
 
 /// Takes routes into the tunnel that lead to ends of the tunnel itself out of the main table, and has all packets but

@@ -46,7 +46,8 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let private_key = private_key(&settings.key, Path::new(KILOS_KEY))?;
-    let opener = settings.device.opener(settings.interface.clone(), settings.carrier);
+    let public_key = private_key.public_key();
+    let opener = settings.device.opener(settings.interface.clone(), public_key, settings.carrier);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")
@@ -60,7 +61,6 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
             legacy = Legacy::await_from(&control) => legacy?,
             () = &mut stop => return Ok(ExitCode::SUCCESS),
         };
-        let public_key = private_key.public_key();
         tracing::info!(node = %settings.node, %public_key, "this machine");
         let client = settings.connection.client().await?;
         let facts = facts::follow(public_key, settings.interface.clone(), settings.mark)?;
@@ -71,6 +71,7 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
             identity: Identity::Name(settings.node.clone()),
             private_key,
             mark: settings.mark,
+            metric: settings.metric,
             control,
             legacy,
             interface: settings.interface,

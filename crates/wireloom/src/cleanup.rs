@@ -46,11 +46,11 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
 
 async fn clean_up(args: &CleanupArgs) -> anyhow::Result<Report> {
     let host = Host::new()?;
+    let sockets = Sockets { control: args.run_dir.clone(), uapi: uapi_socket::DIRECTORY.into() };
     if args.kilo {
-        let leftovers = kilo::look(&host, &args.cni_path).await?;
+        let leftovers = kilo::look(&host, &sockets, &args.cni_path).await?;
         return Ok(leftovers.remove(&host, args.cni).await?);
     }
-    let sockets = Sockets { control: args.run_dir.clone(), uapi: uapi_socket::DIRECTORY.into() };
     Ok(cleanup::clean_up(&host, &sockets, args.interface.as_ref()).await?)
 }
 

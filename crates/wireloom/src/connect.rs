@@ -106,11 +106,13 @@ pub(crate) fn run(args: ConnectArgs) -> anyhow::Result<ExitCode> {
         None => PrivateKey::from_random(keys::random_bytes()?),
     };
     let (name, spec) = (args.name()?, args.spec(&private_key));
+    let public_key = private_key.public_key();
     let visitor = VisitorConfig { mtu: args.mtu.bytes(), ..args.cluster.visitor()? };
     let config = Config {
         identity: Identity::Peer { name: name.clone(), more: args.allowed_ips },
         private_key,
         mark: args.fwmark,
+        metric: 0,
         control: control::socket_path(&args.run_dir, &args.interface),
         interface: args.interface.clone(),
         planner: Planner::beside_kilo(),
@@ -120,7 +122,7 @@ pub(crate) fn run(args: ConnectArgs) -> anyhow::Result<ExitCode> {
         clean_up: args.clean_up,
         pods: None,
     };
-    let opener = args.device.opener(args.interface);
+    let opener = args.device.opener(args.interface, public_key);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("connect")

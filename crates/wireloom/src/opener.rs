@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use wireloom_agent::device::{DeviceError, KernelOpener, OpenDevice, TunnelDevice, UapiClient};
 use wireloom_dataplane::uapi_socket;
-use wireloom_model::InterfaceName;
+use wireloom_model::{InterfaceName, PublicKey};
 
 use crate::device::{CarrierArgs, DataplaneOpener};
 
@@ -28,7 +28,8 @@ pub(crate) struct DeviceArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 #[cfg_attr(feature = "kubernetes", derive(Deserialize), serde(rename_all = "kebab-case"))]
 pub(crate) enum DeviceKind {
-    /// The kernel, which needs its WireGuard module.
+    /// The kernel, which needs its WireGuard module. A device of this name that has this machine's key already, or none, is
+    /// taken over as it is, and stays when the agent goes.
     Kernel,
     /// This process: the device goes when the agent goes.
     #[default]
@@ -39,17 +40,22 @@ pub(crate) enum DeviceKind {
 }
 
 impl DeviceArgs {
-    pub(crate) fn opener(self, interface: InterfaceName) -> Opener {
-        self.device.opener(interface, self.carrier)
+    pub(crate) fn opener(self, interface: InterfaceName, key: PublicKey) -> Opener {
+        self.device.opener(interface, key, self.carrier)
     }
 }
 
 impl DeviceKind {
-    /// What finds or makes such a device of this name; one of our own as these say.
-    pub(crate) fn opener(self, interface: InterfaceName, carrier: CarrierArgs) -> Opener {
+    /// What finds or makes such a device of this name for a machine with this key; one of our own as these say.
+    pub(crate) fn opener(
+        self,
+        interface: InterfaceName,
+        key: PublicKey,
+        carrier: CarrierArgs,
+    ) -> Opener {
         let directory = Path::new(uapi_socket::DIRECTORY);
         match self {
-            Self::Kernel => Opener::Kernel(KernelOpener { interface }),
+            Self::Kernel => Opener::Kernel(KernelOpener { interface, key }),
             Self::Own => Opener::Own(DataplaneOpener::new(interface, directory.into(), carrier)),
             Self::Uapi => {
                 Opener::Uapi(UapiClient::new(&uapi_socket::path(directory, interface.as_str())))

@@ -106,6 +106,10 @@ pub(crate) struct MachineArgs {
     /// The bits that mark packets of the tunnel itself, so that they never take it; 0 is none.
     #[arg(long, env = "WIRELOOM_FWMARK", default_value = "0x20", value_parser = mark, value_name = "MARK")]
     pub(crate) fwmark: u32,
+    /// The metric of routes in the main table. With more than 1024, somebody else's to the same prefix goes first as long
+    /// as it is there.
+    #[arg(long, env = "WIRELOOM_ROUTE_METRIC", default_value_t, value_name = "METRIC")]
+    pub(crate) route_metric: u32,
     /// Where agents have their sockets.
     #[arg(long, env = "WIRELOOM_RUN_DIR", default_value = control::RUN_DIRECTORY, value_name = "DIR")]
     pub(crate) run_dir: PathBuf,
@@ -145,6 +149,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         identity: args.identity(),
         private_key,
         mark: args.machine.fwmark,
+        metric: args.machine.route_metric,
         control: control::socket_path(&args.machine.run_dir, &args.machine.interface),
         interface: args.machine.interface.clone(),
         legacy: None,
@@ -154,7 +159,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         pods: Some(pods.network(args.machine.run_dir)?),
         planner: Planner::default(),
     };
-    let opener = device.opener(args.machine.interface);
+    let opener = device.opener(args.machine.interface, public_key);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")

@@ -11,7 +11,8 @@ use wireloom_model::InterfaceName;
 use wireloom_model::kernel::{Address, Rule};
 
 use super::packet_filter::{self, Found, Tool};
-use super::{CleanupError, Report};
+use super::{CleanupError, Report, Sockets};
+use crate::control::Listener;
 
 /// Kilo's CNI configuration, unless its flag `--cni-path` said otherwise.
 pub const CNI_PATH: &str = "/etc/cni/net.d/10-kilo.conflist";
@@ -35,6 +36,8 @@ struct Observed {
     addresses: Vec<Address>,
     routes: Vec<OthersRoute>,
     rules: Vec<Rule>,
+    /// The devices of agents of ours that run.
+    taken_over: Vec<InterfaceName>,
 }
 
 /// What Kilo left.
@@ -45,14 +48,18 @@ pub struct Leftovers {
     cni: Option<PathBuf>,
 }
 
-/// Looks for what Kilo left. `cni` is the path of its CNI configuration.
-pub async fn look(host: &Host, cni: &Path) -> Result<Leftovers, HostError> {
+/// Looks for what Kilo left. `cni` is the path of its CNI configuration. A device that an agent of ours goes on with is
+/// nothing left.
+pub async fn look(host: &Host, sockets: &Sockets, cni: &Path) -> Result<Leftovers, HostError> {
+    let agents = sockets.agents().await.into_iter();
+    let living = agents.filter(|(_, listens)| *listens != Listener::Nobody);
     let packet_filters = packet_filter::look();
     let observed = Observed {
         links: host.links().await?,
         addresses: host.addresses().await?.into_iter().collect(),
         routes: host.others_routes().await?,
         rules: host.others_rules().await?,
+        taken_over: living.map(|(interface, _)| interface).collect(),
     };
     Ok(Leftovers {
         removals: removals(&observed, !packet_filters.is_empty()),
@@ -125,19 +132,22 @@ pub fn running() -> Option<i32> {
 /// What goes of links, routes and rules: routes before the links that they lead out of.
 fn removals(observed: &Observed, has_chains: bool) -> Vec<Removal> {
     let rules: Vec<&Rule> = observed.rules.iter().filter(|rule| rule.table == TABLE).collect();
-    let link = observed.links.iter().find(|link| {
+    let device = observed.links.iter().find(|link| {
         link.name.as_str() == LINK && matches!(link.kind.as_deref(), Some("tun" | "wireguard"))
     });
+    let link = device.filter(|link| !observed.taken_over.contains(&link.name));
     let in_table = |route: &&OthersRoute| route.key.table == TABLE && route.protocol == STATIC;
     let has_signs = has_chains
         || link.is_some()
         || !rules.is_empty()
         || observed.routes.iter().any(|route| in_table(&route));
     let tunnel = observed.links.iter().find(|link| is_kilos_tunnel(link, observed, has_signs));
-    let links: Vec<&InterfaceName> =
-        [link, tunnel].into_iter().flatten().map(|l| &l.name).collect();
+    let names = |links: [Option<&HostLink>; 2]| {
+        links.into_iter().flatten().map(|link| link.name.clone()).collect::<Vec<_>>()
+    };
+    let (kilos, links) = (names([device, tunnel]), names([link, tunnel]));
     let out_of_link = |route: &&OthersRoute| {
-        route.protocol == STATIC && route.link.as_ref().is_some_and(|link| links.contains(&link))
+        route.protocol == STATIC && route.link.as_ref().is_some_and(|link| kilos.contains(link))
     };
     let routes = observed.routes.iter().filter(|route| in_table(route) || out_of_link(route));
     rules
@@ -145,7 +155,7 @@ fn removals(observed: &Observed, has_chains: bool) -> Vec<Removal> {
         .cloned()
         .map(Removal::Rule)
         .chain(routes.cloned().map(Removal::Route))
-        .chain(links.iter().map(|link| Removal::Link((*link).clone())))
+        .chain(links.into_iter().map(Removal::Link))
         .collect()
 }
 

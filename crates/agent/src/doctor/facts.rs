@@ -226,7 +226,7 @@ pub async fn gather(host: &Host, subject: Subject) -> Result<Facts, HostError> {
         underlay: underlay(host, &endpoints, &subject.interface).await?,
         addressed_links: addressed.len(),
         left_by_us,
-        left_by_kilo: kilo::look(host, Path::new(kilo::CNI_PATH)).await?.things(),
+        left_by_kilo: kilo::look(host, &subject.sockets, Path::new(kilo::CNI_PATH)).await?.things(),
         kilo,
         conflicts: host.route_conflicts(&ranges, ours).await?,
         lists: Lists::look(&subject.lists, &subject.programs),

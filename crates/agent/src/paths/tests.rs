@@ -48,7 +48,7 @@ fn derived(
         ways.insert(address, way);
     }
     let found = found.iter().map(|(node, mtu)| (key(*node), *mtu)).collect();
-    let paths = Paths { mesh_mtu, endpoints: &endpoints, found: &found, mark: 0x20 };
+    let paths = Paths { mesh_mtu, endpoints: &endpoints, found: &found, mark: 0x20, metric: 0 };
     let (underlay, problems) = paths.underlay(&plan(), |address| ways.get(&address));
     (underlay, problems.iter().map(ToString::to_string).collect())
 }

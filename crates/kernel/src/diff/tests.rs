@@ -183,23 +183,28 @@ fn way(route: &Route) -> u8 {
 /// Where a change stands in the order that the documentation promises.
 fn rank(change: &Change, desired: &KernelState, observed: &KernelState) -> u8 {
     let added: Vec<&Address> = desired.addresses.difference(&observed.addresses).collect();
+    let is_made = |name: &InterfaceName, link: &Link| {
+        link.kind != LinkKind::Held
+            && observed.links.get(name).is_none_or(|before| before.kind != link.kind)
+    };
     match change {
         Change::DeleteLink(name) if desired.links.contains_key(name) => 0,
         Change::AddLink(..) => 1,
+        Change::SetLink(name, link) if link.up && is_made(name, link) => 5,
         Change::SetLink(_, link) if link.up => 1,
         Change::SetSetting(..) => 2,
         Change::DeleteAddress(old) if added.iter().any(|new| replaces(new, old)) => 3,
         Change::AddAddress(_) => 4,
-        Change::SetNeighbour(..) | Change::SetForwarding(..) => 5,
-        Change::SetNft(_) | Change::ChangeNftSets { .. } => 6,
-        Change::AddRoute(_, route) | Change::ReplaceRoute(_, route) => 7 + way(route),
-        Change::AddRule(_) => 10,
-        Change::DeleteRule(_) => 11,
-        Change::DeleteRoute(key) => 14 - way(&with_canonical_keys(observed)[key]),
-        Change::DeleteNeighbour(..) | Change::DeleteForwarding(..) => 15,
-        Change::DeleteNft => 16,
-        Change::DeleteAddress(_) => 17,
-        Change::SetLink(..) | Change::DeleteLink(_) => 18,
+        Change::SetNeighbour(..) | Change::SetForwarding(..) => 6,
+        Change::SetNft(_) | Change::ChangeNftSets { .. } => 7,
+        Change::AddRoute(_, route) | Change::ReplaceRoute(_, route) => 8 + way(route),
+        Change::AddRule(_) => 11,
+        Change::DeleteRule(_) => 12,
+        Change::DeleteRoute(key) => 15 - way(&with_canonical_keys(observed)[key]),
+        Change::DeleteNeighbour(..) | Change::DeleteForwarding(..) => 16,
+        Change::DeleteNft => 17,
+        Change::DeleteAddress(_) => 18,
+        Change::SetLink(..) | Change::DeleteLink(_) => 19,
         Change::AcceptPassed(_) => unreachable!("not of the state"),
     }
 }

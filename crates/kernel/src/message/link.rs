@@ -25,6 +25,13 @@ pub(crate) fn all_links() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(LinkMessage::default())
 }
 
+/// Asks for the link of this name.
+pub(crate) fn link_of(name: &InterfaceName) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    RouteNetlinkMessage::GetLink(message)
+}
+
 pub(crate) fn set_link(index: u32, link: &Link) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;

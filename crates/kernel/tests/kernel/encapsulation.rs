@@ -173,7 +173,7 @@ fn a_foreign_link_of_our_name_is_named_and_stays() {
         let before = ip("-d link show wlvx");
         let host = Host::new().unwrap();
         let changes = diff(&node(1, 7, HOSTS_V4), &host.observe(&[wlvx()]).await.unwrap());
-        let report = host.apply(&changes[..1]).await.unwrap();
+        let report = host.apply(&changes).await.unwrap();
         let [error @ ChangeError::ForeignLink { .. }] = report.failed.as_slice() else {
             panic!("{:?}", report.failed);
         };

@@ -162,6 +162,7 @@ pub(crate) fn wide() -> Underlay {
         narrow: BTreeMap::new(),
         endpoints: BTreeSet::new(),
         mark: 0x20,
+        metric: 0,
     }
 }
 

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 
-use wireloom_model::kernel::{KernelState, NftSet};
+use wireloom_model::kernel::{KernelState, NftSet, RouteKey};
 use wireloom_model::{
     Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Filter, GatewayCount, Mesh, Node, Overlay,
     Peer, ProblemKind, PublicKey, Snapshot,
 };
-use wireloom_topology::Plan;
 use wireloom_topology::kilo::{Plugin, Seen, Settings, View, discoveries};
+use wireloom_topology::{Plan, Underlay};
 
 use crate::golden::wide;
 
@@ -211,6 +211,26 @@ fn another_plugins_routes_stay_and_those_of_the_mesh_to_other_locations_come_fir
         assert_eq!((tables_of(near), tables_of(far)), (vec![], vec![51110]));
         let first = state.rules.iter().find(|rule| rule.table == 51110).unwrap();
         assert_eq!(first.priority, 30110);
+    }
+}
+
+/// Beside Kilo's agent on the same node: its routes are there first, and what comes by our link is let in.
+#[test]
+fn routes_that_stand_behind_others_are_the_same_but_for_their_metric() {
+    let behind = Underlay { metric: 1107, ..wide() };
+    for node in ["a", "b", "c"] {
+        let plan = plan(&example(), &Settings::default(), node);
+        let state = |underlay| plan.kernel_state(&"kilo0".parse().unwrap(), underlay);
+        let (usual, state) = (state(&wide()), state(&behind));
+        for (key, route) in &usual.routes {
+            let metric = if key.table == 254 { 1107 } else { 0 };
+            assert_eq!(state.routes.get(&RouteKey { metric, ..key.clone() }), Some(route));
+        }
+        assert_eq!(state.routes.len(), usual.routes.len());
+        assert_eq!(state.rules, usual.rules);
+        let wrapping = state.links.keys().find(|link| link.as_str() == "kilo0-ip");
+        let has = |state: &KernelState| state.addresses.iter().any(|a| Some(&a.link) == wrapping);
+        assert_eq!((has(&usual), has(&state)), (false, wrapping.is_some()));
     }
 }
 

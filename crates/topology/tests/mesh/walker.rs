@@ -105,6 +105,7 @@ impl World {
                     narrow: BTreeMap::new(),
                     endpoints: BTreeSet::new(),
                     mark: 0x20,
+                    metric: 0,
                 };
                 let machine = Machine {
                     facts: facts.clone(),

@@ -48,6 +48,7 @@ fn a_leaders_leavings_are_found_and_nobody_elses() {
             route("10.0.0.9/32", "eth0", TABLE, 186),
         ],
         rules: vec![rule(32764, "10.0.0.2/32", TABLE), rule(32765, "10.0.0.3/32", 99)],
+        taken_over: Vec::new(),
     };
     assert_eq!(
         told(&observed, false),
@@ -60,6 +61,20 @@ fn a_leaders_leavings_are_found_and_nobody_elses() {
             "the link tunl0",
         ]
     );
+}
+
+#[test]
+fn a_device_that_ours_goes_on_with_stays_and_kilos_routes_out_of_it_go() {
+    let mut observed = Observed {
+        links: vec![link("kilo0", "wireguard", true), link("tunl0", "ipip", true)],
+        routes: vec![route("10.42.2.0/24", "kilo0", MAIN_TABLE, STATIC)],
+        taken_over: vec!["kilo0".parse().unwrap()],
+        ..Observed::default()
+    };
+    assert_eq!(told(&observed, false), ["the route to 10.42.2.0/24 dev kilo0"]);
+    observed.taken_over = vec!["wl0".parse().unwrap()];
+    let all = ["the route to 10.42.2.0/24 dev kilo0", "the link kilo0", "the link tunl0"];
+    assert_eq!(told(&observed, false), all);
 }
 
 #[test]
@@ -76,7 +91,7 @@ fn an_ipip_link_of_others_stays() {
         links: vec![link],
         routes,
         addresses,
-        rules: Vec::new(),
+        ..Observed::default()
     };
     let own =
         Address { link: "tunl0".parse().unwrap(), address: "192.168.7.1/32".parse().unwrap() };

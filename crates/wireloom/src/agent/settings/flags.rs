@@ -82,6 +82,10 @@ pub(crate) struct Settings {
     #[arg(long, env = "WIRELOOM_FWMARK", value_name = "MARK")]
     #[serde(deserialize_with = "word")]
     pub(super) fwmark: Option<Mark>,
+    /// The metric of routes in the main table. With more than 1024, somebody else's to the same prefix goes first as long
+    /// as it is there. Default: 0, which reads 1024 for IPv6.
+    #[arg(long, env = "WIRELOOM_ROUTE_METRIC", value_name = "METRIC")]
+    pub(super) route_metric: Option<u32>,
     /// Kilo's agents may be in the mesh: kilo, or flannel or cilium if that carries packets inside locations. Until all
     /// agents are ours, the mesh is planned as Kilo does. Default: none are.
     #[arg(long, env = "WIRELOOM_COMPATIBILITY", value_name = "WITH")]
@@ -182,8 +186,8 @@ impl Settings {
         first_said!(self, other;
             hostname, backend, kubeconfig, master, topology_label, mesh_granularity, gateways, subnet, service_cidr,
             internal_cidr, prioritise_private_addresses, encapsulate, encapsulation, carry_internal_addresses,
-            masquerade, mtu, port, fwmark, compatibility, cni, cni_chain, cni_path, cni_bin, local, listen, resync_period,
-            clean_up, clean_up_interface, device, engine, queues, create_interface, iptables_forward_rules, log_level, log,
+            masquerade, mtu, port, fwmark, route_metric, compatibility, cni, cni_chain, cni_path, cni_bin, local, listen,
+            resync_period, clean_up, clean_up_interface, device, engine, queues, create_interface, iptables_forward_rules, log_level, log,
             log_format, interface, key, state_dir, run_dir, namespace, daemon_set,
         )
     }

@@ -34,6 +34,7 @@ pub(crate) struct Resolved {
     pub(crate) namespace: String,
     pub(crate) daemon_set: Option<DaemonSetName>,
     pub(crate) mark: u32,
+    pub(crate) metric: u32,
     pub(crate) planner: Planner,
     pub(crate) listen: Option<Listen>,
     pub(crate) resync: Duration,
@@ -114,6 +115,7 @@ impl Settings {
             daemon_set: self.daemon_set,
             namespace: self.namespace.unwrap_or_else(|| "wireloom".to_owned()),
             mark: machine.fwmark,
+            metric: machine.route_metric,
             planner: Planner {
                 compatibility: self.compatibility.map(|Compatibility(beside)| kilo::Settings {
                     cni,
@@ -170,6 +172,7 @@ impl Settings {
                 Some(Mark(mark)) => mark,
                 None => 0x20,
             },
+            route_metric: self.route_metric.unwrap_or_default(),
             run_dir: or(&self.run_dir, control::RUN_DIRECTORY),
         })
     }

@@ -1,0 +1,188 @@
+//! Agents take over what another program made, WireGuard device and all, and not one packet is lost: in a virtual machine
+//! whose kernel has WireGuard and IPIP, with three nodes in network namespaces there.
+//!
+//! What is there before is what Kilo makes: `kilo0`, `tunl0`, and static routes in the main table.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
+
+use wireloom_testkit::{Vm, in_new_network, need, wireloom_binary};
+use wireloom_tests::Keys;
+
+/// Two nodes in Amsterdam, of which n1 is the gateway, and one in Warsaw. Each has a pod.
+struct Nodes {
+    vm: Vm,
+    keys: Vec<Keys>,
+}
+
+/// Echoes that are asked for all the time: from a node's pod, to another's.
+const ECHOES: [(u8, u8); 4] = [(1, 2), (2, 3), (3, 1), (3, 2)];
+
+impl Nodes {
+    fn start() -> Self {
+        let ours = wireloom_binary();
+        let programs = ["ip", "nft", "ping", "wg"].map(AsRef::as_ref);
+        let programs = [&programs[..], &[ours.as_path()]].concat();
+        let nodes =
+            Self { vm: Vm::boot(&[], &programs), keys: (1..=3).map(|_| Keys::new()).collect() };
+        nodes
+            .vm
+            .ok("modprobe -a wireguard ipip bridge veth dummy nf_tables && mkdir -p /run/netns \
+             && ip link add br0 type bridge && ip link set br0 up");
+        for (number, keys) in (1..).zip(&nodes.keys) {
+            let private = &keys.private;
+            nodes.vm.ok(&format!(
+                "umask 077; mkdir -p /run/n{number}; echo {private} > /run/n{number}/key; set -e
+                 ip netns add n{number}
+                 ip link add v{number} type veth peer name eth0 netns n{number}
+                 ip link set v{number} master br0 up
+                 ip -n n{number} link set lo up
+                 ip -n n{number} link set eth0 up
+                 ip -n n{number} address add 192.0.2.{number}/24 dev eth0
+                 ip -n n{number} link add pod type dummy
+                 ip -n n{number} link set pod up
+                 ip -n n{number} address add 10.42.{number}.1/32 dev pod
+                 ip netns exec n{number} sysctl -q -w net.ipv4.ip_forward=1
+                 ip netns exec n{number} ping -c 1 -W 20 192.0.2.{number}"
+            ));
+        }
+        nodes.vm.write("/run/mesh.toml", nodes.mesh_file());
+        nodes
+    }
+
+    fn mesh_file(&self) -> String {
+        let mut text = "[mesh]\noverlay = [\"10.4.0.0/24\"]\nencapsulation = \"always\"\nencapsulate-by = \"ipip\"\n".to_owned();
+        for (number, keys) in (1..).zip(&self.keys) {
+            let location = if number < 3 { "ams" } else { "waw" };
+            text += &format!(
+                "[[node]]\nname = \"n{number}\"\nlocation = \"{location}\"\npublic-key = \"{}\"\n\
+                 endpoint = \"192.0.2.{number}:5182{number}\"\ninternal-addresses = [\"192.0.2.{number}/24\"]\n\
+                 overlay-addresses = [\"10.4.0.{number}\"]\nprefixes = [\"10.42.{number}.0/24\"]\ngateway = {}\n",
+                keys.public,
+                number != 2
+            );
+        }
+        text
+    }
+
+    /// Runs a command in a node's namespace and returns what it printed.
+    fn on(&self, node: u8, command: &str) -> String {
+        self.vm.ok(&format!("ip netns exec n{node} sh -c '{command}'"))
+    }
+
+    /// Makes of a node what Kilo's agent does: a device with these peers, and routes to these nodes by it or by n1.
+    fn as_kilo_does(&self, node: u8) {
+        let peer = |number: u8, nodes: &[u8]| {
+            let allowed = nodes.iter().map(|n| format!("10.42.{n}.0/24,10.4.0.{n}/32"));
+            let allowed = allowed.collect::<Vec<_>>().join(",");
+            let key = &self.keys[usize::from(number) - 1].public;
+            format!(
+                "wg set kilo0 peer {key} endpoint 192.0.2.{number}:5182{number} allowed-ips {allowed}; "
+            )
+        };
+        let routes = |nodes: &[u8], by: &str| {
+            let both = |n: &u8| [format!("10.42.{n}.0/24"), format!("10.4.0.{n}/32")];
+            let add = |to: String| format!("ip route add {to} {by} proto static; ");
+            nodes.iter().flat_map(both).map(add).collect::<String>()
+        };
+        let by = |gateway: u8| format!("via 192.0.2.{gateway} dev tunl0 onlink");
+        let leads = format!("wg set kilo0 private-key /run/n{node}/key listen-port 5182{node}; ");
+        let rest = match node {
+            1 => leads + &peer(3, &[3]) + &routes(&[3], "dev kilo0") + &routes(&[2], &by(2)),
+            2 => routes(&[1, 3], &by(1)),
+            _ => leads + &peer(1, &[1, 2]) + &routes(&[1, 2], "dev kilo0"),
+        };
+        self.on(node, &format!(
+            "set -e; ip link add kilo0 type wireguard; ip address add 10.4.0.{node}/24 dev kilo0 noprefixroute; \
+             ip link set kilo0 up mtu 1420; ip link set tunl0 up; {rest}"
+        ));
+    }
+
+    /// Takes away what Kilo's agent does when it ends. The device stays.
+    fn kilo_ends(&self, node: u8) {
+        self.on(node, "ip route flush table main proto static; ip link set tunl0 down");
+    }
+
+    fn ask_for_echoes(&self) {
+        for (from, to) in ECHOES {
+            let ping = format!("ping -n -O -i 0.05 -I 10.42.{from}.1 10.42.{to}.1");
+            self.on(
+                from,
+                &format!("{ping} >/run/{from}-{to} 2>&1 & echo $! >/run/{from}-{to}.pid"),
+            );
+        }
+    }
+
+    /// How many echoes came, and what is said of others; it goes on.
+    fn echoes(&self, (from, to): (u8, u8)) -> (u64, String) {
+        let came = self.vm.ok(&format!("grep -c \"bytes from\" /run/{from}-{to}"));
+        let rest = self.vm.ok(&format!("grep -v \"bytes from\" /run/{from}-{to} | tail -n +2"));
+        (came.trim().parse().unwrap(), rest)
+    }
+
+    /// Waits until every one has come some times more, and asserts that none has failed to come.
+    fn all_come(&self, when: &str) {
+        let before = ECHOES.map(|echo| self.echoes(echo).0);
+        self.vm.ok("sleep 1");
+        for (echo, before) in ECHOES.iter().zip(before) {
+            let (came, rest) = self.echoes(*echo);
+            assert!(
+                came >= before + 5 && rest.is_empty(),
+                "{when}, {echo:?}: {before} {came} {rest}"
+            );
+        }
+    }
+
+    fn up(&self, node: u8) -> String {
+        let command = format!(
+            "timeout 40 wireloom up --detach -c /run/mesh.toml --key /run/n{node}/key --run-dir /run/n{node} --interface kilo0 \
+             --device kernel --route-metric 1107 >/run/n{node}/log 2>&1 || true; cat /run/n{node}/log"
+        );
+        self.on(node, &command)
+    }
+
+    fn handshake(&self, node: u8) -> String {
+        self.on(node, "wg show kilo0 latest-handshakes")
+    }
+}
+
+#[test]
+fn a_device_and_routes_are_taken_over_without_a_lost_packet() {
+    need!(root);
+    need!(vm);
+    for program in ["ip", "nft", "ping", "wg"] {
+        need!(program program);
+    }
+    in_new_network(|| {
+        let nodes = Nodes::start();
+        (1..=3).for_each(|node| nodes.as_kilo_does(node));
+        // The first packet waits for a handshake.
+        nodes.on(2, "ping -n -c 1 -w 30 -I 10.42.2.1 10.42.3.1");
+        nodes.on(1, "ping -n -c 1 -w 30 -I 10.42.1.1 10.42.2.1");
+        nodes.ask_for_echoes();
+        nodes.all_come("before");
+        for node in [2, 1, 3] {
+            let session = nodes.handshake(node);
+            let links = nodes.on(node, "ip -o link show kilo0");
+            let log = nodes.up(node);
+            nodes.all_come(&format!("n{node} has ours beside the other: {log}"));
+            nodes.kilo_ends(node);
+            nodes.all_come(&format!("n{node} has ours alone: {log}"));
+            assert_eq!(nodes.handshake(node), session, "n{node} kept its sessions");
+            let is = |line: &str| line.split(':').next().map(str::to_owned);
+            assert_eq!(is(&nodes.on(node, "ip -o link show kilo0")), is(&links), "the same link");
+            let routes = nodes.on(node, "ip route show proto 107");
+            assert!(routes.contains("metric 1107"), "{routes}");
+        }
+        // Who leaves leaves the device where it was, with nothing of ours on it.
+        nodes.on(2, "wireloom down kilo0 --run-dir /run/n2");
+        assert!(nodes.on(2, "wg show kilo0 private-key").contains("(none)"));
+        assert_eq!(nodes.on(2, "ip route show table all proto 107"), "");
+
+        // A device with a key of its own is somebody else's.
+        nodes.on(2, "wg set kilo0 private-key /run/n3/key");
+        let before = nodes.on(2, "wg showconf kilo0; ip -o link show kilo0; ip address show kilo0; ip route show dev kilo0");
+        let log = nodes.up(2);
+        assert!(log.contains("kilo0 is somebody else"), "{log}");
+        assert_eq!(nodes.on(2, "wg showconf kilo0; ip -o link show kilo0; ip address show kilo0; ip route show dev kilo0"), before);
+    });
+}
