@@ -87,6 +87,21 @@ fn kustomize_and_helm_install_the_same_and_the_api_server_takes_it() {
     }
     for overlay in ["k3s-kilo", "kubeadm-kilo"] {
         let objects = dry_run(&api, &kustomize(overlay));
+        assert!(objects.contains_key("\"ValidatingAdmissionPolicy\"/\"wireloom-from-kilo\""));
+        let agent = &objects["\"DaemonSet\"/\"wireloom\""]["spec"]["template"]["spec"];
+        let container = &agent["containers"][0];
+        for variable in container["env"].as_array().unwrap() {
+            let name = variable["name"].as_str().unwrap();
+            let is_known =
+                !name.starts_with("WIRELOOM_") || known.contains(&format!("[env: {name}="));
+            assert!(is_known, "{overlay}: the agent does not know {name}");
+        }
+        for probe in ["livenessProbe", "readinessProbe"] {
+            assert_eq!(container[probe]["httpGet"]["port"], 1108, "Kilo's agent has 1107");
+        }
+    }
+    for overlay in ["k3s-kilo-userspace", "kubeadm-kilo-userspace"] {
+        let objects = dry_run(&api, &kustomize(overlay));
         let agent = &objects["\"DaemonSet\"/\"wireloom\""]["spec"]["template"]["spec"];
         assert_eq!(agent["nodeSelector"]["wireloom.dev/moved"], "true");
         assert_eq!(agent["initContainers"][0]["args"], json!(["cleanup", "--kilo"]));

@@ -1,38 +1,274 @@
-//! A node moves from Kilo's DaemonSet to ours and back by a label, by the very commands of docs/migrating-from-kilo.md.
+//! Nodes move from Kilo's DaemonSet to ours and back by a label, by the very commands of docs/migrating-from-kilo.md.
 //!
-//! What runs in Kilo's place does nothing: which node has which pod is what this is about, and what Kilo leaves on a node.
+//! What runs in Kilo's place does nothing: which node has which pod is what this is about, what Kilo has on a node, and what
+//! happens to packets.
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use std::time::Duration;
+use std::net::TcpListener;
+use std::sync::Mutex;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use wireloom_cluster::{Cluster, TOOLS};
 use wireloom_image::recipe;
-use wireloom_lab::{Host, Lab, Layout, Region};
+use wireloom_lab::{Child, Host, Lab, Layout, Region};
 use wireloom_testkit::{need, wireloom_binary};
 use wireloom_tests::admin::{commands, shell, way_to_the_api};
 use wireloom_tests::cluster::{LONG, kubectl};
-use wireloom_tests::{Keys, ok, run, within};
+use wireloom_tests::{Keys, eventually, ok, run, wireloom, within};
 
 const GUIDE: &str = include_str!("../../docs/migrating-from-kilo.md");
 
 const OVERLAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/overlays/kubeadm-kilo");
 
-/// The node that is moved, and one that stays.
+/// The node that is moved, and one that stays or is moved after it.
 const NODES: [&str; 2] = ["ams-2", "waw-1"];
 
 /// How soon a pod is where it belongs.
 const SOON: Duration = Duration::from_secs(90);
 
+macro_rules! need_all {
+    () => {
+        need!(root);
+        need!(cluster);
+        need!(device "/dev/net/tun");
+        for program in ["busybox", "containerd", "ldd", "nft", "ping", "runc", "wg"] {
+            need!(program program);
+        }
+    };
+}
+
 #[test]
-fn a_node_is_moved_by_a_label_and_back() {
-    need!(root);
-    need!(cluster);
-    need!(device "/dev/net/tun");
-    for program in ["busybox", "containerd", "ldd", "nft", "runc"] {
-        need!(program program);
+fn nodes_are_moved_one_after_the_other_and_no_packet_is_lost() {
+    need_all!();
+    let cluster = cluster();
+    let hosts = NODES.map(|node| cluster.lab().host(node).unwrap());
+    let kilos = Kilos::on(&cluster);
+    both_are_there(&cluster, OVERLAY, || {
+        // The kernel below this test may have no WireGuard: the device is one of another process in its place.
+        let device = "WIRELOOM_DEVICE=uapi";
+        kubectl(&cluster, &["set", "env", "daemonset/wireloom", "-n", "kube-system", device]);
+    });
+    let (stays, goes) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(|| kilos.give_signs_of_life(goes));
+        moved_without_a_lost_packet(&cluster, hosts, &kilos);
+        drop(stays);
+    });
+}
+
+fn moved_without_a_lost_packet(cluster: &Cluster, hosts: [&Host; 2], kilos: &Kilos<'_>) {
+    let echoes: Vec<Echoes> =
+        hosts.iter().zip(["10.4.0.2", "10.4.0.1"]).map(|(host, to)| Echoes::of(host, to)).collect();
+    let all_come = |when: &str| echoes.iter().for_each(|echoes| echoes.all_come(when));
+    all_come("before");
+    for (node, host) in NODES.iter().zip(hosts) {
+        let of_node = |beginning: &str| commands(GUIDE, beginning)[0].replace("ams-2", node);
+        let device = device_of(host);
+        let kilos_pod = pod(cluster, "kilo", node).unwrap();
+        shell(cluster, &of_node("kubectl label node ams-2"));
+        within(SOON, "ours is on the node", || pod(cluster, "wireloom", node).is_some());
+        shell(cluster, &of_node("kubectl -n kube-system wait pod"));
+        assert_eq!(pod(cluster, "kilo", node), Some(kilos_pod), "Kilo's is beside it");
+        all_come("both are there");
+        shell(cluster, &of_node("kubectl label --overwrite node ams-2"));
+        within(SOON, "Kilo's pod is gone", || pod(cluster, "kilo", node).is_none());
+        kilos.end(node);
+        all_come("Kilo's agent has ended");
+        assert_eq!(device_of(host), device, "the device is the one that was there");
+        // Later than the agent looks by itself.
+        thread::sleep(Duration::from_secs(12));
+        all_come("ours alone is there");
     }
+    within(SOON, "all plan by our algorithm", || {
+        NODES.iter().all(|node| {
+            let held = annotation(cluster, node, "wireloom.dev/held");
+            let held: Value = serde_json::from_str(&held).unwrap_or_default();
+            held["algorithm"] == "wireloom"
+        })
+    });
+    thread::sleep(Duration::from_secs(5));
+    all_come("all plan by our algorithm");
+}
+
+/// Two leaders, each with what its agent of Kilo has made.
+struct Kilos<'a> {
+    cluster: &'a Cluster,
+    /// The nodes' WireGuard, and their ports for HTTP.
+    _devices: Vec<(Child, TcpListener)>,
+    /// The nodes whose agent of Kilo goes on.
+    alive: Mutex<Vec<&'static str>>,
+}
+
+impl<'a> Kilos<'a> {
+    fn on(cluster: &'a Cluster) -> Self {
+        cluster.api().apply(&may_write_nodes().to_string()).unwrap();
+        let keys = NODES.map(|_| Keys::new());
+        let plan = cluster.lab().plan();
+        let public =
+            |name: &str| plan.hosts().find(|host| host.name == name).unwrap().public.unwrap();
+        let addresses = NODES.map(|node| public(node)[0].address());
+        let pods = NODES.map(|node| {
+            let prefix = ["get", "node", node, "-o=jsonpath={.spec.podCIDR}"];
+            within(SOON, "the node has a pod prefix", || !kubectl(cluster, &prefix).is_empty());
+            kubectl(cluster, &prefix)
+        });
+        let devices = (0..2).map(|at| {
+            let (other, host) = (1 - at, cluster.lab().host(NODES[at]).unwrap());
+            host.write("/var/lib/kilo/key", &keys[at].private).unwrap();
+            ok(host, "chmod 600 /var/lib/kilo/key");
+            let device = wireloom(host, "tunnel -f kilo0");
+            eventually("the device is there", || run(host, "wg show kilo0").status.success());
+            let (number, far) = (at + 1, other + 1);
+            for line in [
+                "wg set kilo0 private-key /var/lib/kilo/key listen-port 51820".to_owned(),
+                format!(
+                    "wg set kilo0 peer {} endpoint {}:51820 allowed-ips {},{}/32,10.4.0.{far}/32",
+                    keys[other].public, addresses[other], pods[other], addresses[other],
+                ),
+                format!("ip address add 10.4.0.{number}/16 dev kilo0"),
+                "ip link set kilo0 up".to_owned(),
+                format!(
+                    "ip route add {} via 10.4.0.{far} dev kilo0 onlink proto static",
+                    pods[other]
+                ),
+            ] {
+                ok(host, &line);
+            }
+            let annotations = [
+                format!("key={}", keys[at].public),
+                format!("endpoint={}:51820", addresses[at]),
+                format!("internal-ip={}/32", addresses[at]),
+                format!("wireguard-ip=10.4.0.{number}/16"),
+                "granularity=location".to_owned(),
+                "discovered-endpoints={}".to_owned(),
+                "last-seen=1".to_owned(),
+            ];
+            annotate(cluster, NODES[at], &annotations);
+            let port = host.run(|| TcpListener::bind("[::]:1107")).unwrap().unwrap();
+            (device, port)
+        });
+        let devices = devices.collect();
+        cluster.api().apply(&kilo().to_string()).unwrap();
+        let rollout = ["rollout", "status", "daemonset/kilo", "--namespace=kube-system", LONG];
+        kubectl(cluster, &rollout);
+        Self { cluster, _devices: devices, alive: Mutex::new(NODES.to_vec()) }
+    }
+
+    /// Says that Kilo's agents are there, oftener than they do, until it is told to end.
+    fn give_signs_of_life(&self, goes: mpsc::Receiver<()>) {
+        while goes.recv_timeout(Duration::from_secs(10)) == Err(RecvTimeoutError::Timeout) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+            for node in self.alive.lock().unwrap().iter() {
+                annotate(self.cluster, node, &[format!("last-seen={now}")]);
+            }
+        }
+    }
+
+    /// What Kilo's agent does at its end (`cleanUp` of `pkg/mesh/mesh.go`): its routes go, and what its Node says of it.
+    fn end(&self, node: &str) {
+        self.alive.lock().unwrap().retain(|alive| *alive != node);
+        let said = || annotation(self.cluster, node, "kilo.squat.ai/key");
+        let key = said();
+        ok(self.cluster.lab().host(node).unwrap(), "ip route flush table main proto static");
+        let names = ["endpoint", "internal-ip", "key", "last-seen", "wireguard-ip", "granularity"];
+        let removals = names.map(|name| {
+            json!({ "op": "remove", "path": format!("/metadata/annotations/kilo.squat.ai~1{name}") })
+        });
+        let removals = Value::from(removals.to_vec()).to_string();
+        let patch = ["patch", "node", node, "--type=json", &format!("--patch={removals}"), KILO];
+        let refused = self.cluster.api().kubectl(patch).unwrap_err().to_string();
+        assert!(refused.contains("Wireloom's agent speaks for this Node"), "{refused}");
+        assert_eq!(said(), key);
+    }
+}
+
+/// Who Kilo's agents are to the API server.
+const KILO: &str = "--as=system:serviceaccount:kube-system:kilo";
+
+fn annotate(cluster: &Cluster, node: &str, annotations: &[String]) {
+    let pairs: Vec<String> =
+        annotations.iter().map(|pair| format!("kilo.squat.ai/{pair}")).collect();
+    let line = ["annotate", "--overwrite", "node", node, KILO];
+    let line: Vec<&str> = line.into_iter().chain(pairs.iter().map(String::as_str)).collect();
+    kubectl(cluster, &line);
+}
+
+fn annotation(cluster: &Cluster, node: &str, name: &str) -> String {
+    let path = format!("-o=jsonpath={{.metadata.annotations.{}}}", name.replace('.', "\\."));
+    kubectl(cluster, &["get", "node", node, &path])
+}
+
+/// What Kilo's agents may.
+fn may_write_nodes() -> Value {
+    let subject = json!([{ "kind": "ServiceAccount", "name": "kilo", "namespace": "kube-system" }]);
+    json!({ "apiVersion": "v1", "kind": "List", "items": [
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": { "name": "kilo" },
+            "rules": [{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"] }],
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": { "name": "kilo" },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "kilo" },
+            "subjects": subject,
+        },
+    ]})
+}
+
+/// The number of the node's device, which one made anew does not keep.
+fn device_of(host: &Host) -> String {
+    ok(host, "cat /sys/class/net/kilo0/ifindex")
+}
+
+/// Echoes that a host asks an address for, twenty times a second.
+struct Echoes(Child);
+
+impl Echoes {
+    fn of(host: &Host, to: &str) -> Self {
+        ok(host, &format!("ping -n -c 1 -w 30 {to}"));
+        Self(host.spawn("ping", ["-n", "-O", "-i", "0.05", to]).unwrap())
+    }
+
+    /// Waits until some more have come, and asserts that none has failed to.
+    fn all_come(&self, when: &str) {
+        let came = || {
+            let said = self.0.written().unwrap().0;
+            let came = said.lines().filter(|line| line.contains("bytes from")).count();
+            let lost = said.lines().filter(|line| line.contains("no answer")).count();
+            assert_eq!(lost, 0, "{when}: of {came}: {said}");
+            came
+        };
+        let before = came();
+        within(SOON, "more echoes come", || came() >= before + 20);
+    }
+}
+
+/// Has Kilo's DaemonSet leave nodes that are moved, and installs ours beside it, which comes to none yet.
+fn both_are_there(cluster: &Cluster, overlay: &str, then: impl Fn()) {
+    let before = NODES.map(|node| pod(cluster, "kilo", node).unwrap());
+    for line in commands(GUIDE, "kubectl -n kube-system patch daemonset kilo") {
+        shell(cluster, line);
+    }
+    cluster.api().apply(&way_to_the_api(cluster).to_string()).unwrap();
+    kubectl(cluster, &["apply", "-k", overlay]);
+    then();
+    within(SOON, "the controller has seen both", || {
+        ["kilo", "wireloom"].iter().all(|set| is_seen(cluster, set))
+    });
+    assert_eq!(NODES.map(|node| pod(cluster, "kilo", node).unwrap()), before);
+    assert_eq!(NODES.map(|node| pod(cluster, "wireloom", node)), [None, None]);
+}
+
+#[test]
+fn a_node_is_moved_from_kilo_in_user_space_by_a_label_and_back() {
+    need_all!();
     let cluster = cluster();
     let host = cluster.lab().host("ams-2").unwrap();
     let keys = Keys::new();
@@ -41,18 +277,9 @@ fn a_node_is_moved_by_a_label_and_back() {
     kubectl(&cluster, &["rollout", "status", "daemonset/kilo", "--namespace=kube-system", LONG]);
     let before = NODES.map(|node| pod(&cluster, "kilo", node).unwrap());
 
-    for line in commands(GUIDE, "kubectl -n kube-system patch daemonset kilo") {
-        shell(&cluster, line);
-    }
-    cluster.api().apply(&way_to_the_api(&cluster).to_string()).unwrap();
-    kubectl(&cluster, &["apply", "-k", OVERLAY]);
-    within(SOON, "the controller has seen both", || {
-        ["kilo", "wireloom"].iter().all(|set| is_seen(&cluster, set))
-    });
-    assert_eq!(NODES.map(|node| pod(&cluster, "kilo", node).unwrap()), before);
-    assert_eq!(NODES.map(|node| pod(&cluster, "wireloom", node)), [None, None]);
+    both_are_there(&cluster, &format!("{OVERLAY}-userspace"), || {});
 
-    shell(&cluster, commands(GUIDE, "kubectl label node ams-2")[0]);
+    shell(&cluster, commands(GUIDE, "kubectl label --overwrite node ams-2")[0]);
     within(SOON, "ours is on the node", || pod(&cluster, "wireloom", "ams-2").is_some());
     shell(&cluster, commands(GUIDE, "kubectl -n kube-system wait pod")[0]);
     assert_eq!(pod(&cluster, "kilo", "ams-2"), None);

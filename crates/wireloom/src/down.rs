@@ -23,7 +23,7 @@ pub(crate) struct DownArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
     /// The interface of the agent.
-    #[arg(default_value = crate::up::DEFAULT_INTERFACE)]
+    #[arg(env = "WIRELOOM_INTERFACE", default_value = crate::up::DEFAULT_INTERFACE)]
     pub(crate) interface: InterfaceName,
     /// Where agents have their sockets.
     #[arg(long, env = "WIRELOOM_RUN_DIR", default_value = control::RUN_DIRECTORY, value_name = "DIR")]
