@@ -10,6 +10,7 @@
     reason = "a test's helper: its failure is the test's failure"
 )]
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -204,4 +205,13 @@ impl NetworkState {
         let changes = self.0.changes_since(&before.0);
         assert!(changes.is_empty(), "{changes:#?}");
     }
+}
+
+/// How many echoes came by what ping(8) printed, and the numbers of those that did not though later ones did.
+pub fn echoes(said: &str) -> (usize, Vec<u32>) {
+    let answers = said.lines().filter(|line| line.contains("bytes from"));
+    let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse().ok();
+    let came: BTreeSet<u32> = answers.filter_map(number).collect();
+    let last = came.last().copied().unwrap_or_default();
+    (came.len(), (1..=last).filter(|number| !came.contains(number)).collect())
 }
