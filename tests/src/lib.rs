@@ -24,6 +24,7 @@ pub mod flow;
 pub mod foreign;
 pub mod mesh;
 pub mod pod;
+pub mod vm;
 
 /// How long anything may take that is expected to happen soon.
 pub const SOON: Duration = Duration::from_secs(15);

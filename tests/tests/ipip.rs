@@ -2,8 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as the test does")]
 
-use wireloom_testkit::{Vm, in_new_network, need, wireloom_binary};
+use wireloom_testkit::{Vm, in_new_network, need};
 use wireloom_tests::Keys;
+use wireloom_tests::vm::three_nodes;
 
 /// Two nodes in Amsterdam, of which n1 is the gateway, and one in Warsaw, all on one bridge of 1500 bytes. What n2 has
 /// sent wrapped is told by its link's counters.
@@ -18,29 +19,9 @@ const EVERYTHING: &str = "ip -j -d link; ip -j address; ip -j route show table a
 
 impl Nodes {
     fn start() -> Self {
-        let ours = wireloom_binary();
-        let programs = ["ip".as_ref(), "nft".as_ref(), "ping".as_ref(), ours.as_path()];
-        let nodes =
-            Self { vm: Vm::boot(&[], &programs), keys: (1..=3).map(|_| Keys::new()).collect() };
         // The module puts a tunl0 of its own into every namespace, for as long as it is loaded.
-        nodes.vm.ok("modprobe -a ipip bridge veth nf_tables && mkdir -p /run/netns \
-             && ip link add br0 type bridge && ip link set br0 up");
-        for (number, keys) in (1..).zip(&nodes.keys) {
-            let private = &keys.private;
-            nodes.vm.ok(&format!(
-                "umask 077; mkdir -p /run/n{number}; echo {private} > /run/n{number}/key; set -e
-                 ip netns add n{number}
-                 ip link add v{number} type veth peer name eth0 netns n{number}
-                 ip link set v{number} master br0 up
-                 ip -n n{number} link set lo up
-                 ip -n n{number} link set eth0 up
-                 ip -n n{number} address add 192.0.2.{number}/24 dev eth0
-                 ip -n n{number} address add 2001:db8::{number}/64 dev eth0 nodad
-                 ip netns exec n{number} ping -c 1 -W 20 192.0.2.{number}
-                 while ip -n n{number} address | grep -q tentative; do sleep 0.1; done"
-            ));
-        }
-        nodes
+        let (vm, keys) = three_nodes(&["ip", "nft", "ping"], "ipip");
+        Self { vm, keys }
     }
 
     fn mesh_file(&self, when: &str, length: u8) -> String {

@@ -32,6 +32,8 @@ pub struct Cluster {
     seen: Heartbeats,
     /// Since when nobody can be heard.
     deaf: Option<Instant>,
+    /// When it was last taken notice of who is no longer alive.
+    noticed: Option<Instant>,
     /// What the cluster refuses, and why.
     denied: BTreeMap<&'static str, String>,
     /// How this machine's clock stands to the API server's, if it is worth a word.
@@ -70,6 +72,7 @@ impl Cluster {
             leases: Heartbeats::new(span),
             seen: Heartbeats::new(span),
             deaf: None,
+            noticed: None,
             denied: BTreeMap::new(),
             clock: None,
         }
@@ -196,12 +199,19 @@ impl Cluster {
         }
     }
 
-    /// When the mesh may be another one though nobody tells anything.
-    pub fn next_loss(&self, now: Instant) -> Option<Instant> {
+    /// When the mesh may be another one though nobody tells anything. It stays due until it is [noticed](Self::notice), however
+    /// much else comes first.
+    pub fn next_loss(&self) -> Option<Instant> {
         if self.deaf.is_some() {
             return None;
         }
-        self.leases.next_loss(now).into_iter().chain(self.seen.next_loss(now)).min()
+        let signs = [&self.leases, &self.seen].into_iter();
+        signs.filter_map(|signs| signs.next_loss(self.noticed)).min()
+    }
+
+    /// Whoever is no longer alive now is taken notice of.
+    pub fn notice(&mut self, now: Instant) {
+        self.noticed = Some(now);
     }
 
     /// This machine's Node.

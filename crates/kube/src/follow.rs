@@ -118,8 +118,7 @@ impl Follower {
     /// Follows the cluster for good.
     pub(crate) async fn run(mut self) {
         loop {
-            let now = Instant::now();
-            let loss = self.cluster.next_loss(now);
+            let loss = self.cluster.next_loss();
             let is_news = tokio::select! {
                 change = self.nodes.next() => self.hear_nodes(change),
                 change = self.peers.next() => self.hear_peers(change),
@@ -132,6 +131,7 @@ impl Follower {
                 () = at(Some(self.beat_due)) => self.beat().await,
                 // Somebody else may have to speak for all.
                 () = at(loss) => {
+                    self.cluster.notice(Instant::now());
                     self.write_soon();
                     true
                 }

@@ -54,10 +54,10 @@ impl Heartbeats {
         Some(now.saturating_duration_since(beat.at) < self.span)
     }
 
-    /// When the next node will be no longer alive, unless it is heard until then.
-    pub fn next_loss(&self, now: Instant) -> Option<Instant> {
+    /// When the first node after `since` is no longer alive, unless it is heard until then. It may be past by now.
+    pub fn next_loss(&self, since: Option<Instant>) -> Option<Instant> {
         let losses = self.beats.values().map(|beat| beat.at + self.span);
-        losses.filter(|at| *at > now).min()
+        losses.filter(|at| since.is_none_or(|since| *at > since)).min()
     }
 
     /// Gives every node the whole span anew, since nobody could be heard meanwhile.
@@ -103,12 +103,12 @@ mod tests {
         let start = Instant::now();
         let mut beats = Heartbeats::new(SPAN);
         beats.heard(&node("a"), "1", start);
-        assert_eq!(beats.next_loss(start), Some(start + SPAN));
+        assert_eq!(beats.next_loss(Some(start)), Some(start + SPAN));
         let later = start + Duration::from_secs(86_400);
-        assert_eq!(beats.next_loss(later), None);
+        assert_eq!(beats.next_loss(Some(later)), None);
         beats.pardon(later);
         assert_eq!(beats.is_alive(&node("a"), later), Some(true));
-        assert_eq!(beats.next_loss(later), Some(later + SPAN));
+        assert_eq!(beats.next_loss(Some(later)), Some(later + SPAN));
     }
 
     #[test]

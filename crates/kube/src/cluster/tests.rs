@@ -147,11 +147,27 @@ fn a_node_lives_by_its_heartbeats() {
         cluster.put_lease(&lease("own", 1000 + second), at(second));
     }
     assert!(b_lives(&cluster, at(59)));
-    assert_eq!(cluster.next_loss(at(0)), Some(at(60)));
+    assert_eq!(cluster.next_loss(), Some(at(60)));
     assert!(!b_lives(&cluster, at(61)));
     assert!(cluster.put_lease(&lease("b", 3), at(62)), "its return is news");
     assert!(b_lives(&cluster, at(62)));
     assert!(!cluster.put_lease(&lease("b", 4), at(63)), "that it goes on living is none");
+}
+
+/// Other news may come at the very moment, and a mesh made a moment before it.
+#[test]
+fn a_death_is_due_until_it_is_noticed() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let mut cluster = cluster();
+    cluster.replace_nodes(vec![node("own", 1, &[]), node("b", 2, &[])], start);
+    cluster.replace_leases(&[lease("own", 1), lease("b", 2)], start);
+    cluster.put_lease(&lease("own", 1001), at(59));
+    assert!(b_lives(&cluster, at(59)));
+    cluster.put_node(node("b", 2, &[]), at(61));
+    assert_eq!(cluster.next_loss(), Some(at(60)), "it is past");
+    cluster.notice(at(61));
+    assert_eq!(cluster.next_loss(), Some(at(119)));
 }
 
 #[test]
@@ -163,7 +179,7 @@ fn an_outage_kills_nobody() {
     cluster.replace_leases(&[lease("own", 1), lease("b", 2)], start);
     cluster.set_deaf(true, at(10));
     assert!(b_lives(&cluster, at(86_400)));
-    assert_eq!(cluster.next_loss(at(10)), None);
+    assert_eq!(cluster.next_loss(), None);
     cluster.set_deaf(false, at(86_400));
     cluster.put_lease(&lease("own", 2), at(86_401));
     assert!(b_lives(&cluster, at(86_459)), "it gets its whole span");

@@ -62,7 +62,7 @@ pub(crate) struct Settings {
     /// Between which nodes of a location packets are wrapped: never, crosssubnet or always. Default: always.
     #[arg(long, env = "WIRELOOM_ENCAPSULATE", value_name = "WHEN")]
     pub(super) encapsulate: Option<EncapsulateWhen>,
-    /// What they are wrapped in: vxlan or ipip. Default: vxlan.
+    /// What they are wrapped in: vxlan or ipip. Default: vxlan, and ipip with --compatibility kilo.
     #[arg(long, env = "WIRELOOM_ENCAPSULATION", value_name = "BY")]
     pub(super) encapsulation: Option<EncapsulateBy>,
     /// Whether nodes reach each other's internal addresses across locations. Default: true.

@@ -12,7 +12,8 @@ use wireloom_cni::Directories;
 use wireloom_kube::{AddressRules, Connection, DaemonSetName};
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{
-    EncapsulateWhen, Encapsulation, Filter, GatewayCount, InterfaceName, Mesh, NodeName, Overlay,
+    EncapsulateBy, EncapsulateWhen, Encapsulation, Filter, GatewayCount, InterfaceName, Mesh,
+    NodeName, Overlay,
 };
 use wireloom_topology::kilo;
 
@@ -89,7 +90,11 @@ impl Settings {
             carry_internal_addresses: self.carry_internal_addresses.unwrap_or(true),
             encapsulation: Encapsulation {
                 when: self.encapsulate.unwrap_or(EncapsulateWhen::Always),
-                by: self.encapsulation.unwrap_or_default(),
+                // What Kilo's agents do, so that nothing changes inside a location when the last of them goes.
+                by: self.encapsulation.unwrap_or_else(|| match self.compatibility {
+                    Some(Compatibility(None)) => EncapsulateBy::Ipip,
+                    _ => EncapsulateBy::default(),
+                }),
             },
             filter: Filter {
                 masquerade: self.masquerade.unwrap_or(cni),

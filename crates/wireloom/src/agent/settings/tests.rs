@@ -2,7 +2,7 @@ use clap::{CommandFactory as _, Parser};
 
 use wireloom_agent::pods::List;
 use wireloom_model::annotations::Granularity;
-use wireloom_model::{EncapsulateWhen, GatewayCount};
+use wireloom_model::{EncapsulateBy, EncapsulateWhen, GatewayCount};
 
 use super::*;
 use crate::logging::LogFormat;
@@ -85,6 +85,18 @@ fn pods_have_their_network_from_here_or_from_the_plugin_beside() {
     let kilo = resolved("--compatibility kilo --cni-path /x --cni-bin /y --masquerade=false");
     assert_eq!(kilo.pods.programs.to_str(), Some("/y"));
     assert!(!kilo.mesh.filter.masquerade && kilo.planner.compatibility.unwrap().cni);
+}
+
+#[test]
+fn packets_inside_a_location_are_wrapped_as_kilos_agents_do_beside_them_and_after() {
+    let by = |line: &str| {
+        let resolved = flags(&format!("--hostname a {line}")).resolve().unwrap();
+        resolved.mesh.encapsulation.by
+    };
+    assert_eq!(by(""), EncapsulateBy::Vxlan);
+    assert_eq!(by("--compatibility kilo"), EncapsulateBy::Ipip);
+    assert_eq!(by("--compatibility kilo --encapsulation vxlan"), EncapsulateBy::Vxlan);
+    assert_eq!(by("--compatibility flannel"), EncapsulateBy::Vxlan);
 }
 
 #[test]
