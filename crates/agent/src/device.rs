@@ -166,9 +166,12 @@ struct KernelDevice {
     key: PublicKey,
 }
 
-impl KernelDevice {
-    /// What the device has, unless it is somebody else's.
-    fn own_status(&self) -> Result<DeviceStatus, DeviceError> {
+impl TunnelDevice for KernelDevice {
+    fn set(&self, request: &SetDevice) -> Result<(), DeviceError> {
+        Ok(self.device.set(request)?)
+    }
+
+    fn status(&self) -> Result<DeviceStatus, DeviceError> {
         let status = self.device.status()?;
         let key = status.private_key.as_ref().map(PrivateKey::public_key);
         match key.filter(|key| *key != self.key) {
@@ -178,19 +181,9 @@ impl KernelDevice {
             _ => Ok(status),
         }
     }
-}
-
-impl TunnelDevice for KernelDevice {
-    fn set(&self, request: &SetDevice) -> Result<(), DeviceError> {
-        Ok(self.device.set(request)?)
-    }
-
-    fn status(&self) -> Result<DeviceStatus, DeviceError> {
-        self.own_status()
-    }
 
     fn link(&self) -> LinkKind {
-        let is_taken_over = self.device.is_anothers().unwrap_or(false) && self.own_status().is_ok();
+        let is_taken_over = self.device.is_anothers().unwrap_or(false) && self.status().is_ok();
         if is_taken_over { LinkKind::Held } else { LinkKind::WireGuard }
     }
 

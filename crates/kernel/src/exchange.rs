@@ -1,4 +1,4 @@
-//! Sockets of the parts of the kernel that answer while they are asked: nftables and WireGuard.
+//! Sockets of the parts of the kernel that answer while they are asked: nftables, WireGuard, and single links.
 
 use std::io;
 

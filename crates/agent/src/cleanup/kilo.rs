@@ -37,7 +37,7 @@ struct Observed {
     routes: Vec<OthersRoute>,
     rules: Vec<Rule>,
     /// The devices of agents of ours that run.
-    taken_over: Vec<InterfaceName>,
+    in_use: Vec<InterfaceName>,
 }
 
 /// What Kilo left.
@@ -59,7 +59,7 @@ pub async fn look(host: &Host, sockets: &Sockets, cni: &Path) -> Result<Leftover
         addresses: host.addresses().await?.into_iter().collect(),
         routes: host.others_routes().await?,
         rules: host.others_rules().await?,
-        taken_over: living.map(|(interface, _)| interface).collect(),
+        in_use: living.map(|(interface, _)| interface).collect(),
     };
     Ok(Leftovers {
         removals: removals(&observed, !packet_filters.is_empty()),
@@ -135,7 +135,7 @@ fn removals(observed: &Observed, has_chains: bool) -> Vec<Removal> {
     let device = observed.links.iter().find(|link| {
         link.name.as_str() == LINK && matches!(link.kind.as_deref(), Some("tun" | "wireguard"))
     });
-    let link = device.filter(|link| !observed.taken_over.contains(&link.name));
+    let link = device.filter(|link| !observed.in_use.contains(&link.name));
     let in_table = |route: &&OthersRoute| route.key.table == TABLE && route.protocol == STATIC;
     let has_signs = has_chains
         || link.is_some()

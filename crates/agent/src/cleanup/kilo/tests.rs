@@ -48,7 +48,7 @@ fn a_leaders_leavings_are_found_and_nobody_elses() {
             route("10.0.0.9/32", "eth0", TABLE, 186),
         ],
         rules: vec![rule(32764, "10.0.0.2/32", TABLE), rule(32765, "10.0.0.3/32", 99)],
-        taken_over: Vec::new(),
+        in_use: Vec::new(),
     };
     assert_eq!(
         told(&observed, false),
@@ -68,11 +68,11 @@ fn a_device_that_ours_goes_on_with_stays_and_kilos_routes_out_of_it_go() {
     let mut observed = Observed {
         links: vec![link("kilo0", "wireguard", true), link("tunl0", "ipip", true)],
         routes: vec![route("10.42.2.0/24", "kilo0", MAIN_TABLE, STATIC)],
-        taken_over: vec!["kilo0".parse().unwrap()],
+        in_use: vec!["kilo0".parse().unwrap()],
         ..Observed::default()
     };
     assert_eq!(told(&observed, false), ["the route to 10.42.2.0/24 dev kilo0"]);
-    observed.taken_over = vec!["wl0".parse().unwrap()];
+    observed.in_use = vec!["wl0".parse().unwrap()];
     let all = ["the route to 10.42.2.0/24 dev kilo0", "the link kilo0", "the link tunl0"];
     assert_eq!(told(&observed, false), all);
 }

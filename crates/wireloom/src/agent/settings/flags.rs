@@ -187,8 +187,8 @@ impl Settings {
             hostname, backend, kubeconfig, master, topology_label, mesh_granularity, gateways, subnet, service_cidr,
             internal_cidr, prioritise_private_addresses, encapsulate, encapsulation, carry_internal_addresses,
             masquerade, mtu, port, fwmark, route_metric, compatibility, cni, cni_chain, cni_path, cni_bin, local, listen,
-            resync_period, clean_up, clean_up_interface, device, engine, queues, create_interface, iptables_forward_rules, log_level, log,
-            log_format, interface, key, state_dir, run_dir, namespace, daemon_set,
+            resync_period, clean_up, clean_up_interface, device, engine, queues, create_interface,
+            iptables_forward_rules, log_level, log, log_format, interface, key, state_dir, run_dir, namespace, daemon_set,
         )
     }
 
