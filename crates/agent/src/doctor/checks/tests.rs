@@ -213,6 +213,17 @@ fn each_fault_is_found_and_said_once() {
             "UDP",
         ),
         (
+            |f| {
+                let endpoint = Some("10.30.0.11:51820".parse().unwrap());
+                let far = PeerReport { endpoint, ..peer(PeerState::Unreached, 25, 148) };
+                f.agent = running(|status| status.peers = vec![far.clone()]);
+            },
+            Warning,
+            Check::Peers,
+            "b at 10.30.0.11:51820 never answered",
+            "the public one that leads to b, with port 51820, as its endpoint in the mesh file",
+        ),
+        (
             |f| f.agent = running(|status| status.peers = vec![peer(PeerState::Idle, 25, 148)]),
             Warning,
             Check::Peers,
