@@ -127,8 +127,10 @@ fn running(change: impl FnOnce(&mut Status)) -> Agent {
 fn peer(state: PeerState, persistent_keepalive: u16, tx_bytes: u64) -> PeerReport {
     PeerReport {
         name: "b".to_owned(),
+        kind: None,
         public_key: KEYS[1].parse().unwrap(),
         endpoint: Some("192.0.2.2:51820".parse().unwrap()),
+        path: None,
         state,
         handshake_age: Some(600),
         rx_bytes: 0,
