@@ -214,8 +214,11 @@ async fn an_outage_removes_nothing_and_what_it_hid_is_found() {
     need!(cluster);
     let mut rig = Rig::start().await;
     rig.define_peers();
-    let nodes =
+    let mut nodes =
         [node("own", "nl", None), node("a", "nl", Some(key(2))), node("b", "pl", Some(key(3)))];
+    for node in &mut nodes {
+        node["metadata"]["annotations"]["wireloom.dev/algorithm"] = json!("wireloom");
+    }
     rig.api
         .apply(&json!({ "apiVersion": "v1", "kind": "List", "items": nodes }).to_string())
         .unwrap();
