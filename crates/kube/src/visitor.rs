@@ -62,8 +62,8 @@ pub enum VisitError {
 
 /// Reads the mesh as it is now.
 ///
-/// A node counts as dead if its heartbeat, or for Kilo's agents what its Node says of when it was seen, is older than the newest of all
-/// by more than it may miss, both by the API server's clock.
+/// A node counts as dead if its last sign of life, its Lease or for Kilo's agents when its Node was seen, is older than the
+/// newest of all by more than it may miss, both by the API server's clock.
 ///
 /// # Errors
 ///

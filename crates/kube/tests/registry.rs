@@ -206,6 +206,14 @@ async fn a_node_says_what_it_is_once_and_what_is_wrong_with_it() {
     })
     .await;
     assert_eq!(names(&known), ["kilos", "own"], "a node that is not healthy is not gone");
+
+    // Who starts later finds the server's word on when it was seen, and does not wait for it.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    rig.api.apply(&node("late", "nl", None).to_string()).unwrap();
+    let (mut late, _late_facts) = rig.registry("late", 6, beat).await;
+    let known = mesh(&mut late, "it knows any mesh", |_| true).await;
+    let healthy: Vec<bool> = known.nodes.iter().take(2).map(|node| node.healthy).collect();
+    assert_eq!((&names(&known)[..2], healthy), (&["kilos", "own"][..], vec![false, true]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
