@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -110,6 +112,54 @@ fn kustomize_and_helm_install_the_same_and_the_api_server_takes_it() {
     helm.args(["template", "w", &format!("{DEPLOY}/helm"), "--set", "cluster=kubespray"]);
     let refused = helm.arg("--kube-version=1.34.4").output().unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("neither k3s nor kubeadm"));
+}
+
+/// The kustomizations that pages show, as they are in a checkout.
+fn shown() -> Vec<String> {
+    let pages = [
+        include_str!("../../docs/kubernetes.md"),
+        include_str!("../../docs/migrating-from-kilo.md"),
+        include_str!("../../deploy/README.md"),
+    ];
+    let blocks = pages.into_iter().flat_map(|page| page.split("```yaml\n").skip(1));
+    let blocks = blocks.map(|block| block.split("```").next().unwrap());
+    let blocks = blocks.filter(|block| block.contains("resources:"));
+    // One is part of a list.
+    let lines = |block: &str| block.replace("\n   ", "\n").trim_start().to_owned();
+    let whole = |block: &str| if block.starts_with(' ') { lines(block) } else { block.to_owned() };
+    blocks.map(|block| whole(block).replace("https://example.org/wireloom//", "")).collect()
+}
+
+#[test]
+fn agents_are_deleted_before_their_rights_by_our_kustomizations_and_by_those_that_pages_show() {
+    need!(root);
+    need!(cluster);
+    let api = ApiServer::start().unwrap();
+    let before_its_rights = |directory: &Path| {
+        let dry = ["apply", "--dry-run=client", "--output=name", "-k", directory.to_str().unwrap()];
+        // The order in which `kubectl delete -k` goes, too.
+        let names = api.kubectl(dry).unwrap();
+        let at = |kind: &str| names.lines().position(|name| name.starts_with(kind)).unwrap();
+        for right in ["serviceaccount/", "clusterrole.", "clusterrolebinding.", "namespace/"] {
+            assert!(at("daemonset.apps/wireloom") < at(right), "{}: {names}", directory.display());
+        }
+    };
+    before_its_rights(&Path::new(DEPLOY).join("base"));
+    for overlay in fs::read_dir(Path::new(DEPLOY).join("overlays")).unwrap() {
+        before_its_rights(&overlay.unwrap().path());
+    }
+    let shown = shown();
+    assert_eq!(shown.len(), 5, "{shown:#?}");
+    for kustomization in shown {
+        // Paths must be relative.
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let up = "../".repeat(directory.path().components().count() - 1);
+        let deploy = fs::canonicalize(DEPLOY).unwrap();
+        let deploy = format!("{}{}/", up.trim_end_matches('/'), deploy.display());
+        let kustomization = kustomization.replace("deploy/", &deploy);
+        fs::write(directory.path().join("kustomization.yaml"), kustomization).unwrap();
+        before_its_rights(directory.path());
+    }
 }
 
 #[test]

@@ -160,7 +160,7 @@ fn an_api_server_takes_no_peer_that_agents_would_skip() {
     api.kubectl(["delete", "peer", "laptop"]).unwrap();
     let told = numbers(&webhook);
     for answer in
-        [r#"operation="update",response="denied""#, r#"operation="delete",response="allowed""#]
+        [r#"operation="UPDATE",response="denied""#, r#"operation="DELETE",response="allowed""#]
     {
         assert!(told.contains(&format!("admission_requests_total{{{answer}}}")), "{told}");
     }
@@ -186,10 +186,10 @@ fn the_contract_is_kilos_and_a_renewed_certificate_is_taken_up() {
     assert_eq!(ask(folder, &webhook, "application/json", "{}").0, "400");
     let told = numbers(&webhook);
     for line in [
-        "admission_requests_total{operation=\"create\",response=\"allowed\"} 1",
-        "admission_requests_total{operation=\"create\",response=\"denied\"} 1",
+        "admission_requests_total{operation=\"CREATE\",response=\"allowed\"} 1",
+        "admission_requests_total{operation=\"CREATE\",response=\"denied\"} 1",
         "errors_total 2",
-        "http_requests_total{handler=\"validate\",method=\"post\"} 4",
+        "http_requests_total{handler=\"/validate\",method=\"POST\"} 4",
     ] {
         assert!(told.lines().any(|other| other == line), "{line} is not in\n{told}");
     }

@@ -21,6 +21,9 @@ const CARGO_DENY: &str = "0.20.2";
 /// How often a step that takes long says so.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
+/// The test targets with tests that do little but wait for minutes, and are marked `ignore` for it.
+const WAITING: [&str; 4] = ["registry", "interop", "kubernetes", "restart"];
+
 /// One check: its name, whether `--quick` runs it too, and what it does.
 struct Step {
     name: &'static str,
@@ -131,11 +134,12 @@ fn cluster_programs(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// Every test. One that does nothing but wait for minutes is marked `ignore`, and goes on beside all the others.
+/// Every test. Those that wait go on one after the other beside all the others.
 fn tests(session: &mut Session) -> Result<()> {
     let waiting = thread::spawn(|| {
-        let test = ["test", "--workspace", "--locked", "--test", "kubernetes", "--", "--ignored"];
-        shell::output(&mut cargo(test))
+        let mut test = cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
+        test.args(WAITING.iter().flat_map(|target| ["--test", target]));
+        shell::output(test.args(["--", "--ignored"]))
     });
     let mut test = cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
     let tested = shell::tee(&mut test, |line| session.tests.add(line));
@@ -253,7 +257,40 @@ fn clock(span: Duration) -> String {
 
 #[cfg(test)]
 mod unit {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+
+    /// The directories below `directory` that hold test targets.
+    fn targets(directory: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(shell::root().join(directory)).unwrap();
+        let tests = entries.map(|entry| entry.unwrap().path().join("tests"));
+        tests.filter(|path| path.is_dir()).collect()
+    }
+
+    fn waits(path: &Path) -> bool {
+        if path.is_dir() {
+            return fs::read_dir(path).unwrap().any(|entry| waits(&entry.unwrap().path()));
+        }
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.contains("#[ignore = \"waits") || text.contains("with_ignored_flag(true)")
+    }
+
+    #[test]
+    fn every_test_that_waits_is_run() {
+        let mut found = BTreeSet::new();
+        for directory in [targets("crates"), vec![shell::root().join("tests/tests")]].concat() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if waits(&path) {
+                    found.insert(path.file_stem().unwrap().to_str().unwrap().to_owned());
+                }
+            }
+        }
+        assert_eq!(found, WAITING.map(str::to_owned).into());
+    }
 
     #[test]
     fn results_of_all_suites_are_summed() {

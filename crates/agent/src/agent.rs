@@ -357,6 +357,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
             let mut view = self.view.lock();
             view.plan.clone_from(&plan);
             view.underlay = self.node.underlay().cloned();
+            view.places.clone_from(self.node.places());
             view.work = self.node.work();
             view.vitals.pass(plan.as_ref().map(|plan| plan.gateway), &problems);
             view.problems = problems;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
 
-use crate::status::{PeerReport, PeerState, Status};
+use crate::status::{PeerKind, PeerPath, PeerReport, PeerState, Status};
 
 /// What the metrics are read from: an agent at one moment.
 #[derive(Debug, Clone)]
@@ -67,7 +67,9 @@ pub const METRICS: &[Metric] = &[
     gauge("kilo_leader", "Whether this node leads its location: wireloom_gateway.", &[], |s| {
         one(flag(s.status.gateway))
     }),
-    gauge("kilo_nodes", "Nodes in the mesh: wireloom_nodes.", &[], |s| one(nodes(s))),
+    gauge("kilo_nodes", "Nodes that are ready: wireloom_nodes_healthy.", &[], |s| {
+        one(healthy_nodes(s))
+    }),
     gauge("kilo_peers", "Peers from outside: wireloom_peers.", &[], |s| one(peers(s))),
     counter("kilo_reconciles_total", "Passes: wireloom_reconciles_total.", &[], |s| {
         one(number(s.status.work.reconciles))
@@ -128,7 +130,10 @@ pub const METRICS: &[Metric] = &[
         &[],
         |s| one(number(s.status.work.kernel_writes)),
     ),
-    gauge("wireloom_nodes", "Nodes in the mesh.", &[], |s| one(nodes(s))),
+    gauge("wireloom_nodes", "Nodes in the mesh.", &[], |s| one(s.status.nodes.len() as f64)),
+    gauge("wireloom_nodes_healthy", "Nodes in the mesh that give signs of life.", &[], |s| {
+        one(healthy_nodes(s))
+    }),
     gauge(
         "wireloom_offload_active",
         "Whether an offload of the data plane is in use.",
@@ -141,7 +146,7 @@ pub const METRICS: &[Metric] = &[
     gauge(
         "wireloom_peer_handshake_age_seconds",
         "Time since the last handshake with a tunnel peer.",
-        &["peer"],
+        PEER,
         |s| {
             let age = |peer: &PeerReport| Some((name(peer), number(peer.handshake_age?)));
             s.status.peers.iter().filter_map(age).collect()
@@ -149,14 +154,16 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "wireloom_peer_info",
-        "Always 1; the labels say where packets to a tunnel peer go, and how the tunnel is.",
-        &["peer", "public_key", "endpoint", "state"],
+        "Always 1; the labels say where packets to a tunnel peer go, how the plan knows that place, and how the tunnel is.",
+        &["peer", "kind", "public_key", "endpoint", "path", "state"],
         |s| {
             let info = |peer: &PeerReport| {
                 let endpoint =
                     peer.endpoint.map_or_else(String::new, |endpoint| endpoint.to_string());
                 let key = peer.public_key.to_string();
-                (vec![peer.name.clone(), key, endpoint, state(peer.state).to_owned()], 1.0)
+                let path = peer.path.map_or("", PeerPath::as_str).to_owned();
+                let state = state(peer.state).to_owned();
+                ([name(peer), vec![key, endpoint, path, state]].concat(), 1.0)
             };
             s.status.peers.iter().map(info).collect()
         },
@@ -164,7 +171,7 @@ pub const METRICS: &[Metric] = &[
     gauge(
         "wireloom_peer_mtu_bytes",
         "The largest packet that reaches a tunnel peer whole.",
-        &["peer"],
+        PEER,
         |s| {
             let mtu = |peer: &PeerReport| Some((name(peer), f64::from(peer.mtu?)));
             s.status.peers.iter().filter_map(mtu).collect()
@@ -173,10 +180,10 @@ pub const METRICS: &[Metric] = &[
     counter(
         "wireloom_peer_received_bytes_total",
         "Bytes received from a tunnel peer.",
-        &["peer"],
+        PEER,
         |s| s.status.peers.iter().map(|peer| (name(peer), number(peer.rx_bytes))).collect(),
     ),
-    counter("wireloom_peer_sent_bytes_total", "Bytes sent to a tunnel peer.", &["peer"], |s| {
+    counter("wireloom_peer_sent_bytes_total", "Bytes sent to a tunnel peer.", PEER, |s| {
         s.status.peers.iter().map(|peer| (name(peer), number(peer.tx_bytes))).collect()
     }),
     gauge("wireloom_peers", "Peers from outside that the mesh has.", &[], |s| one(peers(s))),
@@ -306,16 +313,20 @@ fn number(value: u64) -> f64 {
     value as f64
 }
 
-fn nodes(sample: &Sample) -> f64 {
-    sample.status.nodes.len() as f64
+fn healthy_nodes(sample: &Sample) -> f64 {
+    sample.status.nodes.iter().filter(|node| node.healthy).count() as f64
 }
 
 fn peers(sample: &Sample) -> f64 {
     sample.outside_peers as f64
 }
 
+/// The labels that tell one tunnel peer from all others: a Node and a Peer may have one name.
+const PEER: &[&str] = &["peer", "kind"];
+
+/// Their values.
 fn name(peer: &PeerReport) -> Vec<String> {
-    vec![peer.name.clone()]
+    vec![peer.name.clone(), peer.kind.map_or("", PeerKind::as_str).to_owned()]
 }
 
 const fn state(state: PeerState) -> &'static str {

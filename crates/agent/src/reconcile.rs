@@ -30,7 +30,7 @@ use crate::planner::Planner;
 use crate::pods::Pods;
 use crate::prober::{self, Prober, Turn};
 use crate::resolve::Resolver;
-use crate::status::Work;
+use crate::status::{Places, Work};
 use crate::view::wall_now;
 use crate::wrapping::Wrapping;
 
@@ -71,6 +71,8 @@ pub(crate) struct Reconciler {
     began: Instant,
     /// Where the device hears those that answer.
     sighted: BTreeMap<PublicKey, SocketAddr>,
+    /// Where each tunnel peer may be reached by the plan.
+    places: BTreeMap<PublicKey, Places>,
     /// The endpoints that were written last; the device may have learnt others since.
     dialled: BTreeMap<PublicKey, SocketAddr>,
     /// Where each peer is, by the device or else by the plan.
@@ -124,6 +126,7 @@ impl Reconciler {
             dialler: Dialler::default(),
             began: Instant::now(),
             sighted: BTreeMap::new(),
+            places: BTreeMap::new(),
             dialled: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             plan: None,
@@ -145,6 +148,11 @@ impl Reconciler {
 
     pub(crate) const fn underlay(&self) -> Option<&Underlay> {
         self.underlay.as_ref()
+    }
+
+    /// Where each tunnel peer may be reached by the plan.
+    pub(crate) const fn places(&self) -> &BTreeMap<PublicKey, Places> {
+        &self.places
     }
 
     pub(crate) const fn work(&self) -> Work {
@@ -450,12 +458,18 @@ impl Reconciler {
             observed.peers.iter().map(|peer| (peer.key, peer)).collect();
         let planned = || self.plan.iter().flat_map(|plan| &plan.tunnel_peers);
         self.dialler.retain(&planned().map(|peer| peer.key).collect());
+        self.places.clear();
         let moment = Moment { now: self.began.elapsed(), wall: wall_now() };
         let mut dial = |peer: &TunnelPeer| {
             let status = present.get(&peer.key).copied();
             let in_use = status.and_then(|status| status.endpoint);
-            let addresses: Vec<SocketAddr> =
-                peer.places().filter_map(|place| self.resolver.address(place, in_use)).collect();
+            let address = |place| self.resolver.address(place, in_use);
+            let places = Places {
+                planned: peer.endpoint.as_ref().and_then(address),
+                alternatives: peer.alternatives.iter().filter_map(address).collect(),
+            };
+            let addresses: Vec<SocketAddr> = places.all().collect();
+            self.places.insert(peer.key, places);
             self.dialler.choose(peer.key, &addresses, status, moment)
         };
         let peers = planned().map(|peer| DesiredPeer {

@@ -55,6 +55,8 @@ pub struct NodeReport {
     pub home: Option<NodeName>,
     /// Its overlay addresses.
     pub overlay_addresses: Vec<IpAddr>,
+    /// Whether it gives signs of life, as far as the registry knows.
+    pub healthy: bool,
 }
 
 /// A WireGuard peer of this node's device.
@@ -62,10 +64,14 @@ pub struct NodeReport {
 pub struct PeerReport {
     /// The name of the node or outside peer; the key where the plan has no name for it.
     pub name: String,
+    /// What it is. `None` where the plan has no name for it.
+    pub kind: Option<PeerKind>,
     /// Its key.
     pub public_key: PublicKey,
     /// Where packets to it go now.
     pub endpoint: Option<SocketAddr>,
+    /// How the plan knows that place. `None` without an endpoint or a plan.
+    pub path: Option<PeerPath>,
     /// How the tunnel is.
     pub state: PeerState,
     /// Seconds since the last handshake.
@@ -80,6 +86,37 @@ pub struct PeerReport {
     pub mtu: Option<u32>,
     /// What is sent to it and accepted from it.
     pub allowed_ips: Vec<Cidr>,
+}
+
+/// What a WireGuard peer is: a Node and a Peer may have one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerKind {
+    /// A node of the mesh.
+    Node,
+    /// A peer from outside.
+    Peer,
+}
+
+/// How the plan knows the place that packets to a peer go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerPath {
+    /// Another place where the peer may be reached: another address of its, or where others hear it.
+    Alternative,
+    /// Not at all: it was heard there.
+    Heard,
+    /// It is the place where the peer is to be dialled.
+    Planned,
+}
+
+/// Where a peer may be reached by the plan, as addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Where it is to be dialled.
+    pub planned: Option<SocketAddr>,
+    /// Where else, the best first.
+    pub alternatives: Vec<SocketAddr>,
 }
 
 /// How a tunnel is, told by authenticated packets alone.
@@ -122,6 +159,45 @@ pub struct ProblemReport {
     pub message: String,
 }
 
+impl PeerKind {
+    /// Its name for programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Peer => "peer",
+        }
+    }
+}
+
+impl PeerPath {
+    /// How a place is known.
+    pub fn of(endpoint: SocketAddr, places: &Places) -> Self {
+        if places.planned == Some(endpoint) {
+            Self::Planned
+        } else if places.alternatives.contains(&endpoint) {
+            Self::Alternative
+        } else {
+            Self::Heard
+        }
+    }
+
+    /// Its name for programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alternative => "alternative",
+            Self::Heard => "heard",
+            Self::Planned => "planned",
+        }
+    }
+}
+
+impl Places {
+    /// All of them, the best first.
+    pub fn all(&self) -> impl Iterator<Item = SocketAddr> {
+        self.planned.into_iter().chain(self.alternatives.iter().copied())
+    }
+}
+
 impl PeerState {
     /// The state of a peer with this endpoint, last handshake `age` seconds ago.
     pub const fn of(endpoint: Option<SocketAddr>, age: Option<u64>) -> Self {
@@ -137,6 +213,19 @@ impl PeerState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_planned_or_another_or_one_where_the_peer_was_heard() {
+        let at = |last: u8| SocketAddr::from(([192, 0, 2, last], 51820));
+        let places = Places { planned: Some(at(1)), alternatives: vec![at(2), at(3)] };
+        let path = |last| PeerPath::of(at(last), &places);
+        assert_eq!(
+            [1, 2, 3, 4].map(path).map(PeerPath::as_str),
+            ["planned", "alternative", "alternative", "heard"]
+        );
+        // Who comes by itself was heard, wherever it is.
+        assert_eq!(PeerPath::of(at(1), &Places::default()), PeerPath::Heard);
+    }
 
     #[test]
     fn a_peers_state_comes_from_its_handshakes() {

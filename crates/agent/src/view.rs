@@ -1,11 +1,11 @@
 //! What the agent knows, shared with whoever asks over the control socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use wireloom_model::{InterfaceName, Location, Problem, PublicKey, Snapshot};
-use wireloom_topology::{Plan, TunnelPeerName, Underlay};
+use wireloom_model::{InterfaceName, Location, NodeName, Problem, PublicKey, Snapshot};
+use wireloom_topology::{NodeSummary, Plan, TunnelPeerName, Underlay};
 use wireloom_tunnel::uapi::DeviceStatus;
 
 use crate::control::{self, Request};
@@ -14,7 +14,9 @@ use crate::graph;
 use crate::metrics::Sample;
 use crate::planner::Planner;
 use crate::showconf;
-use crate::status::{NodeReport, PeerReport, PeerState, ProblemReport, Status, Work};
+use crate::status::{
+    NodeReport, PeerKind, PeerPath, PeerReport, PeerState, Places, ProblemReport, Status, Work,
+};
 use crate::vitals::{Health, Vitals};
 
 /// What the agent knows at the moment.
@@ -26,6 +28,8 @@ pub(crate) struct View {
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) plan: Option<Arc<Plan>>,
     pub(crate) underlay: Option<Underlay>,
+    /// Where each tunnel peer may be reached.
+    pub(crate) places: BTreeMap<PublicKey, Places>,
     pub(crate) stale: Option<String>,
     pub(crate) problems: Vec<Problem>,
     pub(crate) work: Work,
@@ -46,6 +50,7 @@ impl SharedView {
             snapshot: None,
             plan: None,
             underlay: None,
+            places: BTreeMap::new(),
             stale: None,
             problems: Vec::new(),
             work: Work::default(),
@@ -135,7 +140,7 @@ impl View {
                 .map(|plan| plan.addresses.iter().map(|address| address.address()).collect())
                 .unwrap_or_default(),
             stale: self.stale.clone(),
-            nodes: plan.map(node_reports).unwrap_or_default(),
+            nodes: plan.map(|plan| self.nodes(plan)).unwrap_or_default(),
             peers: device_status.map(|status| self.peers(&status)).unwrap_or_default(),
             path: device.map(|device| device.path()).unwrap_or_default(),
             work: self.work,
@@ -145,6 +150,21 @@ impl View {
 }
 
 impl View {
+    fn nodes(&self, plan: &Plan) -> Vec<NodeReport> {
+        let known = self.snapshot.iter().flat_map(|snapshot| &snapshot.nodes);
+        let healthy: BTreeSet<&NodeName> =
+            known.filter(|node| node.healthy).map(|node| &node.name).collect();
+        let report = |summary: &NodeSummary| NodeReport {
+            name: summary.node.clone(),
+            location: summary.segment.as_str().to_owned(),
+            home: Some(summary.home.clone()),
+            overlay_addresses: summary.overlay_addresses.clone(),
+            // Who says so lives.
+            healthy: summary.node == plan.node || healthy.contains(&summary.node),
+        };
+        plan.nodes.iter().map(report).collect()
+    }
+
     fn peers(&self, status: &DeviceStatus) -> Vec<PeerReport> {
         let mut peers = peer_reports(status, self.plan.as_deref());
         for peer in &mut peers {
@@ -152,24 +172,16 @@ impl View {
                 let narrow = underlay.narrow.get(&peer.public_key).copied();
                 narrow.unwrap_or(underlay.tunnel_mtu)
             });
+            let places = peer.endpoint.zip(self.places.get(&peer.public_key));
+            peer.path = places.map(|(endpoint, places)| PeerPath::of(endpoint, places));
         }
         peers
     }
 }
 
-fn node_reports(plan: &Plan) -> Vec<NodeReport> {
-    let report = |summary: &wireloom_topology::NodeSummary| NodeReport {
-        name: summary.node.clone(),
-        location: summary.segment.as_str().to_owned(),
-        home: Some(summary.home.clone()),
-        overlay_addresses: summary.overlay_addresses.clone(),
-    };
-    plan.nodes.iter().map(report).collect()
-}
-
 /// The device's peers for people: with names where a plan is known, and ages instead of times.
 pub fn peer_reports(status: &DeviceStatus, plan: Option<&Plan>) -> Vec<PeerReport> {
-    let names: BTreeMap<PublicKey, String> = plan
+    let names: BTreeMap<PublicKey, (PeerKind, String)> = plan
         .into_iter()
         .flat_map(|plan| &plan.tunnel_peers)
         .map(|peer| (peer.key, peer_name(&peer.name)))
@@ -177,10 +189,13 @@ pub fn peer_reports(status: &DeviceStatus, plan: Option<&Plan>) -> Vec<PeerRepor
     let wall = wall_now();
     let report = |peer: &wireloom_tunnel::uapi::PeerStatus| {
         let handshake_age = peer.last_handshake.map(|at| wall.saturating_sub(at).as_secs());
+        let (kind, name) = names.get(&peer.key).cloned().unzip();
         PeerReport {
-            name: names.get(&peer.key).cloned().unwrap_or_else(|| peer.key.to_string()),
+            name: name.unwrap_or_else(|| peer.key.to_string()),
+            kind,
             public_key: peer.key,
             endpoint: peer.endpoint,
+            path: None,
             state: PeerState::of(peer.endpoint, handshake_age),
             handshake_age,
             rx_bytes: peer.rx_bytes,
@@ -193,10 +208,10 @@ pub fn peer_reports(status: &DeviceStatus, plan: Option<&Plan>) -> Vec<PeerRepor
     status.peers.iter().map(report).collect()
 }
 
-fn peer_name(name: &TunnelPeerName) -> String {
+fn peer_name(name: &TunnelPeerName) -> (PeerKind, String) {
     match name {
-        TunnelPeerName::Node(name) => name.to_string(),
-        TunnelPeerName::Peer(name) => name.to_string(),
+        TunnelPeerName::Node(name) => (PeerKind::Node, name.to_string()),
+        TunnelPeerName::Peer(name) => (PeerKind::Peer, name.to_string()),
     }
 }
 
@@ -217,4 +232,74 @@ fn problem_report(problem: &Problem) -> ProblemReport {
 /// The time since the Unix epoch.
 pub(crate) fn wall_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use wireloom_model::{Encapsulation, Filter, GatewayCount, Mesh, Node, Overlay, PrivateKey};
+    use wireloom_tunnel::uapi::{PeerStatus, SetDevice};
+
+    use super::*;
+    use crate::device::DeviceError;
+
+    /// A device whose peers were heard where this says.
+    struct Heard(Vec<(PublicKey, SocketAddr)>);
+
+    impl TunnelDevice for Heard {
+        fn set(&self, _request: &SetDevice) -> Result<(), DeviceError> {
+            Ok(())
+        }
+
+        fn status(&self) -> Result<DeviceStatus, DeviceError> {
+            let peer = |&(key, endpoint): &(PublicKey, SocketAddr)| PeerStatus {
+                endpoint: Some(endpoint),
+                ..PeerStatus::new(key)
+            };
+            Ok(DeviceStatus { peers: self.0.iter().map(peer).collect(), ..DeviceStatus::default() })
+        }
+    }
+
+    #[test]
+    fn dead_nodes_are_told_from_others_and_places_from_each_other() {
+        let node = |number: u8, name: &str| {
+            let key = PrivateKey::from_random([number; 32]).public_key();
+            let mut node = Node::new(name.parse().unwrap(), key, name.parse().unwrap());
+            node.endpoint = format!("203.0.113.{number}:51820").parse().ok();
+            node
+        };
+        let mut nodes = vec![node(1, "a"), node(2, "b"), node(3, "c")];
+        nodes[2].healthy = false;
+        let snapshot = Snapshot {
+            mesh: Mesh {
+                overlay: Overlay::new(["10.4.0.0/16".parse().unwrap()]).unwrap(),
+                gateways: GatewayCount::All,
+                port: std::num::NonZeroU16::new(51820).unwrap(),
+                mtu: None,
+                carry_internal_addresses: true,
+                encapsulation: Encapsulation::default(),
+                filter: Filter::default(),
+            },
+            nodes,
+            peers: Vec::new(),
+            problems: Vec::new(),
+        };
+        let plan = wireloom_topology::plan(&snapshot, &"a".parse().unwrap()).unwrap();
+        let (b, at) = (snapshot.nodes[1].key, |port| SocketAddr::from(([203, 0, 113, 2], port)));
+        let shared =
+            SharedView::new("wl0".parse().unwrap(), snapshot.nodes[0].key, Planner::default());
+        let mut view = shared.lock().clone();
+        view.places = [(b, Places { planned: Some(at(51820)), alternatives: Vec::new() })].into();
+        (view.plan, view.snapshot) = (Some(Arc::new(plan)), Some(Arc::new(snapshot)));
+        for (port, path) in [(51820, "planned"), (40000, "heard")] {
+            view.device = Some(Arc::new(Heard(vec![(b, at(port))])));
+            let text = crate::metrics::text(&view.sample()).unwrap();
+            for line in ["kilo_nodes 2", "wireloom_nodes 3", "wireloom_nodes_healthy 2"] {
+                assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
+            }
+            let info = format!(",kind=\"node\",path=\"{path}\",peer=\"b\",");
+            assert!(text.contains(&info), "{info} is not in\n{text}");
+        }
+    }
 }

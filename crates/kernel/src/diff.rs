@@ -17,12 +17,12 @@ pub(crate) const DEFAULT_METRIC_V6: u32 = 1024;
 
 /// The steps from `observed` to `desired`, in the order in which to take them.
 ///
-/// 1. Links of ours that are to be of another kind go; links are made, and those that are there come up, so that addresses
-///    and routes can stand on them; then their settings.
+/// 1. Links of ours that are to be of another kind go; links are made, and those that others hold come up, so that
+///    addresses and routes can stand on them; then their settings.
 /// 2. IPv6 addresses whose prefix length changes go: the kernel holds an IPv6 address once a link, whatever its length.
-/// 3. Addresses come, before the routes that take them as source. Links that were made come up only now: from then on one
-///    for IPIP takes packets that another such link took before, and without settings and addresses it would drop them.
-///    Then the far ends of VXLAN links come, before the routes through them.
+/// 3. Addresses come, before the routes that take them as source. Links of ours come up only now: from then on one for
+///    IPIP takes packets that another such link took before, and without settings and addresses it would drop them. Then
+///    the far ends of VXLAN links come, before the routes through them.
 /// 4. The nftables table, in one transaction: what routes bring is excepted from masquerading when it comes.
 /// 5. Routes come or change: those that lead nowhere first, so that who is kept out is so before there is a way in; then
 ///    those out of a link, then those through a gateway, which the kernel refuses unless it reaches the gateway by a
@@ -55,11 +55,11 @@ pub fn diff(desired: &KernelState, observed: &KernelState) -> Vec<Change> {
     let rules = RuleChanges::between(desired, observed);
     let deletion = |address: &Address| Change::DeleteAddress(address.clone());
 
-    changes.extend(links.up);
+    changes.extend(links.set);
     changes.extend(settings(desired, observed));
     changes.extend(resized.into_iter().map(deletion));
     changes.extend(added.into_iter().cloned().map(Change::AddAddress));
-    changes.extend(links.made_up);
+    changes.extend(links.raised);
     changes.extend(ends.set);
     changes.extend(desired.nft.as_ref().and_then(|nft| nft_change(nft, observed.nft.as_ref())));
     changes.extend(routes.set);
@@ -87,9 +87,9 @@ fn links_in_the_way(
 
 #[derive(Default)]
 struct Links {
-    up: Vec<Change>,
-    /// Those that were made come up.
-    made_up: Vec<Change>,
+    set: Vec<Change>,
+    /// Those that we made come up.
+    raised: Vec<Change>,
     down: Vec<Change>,
 }
 
@@ -101,18 +101,19 @@ impl Links {
             if held == Some(link) {
                 continue;
             }
-            let is_made =
-                link.kind == LinkKind::Held || held.is_some_and(|held| held.kind == link.kind);
-            match (is_made, link.up) {
+            let is_ours = link.kind != LinkKind::Held;
+            let is_made = !is_ours || held.is_some_and(|held| held.kind == link.kind);
+            if !is_made {
                 // If somebody else's link has the name, making ours says so.
-                (false, up) => {
-                    let down = Link { up: false, ..link.clone() };
-                    changes.up.push(Change::AddLink(name.clone(), down));
-                    let comes_up = Change::SetLink(name.clone(), link.clone());
-                    changes.made_up.extend(up.then_some(comes_up));
-                }
-                (true, true) => changes.up.push(Change::SetLink(name.clone(), link.clone())),
-                (true, false) => changes.down.push(Change::SetLink(name.clone(), link.clone())),
+                let down = Link { up: false, ..link.clone() };
+                changes.set.push(Change::AddLink(name.clone(), down));
+            }
+            let set = Change::SetLink(name.clone(), link.clone());
+            let is_up = is_made && held.is_some_and(|held| held.up);
+            match (link.up, is_up) {
+                (true, false) if is_ours => changes.raised.push(set),
+                (true, _) => changes.set.push(set),
+                (false, _) => changes.down.extend(is_made.then_some(set)),
             }
         }
         let ours = observed.links.iter().filter(|(_, link)| link.kind != LinkKind::Held);

@@ -11,7 +11,6 @@ use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
-use wireloom_model::annotations::key;
 use wireloom_model::{NodeName, Snapshot};
 use wireloom_registry::Publication;
 
@@ -25,7 +24,7 @@ use crate::own::{self, Facts};
 use crate::peer;
 use crate::registry::{Known, KubeConfig, MISSES};
 use crate::watch::{Change, Patience, Watch, next_of, random};
-use crate::write::{self, WriteError, Writer};
+use crate::write::{self, WriteError, Writer, written_by_agents};
 
 /// How long changes are gathered before a snapshot is made of them.
 const GATHER: Duration = Duration::from_millis(200);
@@ -64,6 +63,8 @@ pub(crate) struct Follower {
     /// When to look whether the Node says what it shall.
     write_due: Option<Instant>,
     beat_due: Instant,
+    /// When to look whether there is something to tell people by Events.
+    complain_due: Option<Instant>,
     /// When this node was last there, for Kilo's agents.
     last_seen: Option<u64>,
     /// What was written last.
@@ -108,6 +109,7 @@ impl Follower {
             due: None,
             write_due: None,
             beat_due: now,
+            complain_due: None,
             last_seen: None,
             written: None,
             rivals: Patience::default(),
@@ -134,6 +136,7 @@ impl Follower {
                 () = at(self.due) => self.tell(),
                 () = at(self.write_due) => self.write().await,
                 () = at(Some(self.beat_due)) => self.beat().await,
+                () = at(self.complain_due) => self.complain().await,
                 // Somebody else may have to speak for all.
                 () = at(loss) => {
                     self.cluster.notice(Instant::now());
@@ -336,8 +339,8 @@ impl Follower {
         if self.is_dismissed().await {
             return false;
         }
+        self.complain().await;
         let now = Instant::now();
-        self.events.tell(&self.cluster.to_tell(now), now).await;
         let Some(own) = self.cluster.own().cloned() else { return false };
         let shall = self.shall_say(&own);
         let says = own.object.annotations();
@@ -378,6 +381,16 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Tells people what is wrong, by Events.
+    async fn complain(&mut self) -> bool {
+        self.complain_due = None;
+        if !self.standing.borrow().is_dismissed() {
+            let now = Instant::now();
+            self.complain_due = self.events.tell(&self.cluster.to_tell(now), now).await;
+        }
+        false
     }
 
     fn shall_say(&self, own: &KnownNode) -> BTreeMap<String, String> {
@@ -432,26 +445,6 @@ fn rival(own: &NodeName) -> String {
     format!(
         "there are two machines of the name {own}, perhaps a copy: stop one of them, or say another name by --hostname"
     )
-}
-
-/// The annotations that agents write of their own Nodes.
-fn written_by_agents() -> impl Iterator<Item = &'static str> {
-    [
-        key::ENDPOINT,
-        key::ENDPOINTS,
-        key::INTERNAL_IP,
-        key::INTERNAL_IPS,
-        key::KEY,
-        key::LAST_SEEN,
-        key::WIREGUARD_IP,
-        key::DISCOVERED_ENDPOINTS,
-        key::GRANULARITY,
-        key::CNI_COMPATIBILITY_IP,
-        key::ALGORITHM,
-        key::HELD,
-        key::MESH,
-    ]
-    .into_iter()
 }
 
 fn refusal(error: &watcher::Error) -> Option<String> {

@@ -10,6 +10,7 @@ use kube::{Client, Error};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use wireloom_model::NodeName;
+use wireloom_model::annotations::key;
 
 use crate::node::NodeObject;
 use crate::{MANAGER, clock};
@@ -92,9 +93,14 @@ impl Writer {
         Ok(taken.map(|stamp| clock::ahead(before, clock::now(), stamp)))
     }
 
-    /// Takes back all that was written of this Node: what we have its annotations say, and its signs of life.
+    /// Takes back all that was written of this Node: what agents have its annotations say, and its signs of life. What
+    /// another agent wrote too, such as Kilo's before ours, would stay if we merely applied it no longer.
     pub(crate) async fn withdraw(&self, uid: &str) -> Result<(), WriteError> {
-        self.annotate(uid, &BTreeMap::new()).await?;
+        let nothing: BTreeMap<_, _> = written_by_agents().map(|key| (key, Value::Null)).collect();
+        let patch = json!({ "metadata": { "uid": uid, "annotations": nothing } });
+        let params =
+            PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        bounded(self.nodes.patch(self.node.as_str(), &params, &Patch::Merge(&patch))).await?;
         match bounded(self.leases.delete(self.node.as_str(), &DeleteParams::default())).await {
             Ok(_) | Err(WriteError::Refused(_)) => Ok(()),
             Err(error) => Err(error),
@@ -108,6 +114,26 @@ impl Writer {
         let patch = Patch::Apply(patch);
         bounded(api.patch(self.node.as_str(), &self.params, &patch)).await
     }
+}
+
+/// The annotations that agents write of their own Nodes.
+pub(crate) fn written_by_agents() -> impl Iterator<Item = &'static str> {
+    [
+        key::ENDPOINT,
+        key::ENDPOINTS,
+        key::INTERNAL_IP,
+        key::INTERNAL_IPS,
+        key::KEY,
+        key::LAST_SEEN,
+        key::WIREGUARD_IP,
+        key::DISCOVERED_ENDPOINTS,
+        key::GRANULARITY,
+        key::CNI_COMPATIBILITY_IP,
+        key::ALGORITHM,
+        key::HELD,
+        key::MESH,
+    ]
+    .into_iter()
 }
 
 /// Makes a request of the API, which may not take for ever.

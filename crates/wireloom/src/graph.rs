@@ -51,6 +51,7 @@ pub(crate) fn run(args: &GraphArgs) -> anyhow::Result<ExitCode> {
         Some((mesh, planner)) => graph::text(&mesh, &planner, format),
         None => args.agent.ask::<String>(Request::Graph { format })?,
     };
-    output::line(text.trim_end())?;
+    // kgctl prints the text as a line, which ends in one already.
+    output::line(if format == GraphFormat::Kgctl { &text } else { text.trim_end() })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -102,7 +102,7 @@ impl Counts {
 }
 
 async fn validate(State(counts): State<Arc<Counts>>, headers: HeaderMap, body: Bytes) -> Response {
-    counts.requests.with_label_values(&["validate", "post"]).inc();
+    counts.requests.with_label_values(&["/validate", "POST"]).inc();
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     if kind != Some("application/json") {
         counts.errors.inc();

@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         peers::a_peer_comes_changes_and_goes_and_a_wrong_one_hurts_nobody,
         process::an_agent_is_killed_and_started_again_under_load_and_no_connection_is_lost,
     ];
-    // Takes eleven minutes; `cargo xtask test` runs it beside the others.
+    // Waits for a quarter of an hour; `cargo xtask test` runs it beside the others.
     let ignored = trials![
         outage::nothing_is_lost_while_the_api_server_is_away_for_ten_minutes_not_even_a_node_that_is_rebooted,
     ];

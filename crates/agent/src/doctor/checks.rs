@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use wireloom_kernel::PortOwner;
+use wireloom_model::reach::is_public;
 use wireloom_model::{Family, InterfaceName, ProblemKind, Severity as ProblemSeverity};
 use wireloom_topology::Way;
 
@@ -244,10 +245,23 @@ fn peers(facts: &Facts) -> Vec<Finding> {
             ),
             _ => return None,
         };
-        let remedy = format!(
-            "on {}: wireloom doctor; and let UDP to its port through every firewall on the way",
-            peer.name
+        let name = &peer.name;
+        let on_the_way = format!(
+            "on {name}: wireloom doctor; and let UDP to its port through every firewall on the way"
         );
+        let remedy = match peer.endpoint {
+            Some(endpoint) if !is_public(endpoint.ip()) => {
+                let port = endpoint.port();
+                let say = facts.where_written(
+                    "as its endpoint in the mesh file",
+                    "by kubectl annotate, kilo.squat.ai/force-endpoint, on its Node",
+                );
+                format!(
+                    "if that address is of another network than this one: the public one that leads to {name}, with port {port}, {say}; else {on_the_way}"
+                )
+            }
+            _ => on_the_way,
+        };
         Some(finding(Warning, Check::Peers, what, why, remedy))
     });
     found.collect()

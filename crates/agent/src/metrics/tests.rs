@@ -12,10 +12,12 @@ use crate::status::{NodeReport, ProblemReport, Work};
 /// An agent of which every metric has a value.
 fn sample() -> Sample {
     let key = wireloom_model::PublicKey::from_bytes([7; 32]);
-    let peer = |name: &str, age| PeerReport {
+    let peer = |kind, name: &str, age| PeerReport {
         name: name.to_owned(),
+        kind: Some(kind),
         public_key: key,
         endpoint: Some("[2001:db8::1]:51820".parse().unwrap()),
+        path: Some(PeerPath::Heard),
         state: PeerState::of(None, age),
         handshake_age: age,
         rx_bytes: 1_000,
@@ -30,11 +32,12 @@ fn sample() -> Sample {
         kind: kind.to_owned(),
         message: "with \"quotes\" and \\".to_owned(),
     };
-    let node = NodeReport {
-        name: "ams-1".parse().unwrap(),
+    let node = |name: &str, healthy| NodeReport {
+        name: name.parse().unwrap(),
         location: "nl-ams".to_owned(),
         home: None,
         overlay_addresses: Vec::new(),
+        healthy,
     };
     let status = Status {
         node: Some("ams-1".parse().unwrap()),
@@ -48,8 +51,12 @@ fn sample() -> Sample {
         home: None,
         overlay_addresses: Vec::new(),
         stale: Some("the file can't be read".to_owned()),
-        nodes: vec![node.clone(), node],
-        peers: vec![peer("waw-1", Some(12)), peer("laptop", None)],
+        nodes: vec![node("ams-1", true), node("waw-1", true), node("waw-2", false)],
+        peers: vec![
+            peer(PeerKind::Node, "waw-1", Some(12)),
+            peer(PeerKind::Node, "laptop", Some(99)),
+            peer(PeerKind::Peer, "laptop", None),
+        ],
         path: PathReport {
             engine: Some("noise".to_owned()),
             offloads: [("tun-tso".to_owned(), true), ("udp-gso".to_owned(), false)].into(),
@@ -96,15 +103,21 @@ fn values_are_told_in_base_units() {
         "wireloom_drops_total{reason=\"replayed\"} 3",
         "wireloom_gateway_changes_total 5",
         "wireloom_offload_active{offload=\"udp-gso\"} 0",
-        "wireloom_peer_handshake_age_seconds{peer=\"waw-1\"} 12",
-        "wireloom_peer_received_bytes_total{peer=\"laptop\"} 1000",
+        "wireloom_nodes 3",
+        "wireloom_nodes_healthy 2",
+        "wireloom_peer_handshake_age_seconds{kind=\"node\",peer=\"waw-1\"} 12",
+        "wireloom_peer_handshake_age_seconds{kind=\"node\",peer=\"laptop\"} 99",
+        "wireloom_peer_received_bytes_total{kind=\"node\",peer=\"laptop\"} 1000",
+        "wireloom_peer_received_bytes_total{kind=\"peer\",peer=\"laptop\"} 1000",
         "wireloom_problems{kind=\"kernel\",severity=\"error\"} 2",
         "wireloom_registry_age_seconds 2.5",
         "wireloom_registry_stale 1",
     ] {
         assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
     }
-    assert!(!text.contains("handshake_age_seconds{peer=\"laptop\"}"), "there was none");
+    assert!(!text.contains("handshake_age_seconds{kind=\"peer\""), "there was none");
+    let info = "wireloom_peer_info{endpoint=\"[2001:db8::1]:51820\",kind=\"peer\",path=\"heard\",peer=\"laptop\"";
+    assert!(text.contains(info), "{text}");
 }
 
 #[test]
@@ -218,6 +231,11 @@ fn the_alerts_ask_for_what_there_is_and_say_what_to_do() {
         assert!(alert["labels"]["severity"].is_string(), "{name}");
         for text in ["summary", "description"] {
             assert!(alert["annotations"][text].is_string(), "{name}");
+        }
+        // Tunnels that nobody uses are silent too.
+        if name.starts_with("WireloomPeer") {
+            let tried = "on (instance, kind, peer) rate(wireloom_peer_sent_bytes_total[5m]) > 0";
+            assert!(alert["expr"].as_str().unwrap().ends_with(tried), "{name}");
         }
         if let Some(wait) = alert.get("for") {
             assert!(wait.as_str().unwrap().ends_with('m'), "{name}");

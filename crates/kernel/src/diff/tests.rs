@@ -183,14 +183,14 @@ fn way(route: &Route) -> u8 {
 /// Where a change stands in the order that the documentation promises.
 fn rank(change: &Change, desired: &KernelState, observed: &KernelState) -> u8 {
     let added: Vec<&Address> = desired.addresses.difference(&observed.addresses).collect();
-    let is_made = |name: &InterfaceName, link: &Link| {
+    let is_raised = |name: &InterfaceName, link: &Link| {
         link.kind != LinkKind::Held
-            && observed.links.get(name).is_none_or(|before| before.kind != link.kind)
+            && observed.links.get(name).is_none_or(|before| before.kind != link.kind || !before.up)
     };
     match change {
         Change::DeleteLink(name) if desired.links.contains_key(name) => 0,
         Change::AddLink(..) => 1,
-        Change::SetLink(name, link) if link.up && is_made(name, link) => 5,
+        Change::SetLink(name, link) if link.up && is_raised(name, link) => 5,
         Change::SetLink(_, link) if link.up => 1,
         Change::SetSetting(..) => 2,
         Change::DeleteAddress(old) if added.iter().any(|new| replaces(new, old)) => 3,

@@ -16,7 +16,7 @@ const API_VERSION: &str = "admission.k8s.io/v1";
 pub struct Review {
     /// The text of the answer's body.
     pub body: String,
-    /// What was to be done, in lower case: `create`, `update`, `delete`.
+    /// What was to be done, as the question says it: `CREATE`, `UPDATE`, `DELETE`.
     pub operation: String,
     /// Whether it may be.
     pub is_allowed: bool,
@@ -84,7 +84,7 @@ pub fn review(body: &[u8]) -> Result<Review, ReviewError> {
         response["warnings"] = json!(warnings);
     }
     let answer = json!({ "apiVersion": API_VERSION, "kind": kind, "response": response });
-    Ok(Review { body: answer.to_string(), operation: operation.to_lowercase(), is_allowed })
+    Ok(Review { body: answer.to_string(), operation, is_allowed })
 }
 
 #[cfg(test)]
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(answer["response"]["allowed"], review.is_allowed);
         assert_eq!(answer["response"]["uid"], "7-e");
         assert_eq!(answer["kind"], "AdmissionReview");
-        assert_eq!(review.operation, operation.to_lowercase());
+        assert_eq!(review.operation, operation);
         answer["response"].clone()
     }
 

@@ -1,68 +1,89 @@
-//! The mesh in Graphviz's language as `kgctl graph` lays it out (`Topology.Dot` in Kilo).
+//! The mesh in Graphviz's language as `kgctl graph` prints it: what `Topology.Dot` of Kilo draws, in the order and with
+//! the blanks of the library that it draws with (gographviz 2.0.3, `write.go` and `ast/ast.go`).
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Part, View, internal, pods, range};
 use crate::segment::Segment;
 
+/// How an edge between two nodes looks, and one to a peer.
+const SOLID: &str = "dir=both";
+const DASHED: &str = "dir=both, style=dashed";
+
 impl View<'_> {
-    /// The graph in Graphviz's DOT language, in kgctl's layout: a cluster for each segment, one for the peers.
+    /// The graph in Graphviz's DOT language, as kgctl prints it: edges in the order of names, then a cluster for each
+    /// segment, and one for the peers.
     pub fn dot(&self) -> String {
-        let mut out = String::from("digraph kilo {\n");
-        let mut line = |depth: usize, text: String| {
-            // Writing to a String can't fail.
-            let _ = writeln!(out, "{:1$}{text}", "", 2 * depth);
-        };
         let label = range(self.mesh).map_or_else(String::new, |range| range.to_string());
-        line(1, format!("label={};", quote(&label)));
-        line(1, "labelloc=t;".to_owned());
-        line(1, "outputorder=nodesfirst;".to_owned());
-        line(1, "overlap=false;".to_owned());
-        for part in &self.parts {
-            let key = key(&part.name);
-            line(1, format!("subgraph {} {{", quote(&format!("cluster_location_{key}"))));
-            line(2, format!("label={};", quote(&key)));
-            line(2, "style=\"dashed,rounded\";".to_owned());
-            for at in 0..part.nodes.len() {
-                let rank = if at == part.leader { ", rank=1" } else { "" };
-                let name = quote(part.nodes[at].name.as_str());
-                let label = quote(&label_of(part, at).join("\\n"));
-                line(2, format!("{name} [label={label}{rank}, shape=ellipse];"));
-            }
-            line(1, "}".to_owned());
+        let mut statements = vec![
+            format!("label={}", quote(&label)),
+            "labelloc=t".to_owned(),
+            "outputorder=nodesfirst".to_owned(),
+            "overlap=false".to_owned(),
+        ];
+        let edge = |((from, to), look)| format!("{from}->{to}[ {look} ]");
+        statements.extend(self.edges().into_iter().map(edge));
+        statements.extend(self.clusters().into_values());
+        format!("digraph kilo {{\n{}\n}}\n", lines(&statements))
+    }
+
+    /// How the edge between two quoted names looks.
+    fn edges(&self) -> BTreeMap<(String, String), &'static str> {
+        let quoted = |node: &wireloom_model::Node| quote(node.name.as_str());
+        let mut edges = BTreeMap::new();
+        for (at, part) in self.parts.iter().enumerate() {
+            let leader = quoted(part.leader());
+            let members = part.nodes.iter().enumerate().filter(|(at, _)| *at != part.leader);
+            let near = members.map(|(_, node)| quoted(node));
+            let away = self.parts[at + 1..].iter().map(|other| quoted(other.leader()));
+            edges.extend(near.chain(away).map(|to| ((leader.clone(), to), SOLID)));
+            let peers = self.peers.iter().map(|outsider| quote(outsider.peer.name.as_str()));
+            edges.extend(peers.map(|to| ((leader.clone(), to), DASHED)));
         }
-        line(1, "subgraph \"cluster_peers\" {".to_owned());
-        line(2, "label=\"peers\";".to_owned());
-        line(2, "style=\"dashed,rounded\";".to_owned());
-        for outsider in &self.peers {
+        edges
+    }
+
+    /// The clusters by their quoted names.
+    fn clusters(&self) -> BTreeMap<String, String> {
+        let segment = |part: &Part<'_>| {
+            let key = key(&part.name);
+            let node = |at: usize| {
+                let rank = if at == part.leader { ", rank=1" } else { "" };
+                let label = quote(&label_of(part, at).join("\\n"));
+                statement(part.nodes[at].name.as_str(), &label, rank)
+            };
+            cluster(&format!("location_{key}"), &key, (0..part.nodes.len()).map(node))
+        };
+        let peers = self.peers.iter().map(|outsider| {
             let name = outsider.peer.name.as_str();
             let endpoint = outsider.peer.endpoint.as_ref().map(ToString::to_string);
-            let label = quote(&format!("{name}\\n{}", endpoint.unwrap_or_default()));
-            line(2, format!("{} [label={label}, shape=ellipse];", quote(name)));
-        }
-        line(1, "}".to_owned());
-        let leaders: Vec<String> =
-            self.parts.iter().map(|part| quote(part.leader().name.as_str())).collect();
-        for (part, leader) in self.parts.iter().zip(&leaders) {
-            for (_, node) in part.nodes.iter().enumerate().filter(|(at, _)| *at != part.leader) {
-                line(1, format!("{leader}->{} [dir=both];", quote(node.name.as_str())));
-            }
-        }
-        for (at, from) in leaders.iter().enumerate() {
-            for to in &leaders[at + 1..] {
-                line(1, format!("{from}->{to} [dir=both];"));
-            }
-        }
-        for from in &leaders {
-            for outsider in &self.peers {
-                let to = quote(outsider.peer.name.as_str());
-                line(1, format!("{from}->{to} [dir=both, style=dashed];"));
-            }
-        }
-        out.push_str("}\n");
-        out
+            // The last line ends in a line break as it is.
+            let label = quote(&format!("{name}\\n{}\n", endpoint.unwrap_or_default()));
+            statement(name, &label, "")
+        });
+        let peers = cluster("peers", "peers", peers);
+        self.parts.iter().map(segment).chain([peers]).collect()
     }
+}
+
+/// A node with its label, quoted already.
+fn statement(name: &str, label: &str, rank: &str) -> String {
+    format!("{} [ label={label}{rank}, shape=ellipse ]", quote(name))
+}
+
+/// A cluster of this name: its quoted name, and its text.
+fn cluster(name: &str, label: &str, nodes: impl Iterator<Item = String>) -> (String, String) {
+    let name = quote(&format!("cluster_{name}"));
+    let head = [format!("label={}", quote(label)), "style=\"dashed,rounded\"".to_owned()];
+    let statements: Vec<String> = head.into_iter().chain(nodes).collect();
+    let text = format!("subgraph {name} {{\n{}\n}}\n", lines(&statements));
+    (name, text)
+}
+
+/// Statements below each other. What is within a cluster is moved in no further.
+fn lines(statements: &[String]) -> String {
+    statements.iter().map(|statement| format!("\t{statement};\n")).collect()
 }
 
 /// What Kilo calls a segment.
@@ -85,7 +106,7 @@ fn label_of(part: &Part<'_>, at: usize) -> Vec<String> {
     label
 }
 
-/// A quoted string. Line breaks are written `\n` already.
+/// A quoted string. Line breaks within are written `\n` already.
 fn quote(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\\\""))
 }

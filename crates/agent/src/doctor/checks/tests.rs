@@ -127,8 +127,10 @@ fn running(change: impl FnOnce(&mut Status)) -> Agent {
 fn peer(state: PeerState, persistent_keepalive: u16, tx_bytes: u64) -> PeerReport {
     PeerReport {
         name: "b".to_owned(),
+        kind: None,
         public_key: KEYS[1].parse().unwrap(),
         endpoint: Some("192.0.2.2:51820".parse().unwrap()),
+        path: None,
         state,
         handshake_age: Some(600),
         rx_bytes: 0,
@@ -211,6 +213,17 @@ fn each_fault_is_found_and_said_once() {
             Check::Peers,
             "b at 192.0.2.2:51820 never answered",
             "UDP",
+        ),
+        (
+            |f| {
+                let endpoint = Some("10.30.0.11:51820".parse().unwrap());
+                let far = PeerReport { endpoint, ..peer(PeerState::Unreached, 25, 148) };
+                f.agent = running(|status| status.peers = vec![far.clone()]);
+            },
+            Warning,
+            Check::Peers,
+            "b at 10.30.0.11:51820 never answered",
+            "the public one that leads to b, with port 51820, as its endpoint in the mesh file",
         ),
         (
             |f| f.agent = running(|status| status.peers = vec![peer(PeerState::Idle, 25, 148)]),
