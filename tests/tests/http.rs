@@ -52,11 +52,26 @@ fn an_agent_tells_its_health_its_metrics_and_the_mesh() {
         "wireloom_peer_info{endpoint=\"192.0.2.2:51820\",kind=\"node\",path=\"planned\",peer=\"b\"";
     assert!(value(host, info).is_some());
 
-    for (format, sign) in [("", "<svg"), ("?format=dot", "graph wireloom"), ("?format=json", "{")] {
-        let (code, text) = ask(host, &format!("/graph{format}"));
-        assert!(code == "200" && text.contains(sign), "{format}: {text}");
+    for (asked, sign) in [
+        ("", "<svg"),
+        ("?format=&layout=", "<svg"),
+        ("?format=dot", "graph wireloom"),
+        ("?format=json", "{"),
+        ("?layout=circo", "<svg"),
+        ("?format=svg&layout=dot", "<svg"),
+        ("?layout=neato&format=json", "{"),
+        ("?layout=twopi", "<svg"),
+        ("?layout=fdp", "<svg"),
+    ] {
+        let (code, text) = ask(host, &format!("/graph{asked}"));
+        assert!(code == "200" && text.contains(sign), "{asked}: {text}");
     }
-    assert_eq!(ask(host, "/graph?format=bmp").0, "400");
+    for (asked, said) in
+        [("format=bmp", "mermaid"), ("layout=fake", "neato"), ("format=svg&layout=fake", "neato")]
+    {
+        let (code, text) = ask(host, &format!("/graph?{asked}"));
+        assert!(code == "500" && text.contains(said), "{asked}: {code} {text}");
+    }
 
     // The registry can't be read, and the node knows it: that takes nobody out of service.
     mesh.write("[[node");

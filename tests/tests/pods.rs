@@ -72,6 +72,10 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
         });
         NetworkState::of(host).assert_same(before);
     }
+    let said =
+        kubectl(&cluster, &["get", "nodes", "--output=jsonpath={.items[*].metadata.annotations}"]);
+    let ours = ["kilo.squat.ai/", "wireloom.dev/"];
+    assert!(!ours.iter().any(|prefix| said.contains(prefix)), "{said}");
 }
 
 fn every_pair(cluster: &Cluster, pods: &[Pod<'_>]) {

@@ -163,22 +163,35 @@ async fn numbers(State(view): State<SharedView>) -> Response {
     }
 }
 
+/// The layouts that Kilo has pictures in. Ours are rings, whichever is asked for.
+const LAYOUTS: [&str; 5] = ["circo", "dot", "fdp", "neato", "twopi"];
+
+/// What stands without a value counts as left out, as it does for Kilo.
 #[derive(Deserialize)]
 struct Picture {
-    format: Option<String>,
+    #[serde(default)]
+    format: String,
+    #[serde(default)]
+    layout: String,
 }
 
 async fn picture(State(view): State<SharedView>, Query(asked): Query<Picture>) -> Response {
-    let format = asked.format.as_deref().unwrap_or("svg");
+    let Picture { format, layout } = asked;
+    // Kilo's answer to a value that it does not know is a 500.
+    let unknown = |said: String| (StatusCode::INTERNAL_SERVER_ERROR, said).into_response();
+    if !layout.is_empty() && !LAYOUTS.contains(&layout.as_str()) {
+        let layouts = LAYOUTS.join(", ");
+        return unknown(format!("{layout:?} is no layout of a graph: write one of {layouts}\n"));
+    }
+    let format = format.as_str();
     let (format, kind) = match format {
         "dot" | "gv" => (GraphFormat::Dot, "text/vnd.graphviz"),
         "json" => (GraphFormat::Json, "application/json"),
         "mermaid" => (GraphFormat::Mermaid, "text/plain; charset=utf-8"),
-        "svg" => (GraphFormat::Svg, "image/svg+xml"),
+        "" | "svg" => (GraphFormat::Svg, "image/svg+xml"),
         _ => {
-            let said =
-                format!("{format:?} is no form of a graph: write svg, dot, json or mermaid\n");
-            return (StatusCode::BAD_REQUEST, said).into_response();
+            let forms = "svg, dot, json or mermaid";
+            return unknown(format!("{format:?} is no form of a graph: write {forms}\n"));
         }
     };
     let view = view.lock().clone();

@@ -53,25 +53,31 @@ pub struct AsPeer {
 pub struct Ask {
     /// Whose.
     pub whose: Whose,
-    /// Whether as somebody else's peer, with more that is reached through it.
-    pub as_peer: Option<Vec<Cidr>>,
+    /// Whether as somebody else's peer.
+    pub as_peer: bool,
+    /// What more is reached: through it as a peer, or by a peer's own configuration through the first of its tunnels in the
+    /// order of names.
+    pub more: Vec<Cidr>,
 }
 
 /// The configuration that is asked for.
 pub fn show(snapshot: &Snapshot, planner: &Planner, ask: &Ask) -> Result<Shown, PlanError> {
-    match &ask.as_peer {
-        Some(more) => as_peer(snapshot, planner, &ask.whose, more),
-        None => conf(snapshot, planner, &ask.whose),
-    }
+    let show = if ask.as_peer { as_peer } else { conf };
+    show(snapshot, planner, &ask.whose, &ask.more)
 }
 
-fn conf(snapshot: &Snapshot, planner: &Planner, whose: &Whose) -> Result<Shown, PlanError> {
+fn conf(
+    snapshot: &Snapshot,
+    planner: &Planner,
+    whose: &Whose,
+    more: &[Cidr],
+) -> Result<Shown, PlanError> {
     let seen = Seen::default();
     let conf = match (whose, planner.kilo(snapshot).cloned()) {
         (Whose::Node(node), Some(settings)) => View::of(snapshot, settings, &seen, Some(node))
             .conf_of_node(node, port(snapshot, node))?,
         (Whose::Peer(peer), Some(settings)) => {
-            Some(View::of(snapshot, settings, &seen, None).conf_of_peer(peer)?)
+            Some(View::of(snapshot, settings, &seen, None).conf_of_peer(peer, more)?)
         }
         (Whose::Node(node), None) => {
             let plan = wireloom_topology::plan(snapshot, node)?;
@@ -79,8 +85,12 @@ fn conf(snapshot: &Snapshot, planner: &Planner, whose: &Whose) -> Result<Shown, 
             plan.gateway.then(|| Conf { listen_port, peers: peers(plan.tunnel_peers) })
         }
         (Whose::Peer(peer), None) => {
-            let peers = peers(wireloom_topology::peer_view(snapshot, peer)?);
-            Some(Conf { listen_port: None, peers })
+            let view = wireloom_topology::peer_view(snapshot, peer)?;
+            let by_name = view.iter().enumerate().min_by_key(|(_, peer)| &peer.name);
+            let first = by_name.map_or(0, |(at, _)| at);
+            let mut conf = Conf { listen_port: None, peers: peers(view) };
+            conf.carry(first, more);
+            Some(conf)
         }
     };
     Ok(conf.map_or(Shown::NoGateway, |conf| Shown::Conf(conf.to_string())))

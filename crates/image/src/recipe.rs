@@ -34,8 +34,9 @@ pub fn wireloom(
     }
     let own = Layer::new()
         .program("/usr/bin/wireloom", program)?
-        // As Kilo's manifests call its agent.
+        // As Kilo's manifests call its agent, and scripts its other program.
         .link("/usr/bin/kg", "wireloom")
+        .link("/usr/bin/kgctl", "wireloom")
         .directory("/var/lib/wireloom", 0o700)
         .directory("/run/wireloom", 0o755);
     Ok(Image::new(reference)

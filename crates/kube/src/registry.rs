@@ -79,15 +79,24 @@ pub(crate) struct Known {
 
 impl KubeRegistry {
     /// Follows the cluster that the client reaches. Needs a tokio runtime. `facts` says what the agent knows of its
-    /// machine, and changes when that does.
-    pub fn start(client: Client, config: KubeConfig, facts: watch::Receiver<Facts>) -> Self {
+    /// machine, and changes when that does. `last` is the mesh that this machine knew last: a node that was alive then is so
+    /// until it has been listened for.
+    pub fn start(
+        client: Client,
+        config: KubeConfig,
+        facts: watch::Receiver<Facts>,
+        last: Option<&Snapshot>,
+    ) -> Self {
         let (known_by_task, known) = watch::channel(Known::default());
         let (publication, published) = watch::channel(None);
         let (planned, of_plan) = watch::channel(Vec::new());
         let (standing_by_task, standing) = watch::channel(Standing::default());
         let (to_follow, of) = (client.clone(), config.clone());
         let agent = FromAgent { facts, publication: published, planned: of_plan };
-        let follower = Follower::new(to_follow, of, agent, known_by_task, standing_by_task);
+        let mut follower = Follower::new(to_follow, of, agent, known_by_task, standing_by_task);
+        if let Some(last) = last {
+            follower.remember(last);
+        }
         let task = tokio::spawn(follower.run());
         let told = Known::default();
         Self { known, told, publication, planned, client, config, standing, task }

@@ -33,6 +33,17 @@ pub struct ConfPeer {
     pub public_key: PublicKey,
 }
 
+impl Conf {
+    /// Has this peer reach more, as far as no peer does already.
+    pub fn carry(&mut self, carrier: usize, more: &[Cidr]) {
+        let reached: BTreeSet<Cidr> =
+            self.peers.iter().flat_map(|peer| &peer.allowed_ips).copied().collect();
+        if let Some(peer) = self.peers.get_mut(carrier) {
+            peer.extend(more.iter().copied().filter(|prefix| !reached.contains(prefix)));
+        }
+    }
+}
+
 impl ConfPeer {
     /// Adds what is reached through it, unless it is already.
     pub fn extend(&mut self, prefixes: impl IntoIterator<Item = Cidr>) {

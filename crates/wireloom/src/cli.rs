@@ -84,7 +84,16 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         return cni::run();
     }
     let quick = std::env::var_os("WG_QUICK_USERSPACE_IMPLEMENTATION");
-    let cli = Cli::parse_from(as_called(arguments, quick.as_deref()));
+    let is_kilos = matches!(called(&arguments), Some(name) if name == "kg" || name == "kgctl");
+    let cli = Cli::try_parse_from(as_called(arguments, quick.as_deref()));
+    let cli = match cli {
+        Ok(cli) => cli,
+        Err(error) if is_kilos && error.use_stderr() => {
+            error.print()?;
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(error) => error.exit(),
+    };
     logging::start(&cli.global, cli.command.logging()?)?;
     match cli.command {
         Command::Tunnel(args) => tunnel::run(args),
@@ -131,9 +140,12 @@ impl Command {
 /// put in when this program was named to wg-quick, or is called by a link named `wireloom-tunnel`.
 ///
 /// Kilo's manifests run `kg` with the flags of its agent, and `kg webhook`. So `agent` is put in when this program is
-/// called by a link of that name; and `kg --version` prints what `kg version` does.
+/// called by a link of that name; and `kg --version` prints what `kg version` does. Likewise [`kgctl`](as_kgctl).
 fn as_called(mut arguments: Vec<OsString>, quick: Option<&OsStr>) -> Vec<OsString> {
-    let program = arguments.first().map(Path::new).and_then(Path::file_name);
+    let program = called(&arguments);
+    if program == Some(OsStr::new("kgctl")) {
+        return as_kgctl(arguments);
+    }
     let by_link = program == Some(OsStr::new("wireloom-tunnel"));
     let by_quick = arguments.len() == 2
         && program.is_some()
@@ -157,6 +169,30 @@ fn as_called(mut arguments: Vec<OsString>, quick: Option<&OsStr>) -> Vec<OsStrin
     if let Some(command) = command {
         arguments.insert(1, OsString::from(command));
     }
+    arguments
+}
+
+/// The name that this program is called by.
+fn called(arguments: &[OsString]) -> Option<&OsStr> {
+    arguments.first().map(Path::new).and_then(Path::file_name)
+}
+
+/// Kilo's scripts run `kgctl`, whose flags may stand before its verb, which knows clusters alone, and which draws in one way.
+fn as_kgctl(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    const WITH_A_VALUE: [&str; 5] =
+        ["--backend", "--kubeconfig", "--mesh-granularity", "--port", "--topology-label"];
+    let verb = arguments.windows(2).position(|pair| {
+        let is_value = WITH_A_VALUE.iter().any(|flag| pair[0] == *flag);
+        !is_value && !pair[1].to_string_lossy().starts_with('-')
+    });
+    let Some(before) = verb else { return arguments };
+    let verb = arguments.remove(before + 1);
+    let flags: &[&str] = match verb.to_str() {
+        Some("graph") => &["--kubernetes", "--format=kgctl"],
+        Some("showconf") => &["--kubernetes"],
+        _ => &[],
+    };
+    arguments.splice(1..1, std::iter::once(verb).chain(flags.iter().map(OsString::from)));
     arguments
 }
 
@@ -209,5 +245,30 @@ mod tests {
         }
         assert_eq!(as_called_text(&["kg", "--version"], None), "kg version");
         assert_eq!(as_called_text(&["wireloom", "--version"], None), "wireloom --version");
+    }
+
+    #[test]
+    fn scripts_of_kilo_get_kgctls_verbs() {
+        for (said, meant) in [
+            ("kgctl graph", "kgctl graph --kubernetes --format=kgctl"),
+            (
+                "/usr/bin/kgctl --kubeconfig graph --port=51821 showconf node a --as-peer",
+                "/usr/bin/kgctl showconf --kubernetes --kubeconfig graph --port=51821 node a --as-peer",
+            ),
+            (
+                "kgctl --topology-label l connect laptop -a 10.5.0.1/32",
+                "kgctl connect --topology-label l laptop -a 10.5.0.1/32",
+            ),
+            ("kgctl --version", "kgctl --version"),
+            ("kgctl", "kgctl"),
+            ("wireloom graph", "wireloom graph"),
+        ] {
+            let said: Vec<&str> = said.split(' ').collect();
+            let arguments = as_called(said.iter().map(OsString::from).collect(), None);
+            assert_eq!(arguments.join(OsStr::new(" ")), meant);
+            let parsed = Cli::try_parse_from(arguments);
+            let is_verb = said.len() > 1 && said[1] != "--version";
+            assert_eq!(parsed.is_ok(), is_verb, "{said:?}");
+        }
     }
 }

@@ -21,10 +21,10 @@ pub(crate) struct ShowconfArgs {
     /// Show it as a peer of a device elsewhere.
     #[arg(long, global = true)]
     as_peer: bool,
-    /// More prefixes to be reached through it, with --as-peer.
+    /// More prefixes to be reached: through it, with --as-peer; or by a peer itself, through one of its tunnels.
     #[arg(long, global = true, value_delimiter = ',', value_name = "PREFIX")]
     allowed_ips: Vec<Cidr>,
-    /// The form of the configuration; json and yaml are Kilo's Peer resource, with --as-peer.
+    /// The form of the configuration; json and yaml are Kilo's Peer resource, and WireGuard's text without --as-peer.
     #[arg(short, long, global = true, value_enum, default_value_t)]
     output: Form,
     /// The file with the peer's private key, to put it and the peer's addresses into the configuration.
@@ -59,11 +59,27 @@ enum Form {
     Yaml,
 }
 
-pub(crate) fn run(args: ShowconfArgs) -> anyhow::Result<ExitCode> {
-    let resource = matches!(args.output, Form::Json | Form::Yaml);
-    if !args.as_peer && (resource || !args.allowed_ips.is_empty()) {
-        bail!("json, yaml and --allowed-ips are for --as-peer");
+impl ShowconfArgs {
+    /// Says what has no meaning without --as-peer. kgctl passes over it without a word, and scripts go on as with it.
+    fn warn(&self) {
+        if self.as_peer {
+            return;
+        }
+        if matches!(self.output, Form::Json | Form::Yaml) {
+            eprintln!(
+                "wireloom: json and yaml are for --as-peer; this is WireGuard's configuration"
+            );
+        }
+        if matches!(self.whose, WhoseArg::Node { .. }) && !self.allowed_ips.is_empty() {
+            eprintln!(
+                "wireloom: --allowed-ips of a node is for --as-peer, and changes nothing here"
+            );
+        }
     }
+}
+
+pub(crate) fn run(args: ShowconfArgs) -> anyhow::Result<ExitCode> {
+    args.warn();
     let whose = match args.whose {
         WhoseArg::Node { name } => Whose::Node(name),
         WhoseArg::Peer { name } => Whose::Peer(name),
@@ -74,8 +90,8 @@ pub(crate) fn run(args: ShowconfArgs) -> anyhow::Result<ExitCode> {
         (Some(file), Whose::Peer(_)) if !args.as_peer => interface(file, &*source, whose.clone())?,
         _ => bail!("--private-key is for the configuration of a peer"),
     };
-    let as_peer = args.as_peer.then_some(args.allowed_ips);
-    match source.showconf(Ask { whose: whose.clone(), as_peer })? {
+    let ask = Ask { whose: whose.clone(), as_peer: args.as_peer, more: args.allowed_ips };
+    match source.showconf(ask)? {
         Shown::NoGateway => {
             // A line on standard error and success, as scripts know it from kgctl.
             eprintln!("Node {:?} is not a leader node", name(&whose));
@@ -103,7 +119,7 @@ fn name(whose: &Whose) -> &str {
 /// The section with the peer's key and addresses, as wg-quick(8) and the apps of phones take it.
 fn interface(file: &Path, source: &dyn Source, whose: Whose) -> anyhow::Result<String> {
     let private_key = key::load(file)?;
-    let ask = Ask { whose, as_peer: Some(Vec::new()) };
+    let ask = Ask { whose, as_peer: true, more: Vec::new() };
     let Shown::AsPeer(own) = source.showconf(ask)? else { return Ok(String::new()) };
     if own.public_key != private_key.public_key() {
         bail!(

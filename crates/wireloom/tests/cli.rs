@@ -110,6 +110,68 @@ fn the_graph_of_a_file_is_drawn_without_other_programs() {
 }
 
 #[test]
+fn what_only_kgctls_as_peer_takes_is_passed_over_as_kgctl_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mesh.toml");
+    let path = file.to_str().unwrap();
+    let key = || {
+        let mut pubkey = wireloom(&["pubkey"]);
+        pubkey.write_stdin(stdout(wireloom(&["keygen"])));
+        stdout(pubkey).trim().to_owned()
+    };
+    let mut text = String::new();
+    for (at, name) in ["a", "b"].into_iter().enumerate() {
+        let key = key();
+        text += &format!(
+            "[[node]]\nname = \"{name}\"\nlocation = \"{name}\"\npublic-key = \"{key}\"\nendpoint = \"192.0.2.{at}:51820\"\n\
+             internal-addresses = [\"10.0.{at}.1/24\"]\nprefixes = [\"10.42.{at}.0/24\"]\n"
+        );
+    }
+    let laptop = key();
+    text += &format!(
+        "[[peer]]\nname = \"laptop\"\npublic-key = \"{laptop}\"\nallowed-ips = [\"10.5.0.1/32\"]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let show = |more: &[&str]| {
+        let mut args = vec!["showconf", "-c", path];
+        args.extend(more);
+        let shown = wireloom(&args).assert().success().get_output().clone();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (text(shown.stdout), text(shown.stderr))
+    };
+    for agents in [&[][..], &["--compatibility", "kilo"]] {
+        let show = |more: &str| show(&[agents, &more.split(' ').collect::<Vec<_>>()].concat());
+        let (plain, silence) = show("peer laptop");
+        assert_eq!((plain.matches("[Peer]").count(), silence.as_str()), (2, ""), "{plain}");
+        let (with_services, _) = show("peer laptop --allowed-ips 10.43.0.0/16");
+        assert_eq!(with_services.matches("10.43.0.0/16").count(), 1, "{with_services}");
+        assert_eq!(with_services.replace(", 10.43.0.0/16", ""), plain);
+        for form in ["json", "yaml"] {
+            let (text, said) = show(&format!("peer laptop -o {form}"));
+            assert!(text == plain && said.contains("--as-peer"), "{text}{said}");
+        }
+        let (node, said) = show("node a --allowed-ips 10.43.0.0/16");
+        assert!(!node.contains("10.43.0.0/16") && said.contains("--as-peer"), "{node}{said}");
+        let (as_peer, _) = show("node a --as-peer --allowed-ips 10.43.0.0/16 -o json");
+        assert!(as_peer.contains("10.43.0.0/16"), "{as_peer}");
+    }
+}
+
+#[test]
+fn a_link_named_kgctl_fails_as_kgctl_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("kgctl");
+    std::os::unix::fs::symlink(assert_cmd::cargo::cargo_bin!("wireloom"), &link).unwrap();
+    let nowhere = folder.path().join("kubeconfig");
+    let nowhere = nowhere.to_str().unwrap();
+    for line in [&["graph", "--nonsense"][..], &["--kubeconfig", nowhere, "graph"]] {
+        let failed = Command::new(&link).args(line).assert().code(1).get_output().clone();
+        assert!(failed.stdout.is_empty() && !failed.stderr.is_empty(), "{failed:?}");
+    }
+    Command::new(&link).args(["showconf", "--help"]).assert().success();
+}
+
+#[test]
 fn every_shell_gets_a_completion() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(stdout(wireloom(&["completion", shell])).contains("keygen"), "{shell}");

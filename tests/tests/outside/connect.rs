@@ -3,7 +3,7 @@
 
 use serde_json::json;
 use wireloom_lab::Region;
-use wireloom_testkit::need;
+use wireloom_testkit::{need, wireloom_binary};
 use wireloom_tests::cluster::{CLUSTER, status};
 use wireloom_tests::{NetworkState, SOON, ok, wireloom, within};
 
@@ -35,7 +35,13 @@ fn a_laptop_joins_by_itself_and_whoever_reads_the_cluster_sees_what_agents_see()
     within(PATIENCE, "what nodes hold is published", || {
         asked("graph -f json") == ok(gateway, "wireloom graph -f json")
     });
-    assert!(asked("graph -f kgctl").starts_with("digraph kilo"));
+    let folder = tempfile::tempdir().unwrap();
+    let kgctl = folder.path().join("kgctl");
+    std::os::unix::fs::symlink(wireloom_binary(), &kgctl).unwrap();
+    let line = format!("{} --kubeconfig /run/test/kubeconfig", kgctl.display());
+    let drawn = ok(laptop, &format!("{line} graph --namespace kube-system"));
+    assert!(drawn.starts_with("digraph kilo {\n\tlabel=") && drawn.ends_with("}\n\n"), "{drawn}");
+    assert_eq!(drawn, asked("graph -f kgctl"));
     let theirs = asked("showconf node ams-1");
     let own = ok(gateway, "wireloom showconf node ams-1");
     assert_eq!(sections(&theirs), sections(&own));

@@ -48,11 +48,15 @@ fn kilos() -> Planner {
 }
 
 fn node(name: &str, as_peer: Option<Vec<Cidr>>) -> Ask {
-    Ask { whose: Whose::Node(name.parse().unwrap()), as_peer }
+    ask(Whose::Node(name.parse().unwrap()), as_peer)
 }
 
 fn laptop(as_peer: Option<Vec<Cidr>>) -> Ask {
-    Ask { whose: Whose::Peer("laptop".parse().unwrap()), as_peer }
+    ask(Whose::Peer("laptop".parse().unwrap()), as_peer)
+}
+
+fn ask(whose: Whose, as_peer: Option<Vec<Cidr>>) -> Ask {
+    Ask { whose, as_peer: as_peer.is_some(), more: as_peer.unwrap_or_default() }
 }
 
 #[test]
@@ -95,6 +99,28 @@ fn a_peer_is_shown_what_it_reaches_with_its_keepalive_and_secret() {
         assert_eq!(text.matches("[Peer]").count(), 2);
         assert_eq!(text.matches("PersistentKeepalive = 10\nPresharedKey = BQUF").count(), 2);
         assert!(!text.contains("[Interface]"));
+    }
+}
+
+#[test]
+fn what_a_peer_reaches_besides_is_carried_by_exactly_one_of_its_tunnels() {
+    let mut snapshot = snapshot();
+    // The first in the order of names is not in the first location.
+    snapshot.nodes[2].name = "0".parse().unwrap();
+    for planner in [kilos(), Planner::default()] {
+        let more = ["10.43.0.0/16", "10.42.1.0/24"].map(|text| text.parse().unwrap()).to_vec();
+        let asked = Ask { more, ..laptop(None) };
+        let Shown::Conf(text) = show(&snapshot, &planner, &asked).unwrap() else {
+            panic!("a peer always has one")
+        };
+        let lines = |prefix| text.lines().filter(move |line| line.contains(prefix));
+        let carrier: Vec<&str> = lines("10.43.0.0/16").collect();
+        assert!(carrier.len() == 1 && carrier[0].contains("10.42.3.0/24"), "{text}");
+        assert_eq!(lines("10.42.1.0/24").count(), 1, "it is reached already: {text}");
+        let Shown::Conf(before) = show(&snapshot, &planner, &laptop(None)).unwrap() else {
+            panic!("a peer always has one")
+        };
+        assert_eq!(text.replace(", 10.43.0.0/16", ""), before, "and nothing else changes");
     }
 }
 

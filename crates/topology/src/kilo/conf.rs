@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU16;
 
-use wireloom_model::{NodeName, Peer, PeerName, Subject};
+use wireloom_model::{Cidr, NodeName, Peer, PeerName, Subject};
 
 use super::{Outsider, Part, View};
 use crate::conf::{Conf, ConfPeer};
@@ -26,8 +26,9 @@ impl View<'_> {
         Ok(Some(Conf { listen_port: Some(port), peers: leaders.chain(outside).collect() }))
     }
 
-    /// The configuration of an outside peer's device: the leader of each segment, then the other peers.
-    pub fn conf_of_peer(&self, peer: &PeerName) -> Result<Conf, PlanError> {
+    /// The configuration of an outside peer's device: the leader of each segment, then the other peers. The first leader in
+    /// the order of names carries `more` besides.
+    pub fn conf_of_peer(&self, peer: &PeerName, more: &[Cidr]) -> Result<Conf, PlanError> {
         let own = self.outsider(peer)?;
         let keepalive = own.persistent_keepalive;
         let leaders = self.parts.iter().map(|part| ConfPeer {
@@ -36,7 +37,12 @@ impl View<'_> {
         });
         let others = self.peers.iter().filter(|outsider| outsider.peer.name != own.name);
         let others = others.map(|outsider| self.outsider_conf(outsider, keepalive));
-        Ok(Conf { listen_port: None, peers: leaders.chain(others).collect() })
+        let mut conf = Conf { listen_port: None, peers: leaders.chain(others).collect() };
+        let by_name = self.parts.iter().enumerate().min_by_key(|(_, part)| &part.leader().name);
+        if let Some((first, _)) = by_name {
+            conf.carry(first, more);
+        }
+        Ok(conf)
     }
 
     /// The node's segment as a peer of a device elsewhere, without the networks behind it. `None` for a node that does

@@ -127,7 +127,7 @@ fn confs(snapshot: &Snapshot) -> String {
         let conf = conf.map_or_else(|| "not a leader\n".to_owned(), |conf| conf.to_string());
         writeln!(out, "# node {node}\n{conf}").unwrap();
     }
-    let laptop = view("a").conf_of_peer(&"laptop".parse().unwrap()).unwrap();
+    let laptop = view("a").conf_of_peer(&"laptop".parse().unwrap(), &[]).unwrap();
     writeln!(out, "# peer laptop\n{laptop}").unwrap();
     let as_peer = view("a").node_as_peer(&"c".parse().unwrap()).unwrap().unwrap();
     writeln!(out, "# node c as a peer\n{as_peer}").unwrap();

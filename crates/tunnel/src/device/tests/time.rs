@@ -72,6 +72,9 @@ fn a_handshake_is_repeated_with_jitter_and_given_up_after_90_seconds() {
     }
     assert!(gaps.iter().any(|gap| *gap > Duration::from_millis(5_050)), "no jitter: {gaps:?}");
     assert_eq!(world.drops(0, DropReason::Unsent), 1);
+    // Counted as sent, they tell a peer that is called in vain from one that nobody wants.
+    let status = world.hosts[0].peer_status(world.now, &world.hosts[1].public());
+    assert_eq!(status.tx_bytes, 148 * times.len() as u64);
     // The next packet begins anew.
     world.say(0, "10.0.0.1", "10.0.1.1");
     assert_eq!(world.take_delivered(1).len(), 1);
