@@ -257,10 +257,8 @@ impl Follower {
         let uid = self.cluster.own().and_then(|own| own.object.metadata.uid.as_deref());
         // What is said of a Node goes with it.
         let Some(uid) = uid else { return self.nodes.is_listed };
-        if self.cluster.has_kilo(Instant::now()) {
-            return true;
-        }
-        match self.writer.withdraw(uid).await {
+        let to_kilo = self.cluster.has_kilo(Instant::now());
+        match self.writer.withdraw(uid, to_kilo).await {
             Ok(()) => {
                 tracing::info!("what this node said of itself is taken back");
                 true
