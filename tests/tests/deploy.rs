@@ -190,6 +190,9 @@ fn an_agent_writes_its_own_node_and_of_that_its_annotations_alone() {
 
     agent.may(agent.annotate("own", "wireloom.dev/endpoint", "192.0.2.1:51820"));
     agent.may(agent.annotate("own", "kilo.squat.ai/key", "key"));
+    // What Kilo's agent said of it is taken back too.
+    api.kubectl(["annotate", "node", "own", "kilo.squat.ai/granularity=location"]).unwrap();
+    agent.may(agent.run(&["annotate", "node", "own", "kilo.squat.ai/granularity-"]));
     agent.may(agent.run(&["get", "nodes"]));
     agent.may(agent.run(&["get", "peers.kilo.squat.ai"]));
     agent.may(agent.apply(&lease("own", "wireloom")));
