@@ -30,6 +30,17 @@ pub(crate) fn taken(metadata: &ObjectMeta) -> Option<i64> {
     ours.filter_map(|fields| fields.time.as_ref()).map(|time| time.0.as_second()).max()
 }
 
+/// When the API server last took a change of this annotation and what was written with it, by its own clock in Unix seconds.
+pub(crate) fn annotated(metadata: &ObjectMeta, key: &str) -> Option<i64> {
+    let field = format!("f:{key}");
+    let fields = metadata.managed_fields.iter().flatten();
+    let writers = fields.filter(|fields| {
+        let all = fields.fields_v1.as_ref().map(|fields| &fields.0);
+        all.and_then(|all| all.get("f:metadata")?.get("f:annotations")?.get(&field)).is_some()
+    });
+    writers.filter_map(|fields| fields.time.as_ref()).map(|time| time.0.as_second()).max()
+}
+
 /// By how much a clock is wrong, in few words that seldom change; nothing if it is little.
 pub fn apart(ahead: f64) -> Option<String> {
     let (_, step) = STEPS.iter().find(|(least, _)| ahead.abs() >= *least)?;

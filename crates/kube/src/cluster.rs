@@ -1,6 +1,6 @@
 //! What is known of a cluster, and the mesh that it makes. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -12,7 +12,7 @@ use wireloom_model::{
 };
 
 use crate::agreement::disagreement;
-use crate::heartbeat::Heartbeats;
+use crate::lives::{self, Lives};
 use crate::node::{self, NodeObject, ReadNode};
 use crate::peer;
 
@@ -26,12 +26,7 @@ pub struct Cluster {
     topology_label: String,
     nodes: BTreeMap<String, KnownNode>,
     peers: BTreeMap<String, KnownPeer>,
-    /// Our agents' signs of life.
-    leases: Heartbeats,
-    /// Kilo's agents' signs of life, and ours while they pass for such.
-    seen: Heartbeats,
-    /// Since when nobody can be heard.
-    deaf: Option<Instant>,
+    lives: Lives,
     /// When it was last taken notice of who is no longer alive.
     noticed: Option<Instant>,
     /// What the cluster refuses, and why.
@@ -64,41 +59,52 @@ impl Cluster {
     /// while it gives a sign of life within `span`.
     pub fn new(own: NodeName, mesh: Mesh, topology_label: String, span: Duration) -> Self {
         Self {
+            lives: Lives::new(Some(own.clone()), span),
             own,
             mesh,
             topology_label,
             nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
-            leases: Heartbeats::new(span),
-            seen: Heartbeats::new(span),
-            deaf: None,
             noticed: None,
             denied: BTreeMap::new(),
             clock: None,
         }
     }
 
+    /// This is the mesh that this machine knew last, before its start.
+    pub fn remember(&mut self, last: &Snapshot) {
+        self.lives.remember(last);
+    }
+
+    /// Everything was listed: whose sign of life was overdue at the start is dead until its next one.
+    pub fn judge(&mut self) {
+        self.lives.judge();
+    }
+
     /// A Node is new or changed.
     pub fn put_node(&mut self, object: NodeObject, now: Instant) -> bool {
         let name = object.name_any();
+        let taken = lives::taken(&object.metadata);
         let object = object.slim();
         if self.nodes.get(&name).is_some_and(|known| known.object == object) {
             return false;
         }
         let read = node::read(&object, &self.topology_label);
-        self.hear_node(&name, &read, now);
+        let seen = read.annotations.told.last_seen;
+        let has_turned =
+            name.parse().is_ok_and(|name| self.lives.hear_node(&name, seen, taken, now));
         let said = |read: &ReadNode| {
             (read.node.clone(), read.problems.clone(), read.annotations.told.mesh.clone())
         };
         let is_news = self.nodes.get(&name).map(|known| said(&known.read)) != Some(said(&read));
         self.nodes.insert(name, KnownNode { object, read });
-        is_news
+        is_news || has_turned
     }
 
     /// A Node is gone.
     pub fn remove_node(&mut self, name: &str) -> bool {
         if let Ok(name) = name.parse() {
-            self.seen.forget(&name);
+            self.lives.forget_node(&name);
         }
         self.nodes.remove(name).is_some()
     }
@@ -145,26 +151,21 @@ impl Cluster {
     /// A heartbeat was written.
     pub fn put_lease(&mut self, lease: &PartialObjectMeta<Lease>, now: Instant) -> bool {
         let Ok(name) = lease.name_any().parse() else { return false };
-        let before = self.is_healthy(&name, now);
-        self.leases.heard(
-            &name,
-            lease.metadata.resource_version.as_deref().unwrap_or_default(),
-            now,
-        );
-        before != self.is_healthy(&name, now)
+        self.lives.hear_lease(&name, &lease.metadata, now)
     }
 
     /// A node has no heartbeat any longer.
     pub fn remove_lease(&mut self, name: &str) -> bool {
         if let Ok(name) = name.parse() {
-            self.leases.forget(&name);
+            self.lives.forget_lease(&name);
         }
         true
     }
 
     /// These are all heartbeats.
     pub fn replace_leases(&mut self, all: &[PartialObjectMeta<Lease>], now: Instant) -> bool {
-        self.leases.retain(|node| all.iter().any(|lease| lease.name_any() == node.as_str()));
+        let listed: BTreeSet<String> = all.iter().map(|lease| lease.name_any()).collect();
+        self.lives.retain_leases(|node| listed.contains(node.as_str()));
         for lease in all {
             self.put_lease(lease, now);
         }
@@ -188,25 +189,13 @@ impl Cluster {
 
     /// Whether signs of life can't be heard, in which case nobody is taken for dead.
     pub fn set_deaf(&mut self, is_deaf: bool, now: Instant) {
-        match (is_deaf, self.deaf) {
-            (true, None) => self.deaf = Some(now),
-            (false, Some(_)) => {
-                self.leases.pardon(now);
-                self.seen.pardon(now);
-                self.deaf = None;
-            }
-            _ => {}
-        }
+        self.lives.set_deaf(is_deaf, now);
     }
 
     /// When the mesh may be another one though nobody tells anything. It stays due until it is [noticed](Self::notice), however
     /// much else comes first.
     pub fn next_loss(&self) -> Option<Instant> {
-        if self.deaf.is_some() {
-            return None;
-        }
-        let signs = [&self.leases, &self.seen].into_iter();
-        signs.filter_map(|signs| signs.next_loss(self.noticed)).min()
+        self.lives.next_loss(self.noticed)
     }
 
     /// Whoever is no longer alive now is taken notice of.
@@ -224,7 +213,7 @@ impl Cluster {
     pub fn to_tell(&self, now: Instant) -> Vec<(ObjectReference, &Problem)> {
         let ours = self.nodes.values().filter_map(|known| known.read.node.as_ref());
         let mut ours = ours.filter(|node| node.algorithm >= Algorithm::Wireloom);
-        let first = ours.find(|node| self.is_healthy(&node.name, now));
+        let first = ours.find(|node| self.lives.is_healthy(node, now));
         let speaks_for_all = first.is_some_and(|node| node.name == self.own);
         let of_peers = self.peers.values().filter(|_| speaks_for_all);
         let of_peers = of_peers.map(|known| (known.reference.clone(), &known.problems));
@@ -239,17 +228,14 @@ impl Cluster {
     /// Whether some other node's agent is one of Kilo's: it says that it is there, and not by a heartbeat.
     pub fn has_kilo(&self, now: Instant) -> bool {
         let names = self.nodes.keys().filter_map(|name| name.parse::<NodeName>().ok());
-        names.filter(|name| *name != self.own).any(|name| {
-            self.seen.is_alive(&name, now) == Some(true)
-                && self.leases.is_alive(&name, now) != Some(true)
-        })
+        names.filter(|name| *name != self.own).any(|name| self.lives.is_kilos(&name, now))
     }
 
     /// The mesh as it is now.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let nodes = self.nodes.values().filter_map(|known| known.read.node.as_ref());
         let nodes =
-            nodes.map(|node| Node { healthy: self.is_healthy(&node.name, now), ..node.clone() });
+            nodes.map(|node| Node { healthy: self.lives.is_healthy(node, now), ..node.clone() });
         let of_nodes = self.nodes.values().flat_map(|known| &known.read.problems);
         let of_peers = self.peers.values().flat_map(|known| &known.problems);
         let denied = self.denied.iter().map(|(what, reason)| {
@@ -285,29 +271,11 @@ impl Cluster {
                 .collect(),
         }
     }
-
-    /// Whether a node gives signs of life. One that never gave any counts as alive, and so does everybody while none can
-    /// be heard: not even our own.
-    fn is_healthy(&self, name: &NodeName, now: Instant) -> bool {
-        let now = self.deaf.unwrap_or(now);
-        let is_deaf = self.leases.is_alive(&self.own, now) == Some(false);
-        let signs = [self.leases.is_alive(name, now), self.seen.is_alive(name, now)];
-        *name == self.own || is_deaf || signs.contains(&Some(true)) || signs == [None, None]
-    }
-
-    fn hear_node(&mut self, name: &str, read: &ReadNode, now: Instant) {
-        let Ok(name) = name.parse() else { return };
-        match read.annotations.told.last_seen {
-            Some(seen) => self.seen.heard(&name, &seen.to_string(), now),
-            None => self.seen.forget(&name),
-        }
-    }
 }
 
 /// The names of those that are known and not among all.
 fn missing<T, K: Resource>(known: &BTreeMap<String, T>, all: &[K]) -> Vec<String> {
-    let there: std::collections::BTreeSet<String> =
-        all.iter().map(|object| object.name_any()).collect();
+    let there: BTreeSet<String> = all.iter().map(|object| object.name_any()).collect();
     known.keys().filter(|name| !there.contains(*name)).cloned().collect()
 }
 

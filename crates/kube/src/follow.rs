@@ -117,6 +117,11 @@ impl Follower {
         }
     }
 
+    /// This is the mesh that this machine knew last, before its start.
+    pub(crate) fn remember(&mut self, last: &Snapshot) {
+        self.cluster.remember(last);
+    }
+
     /// Follows the cluster for good.
     pub(crate) async fn run(mut self) {
         loop {
@@ -305,7 +310,10 @@ impl Follower {
     fn tell(&mut self) -> bool {
         self.due = None;
         let is_whole = self.nodes.is_listed && self.peers.is_listed && self.leases.is_listed;
-        let snapshot = is_whole.then(|| self.cluster.snapshot(Instant::now()));
+        let snapshot = is_whole.then(|| {
+            self.cluster.judge();
+            self.cluster.snapshot(Instant::now())
+        });
         let reason = self.outage.reason().map(str::to_owned);
         self.known.send_if_modified(|known| {
             // One outage has many words, of which the first do.

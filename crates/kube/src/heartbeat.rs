@@ -18,7 +18,8 @@ pub struct Heartbeats {
 #[derive(Debug, Clone)]
 struct Beat {
     sign: String,
-    at: Instant,
+    /// When it was first heard. `None` if it is known to be too old by then.
+    at: Option<Instant>,
 }
 
 impl Heartbeats {
@@ -31,10 +32,17 @@ impl Heartbeats {
     pub fn heard(&mut self, node: &NodeName, sign: &str, now: Instant) {
         match self.beats.get_mut(node) {
             Some(beat) if beat.sign == sign => {}
-            Some(beat) => *beat = Beat { sign: sign.to_owned(), at: now },
+            Some(beat) => *beat = Beat { sign: sign.to_owned(), at: Some(now) },
             None => {
-                self.beats.insert(node.clone(), Beat { sign: sign.to_owned(), at: now });
+                self.beats.insert(node.clone(), Beat { sign: sign.to_owned(), at: Some(now) });
             }
+        }
+    }
+
+    /// A node's sign is too old to be one of life, as somebody else knows.
+    pub fn miss(&mut self, node: &NodeName) {
+        if let Some(beat) = self.beats.get_mut(node) {
+            beat.at = None;
         }
     }
 
@@ -50,21 +58,36 @@ impl Heartbeats {
 
     /// Whether a node is alive. `None` for one without a sign.
     pub fn is_alive(&self, node: &NodeName, now: Instant) -> Option<bool> {
-        let beat = self.beats.get(node)?;
-        Some(now.saturating_duration_since(beat.at) < self.span)
+        Some(self.beats.get(node)?.is_alive(now, self.span))
+    }
+
+    /// When a node's sign changed last. `None` if that was before anybody listened.
+    pub fn last(&self, node: &NodeName) -> Option<Instant> {
+        self.beats.get(node)?.at
+    }
+
+    /// When any sign changed last.
+    pub fn latest(&self) -> Option<Instant> {
+        self.beats.values().filter_map(|beat| beat.at).max()
     }
 
     /// When the first node after `since` is no longer alive, unless it is heard until then. It may be past by now.
     pub fn next_loss(&self, since: Option<Instant>) -> Option<Instant> {
-        let losses = self.beats.values().map(|beat| beat.at + self.span);
+        let losses = self.beats.values().filter_map(|beat| Some(beat.at? + self.span));
         losses.filter(|at| since.is_none_or(|since| *at > since)).min()
     }
 
-    /// Gives every node the whole span anew, since nobody could be heard meanwhile.
-    pub fn pardon(&mut self, now: Instant) {
-        for beat in self.beats.values_mut() {
-            beat.at = now;
+    /// Gives every node that was alive then the whole span anew, since nobody could be heard between then and now.
+    pub fn pardon(&mut self, then: Instant, now: Instant) {
+        for beat in self.beats.values_mut().filter(|beat| beat.is_alive(then, self.span)) {
+            beat.at = Some(now);
         }
+    }
+}
+
+impl Beat {
+    fn is_alive(&self, now: Instant, span: Duration) -> bool {
+        self.at.is_some_and(|at| now.saturating_duration_since(at) < span)
     }
 }
 
@@ -104,11 +127,28 @@ mod tests {
         let mut beats = Heartbeats::new(SPAN);
         beats.heard(&node("a"), "1", start);
         assert_eq!(beats.next_loss(Some(start)), Some(start + SPAN));
+        beats.heard(&node("dead"), "1", start);
+        beats.heard(&node("a"), "2", start + SPAN);
         let later = start + Duration::from_secs(86_400);
         assert_eq!(beats.next_loss(Some(later)), None);
-        beats.pardon(later);
+        beats.pardon(start + SPAN, later);
         assert_eq!(beats.is_alive(&node("a"), later), Some(true));
+        assert_eq!(beats.is_alive(&node("dead"), later), Some(false), "it was before");
         assert_eq!(beats.next_loss(Some(later)), Some(later + SPAN));
+    }
+
+    #[test]
+    fn who_is_missed_lives_again_by_its_next_sign() {
+        let start = Instant::now();
+        let mut beats = Heartbeats::new(SPAN);
+        beats.miss(&node("a"));
+        assert_eq!(beats.is_alive(&node("a"), start), None);
+        beats.heard(&node("a"), "1", start);
+        beats.miss(&node("a"));
+        beats.heard(&node("a"), "1", start);
+        assert_eq!((beats.is_alive(&node("a"), start), beats.next_loss(None)), (Some(false), None));
+        beats.heard(&node("a"), "2", start);
+        assert_eq!(beats.is_alive(&node("a"), start), Some(true));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod daemon_set;
 mod events;
 mod follow;
 pub mod heartbeat;
+mod lives;
 pub mod node;
 mod outage;
 pub mod own;

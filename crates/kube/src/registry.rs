@@ -78,14 +78,23 @@ pub(crate) struct Known {
 
 impl KubeRegistry {
     /// Follows the cluster that the client reaches. Needs a tokio runtime. `facts` says what the agent knows of its
-    /// machine, and changes when that does.
-    pub fn start(client: Client, config: KubeConfig, facts: watch::Receiver<Facts>) -> Self {
+    /// machine, and changes when that does. `last` is the mesh that this machine knew last: a node that was alive then is so
+    /// until it has been listened for.
+    pub fn start(
+        client: Client,
+        config: KubeConfig,
+        facts: watch::Receiver<Facts>,
+        last: Option<&Snapshot>,
+    ) -> Self {
         let (known_by_task, known) = watch::channel(Known::default());
         let (publication, published) = watch::channel(None);
         let (standing_by_task, standing) = watch::channel(Standing::default());
         let (to_follow, of) = (client.clone(), config.clone());
-        let follower =
+        let mut follower =
             Follower::new(to_follow, of, facts, published, known_by_task, standing_by_task);
+        if let Some(last) = last {
+            follower.remember(last);
+        }
         let task = tokio::spawn(follower.run());
         let told = Known::default();
         Self { known, told, publication, client, config, standing, task }

@@ -2,7 +2,7 @@
 //! that it would join. Nothing is written.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::{Request, header};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -21,9 +21,8 @@ use crate::cluster::Cluster;
 use crate::node::NodeObject;
 use crate::own::{self, Facts};
 use crate::peer;
-use crate::registry::KubeConfig;
+use crate::registry::{KubeConfig, MISSES};
 use crate::rights::{self, Right};
-use crate::visitor;
 use crate::write::{self, WriteError, Writer};
 
 /// What was found.
@@ -81,11 +80,13 @@ pub async fn survey(client: &Client, config: &KubeConfig, facts: &Facts) -> Resu
         config.node.clone(),
         config.mesh.clone(),
         config.topology_label.clone(),
-        Duration::ZERO,
+        config.heartbeat * MISSES,
     );
     cluster.replace_nodes(nodes, now);
     cluster.replace_peers(&peers);
-    cluster.set_deaf(true, now);
+    let leases = leases.into_iter().map(|lease| lease.metadata.into_response_partial::<Lease>());
+    cluster.replace_leases(&leases.collect::<Vec<_>>(), now);
+    cluster.judge();
     if let Some(own) = cluster.own().cloned() {
         let shall = own::annotations(config, &own, facts, None, None);
         let writer = Writer::new(client, config.node.clone(), &config.namespace, config.heartbeat);
@@ -94,15 +95,7 @@ pub async fn survey(client: &Client, config: &KubeConfig, facts: &Facts) -> Resu
         object.metadata.annotations.get_or_insert_default().extend(shall);
         cluster.put_node(object, now);
     }
-    let mut mesh = cluster.snapshot(now);
-    let beats: Vec<_> =
-        leases.into_iter().map(|lease| lease.metadata.into_response_partial::<Lease>()).collect();
-    let is_alive = visitor::alive(&beats);
-    for node in &mut mesh.nodes {
-        let is_own = node.name == config.node;
-        node.healthy = is_own || is_alive.get(node.name.as_str()).copied().unwrap_or(true);
-    }
-    survey.mesh = Some(mesh);
+    survey.mesh = Some(cluster.snapshot(now));
     Ok(survey)
 }
 

@@ -1,14 +1,13 @@
 //! The mesh of a cluster, seen by somebody who is no node of it: whoever asks for a configuration or a picture, or joins
 //! from outside as a [`Peer`](crate::peer).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::ListParams;
+use kube::api::{ListParams, ObjectMeta};
 use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
@@ -16,11 +15,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{
-    Encapsulation, Filter, GatewayCount, Mesh, Overlay, OverlayError, Problem, ProblemKind,
-    Snapshot, Subject,
+    Encapsulation, Filter, GatewayCount, Mesh, NodeName, Overlay, OverlayError, Problem,
+    ProblemKind, Snapshot, Subject,
 };
 use wireloom_registry::{Contact, Publication, PublishError, Registry, Update};
 
+use crate::lives::{self, Lives};
 use crate::node::{self, NodeObject, ReadNode};
 use crate::peer;
 use crate::registry::{Known, KubeConfig, MISSES};
@@ -52,6 +52,9 @@ pub enum VisitError {
     /// The Nodes can't be read.
     #[error("the Nodes of the cluster can't be read: {0}")]
     Nodes(String),
+    /// The heartbeats can't be read, and there is the right to.
+    #[error("the heartbeats of the cluster's nodes can't be read: {0}")]
+    Heartbeats(String),
     /// What agents say of the overlay is none.
     #[error("the overlay's range can't be told from the Nodes ({0}); say it with --subnet")]
     Overlay(#[from] OverlayError),
@@ -59,57 +62,128 @@ pub enum VisitError {
 
 /// Reads the mesh as it is now.
 ///
-/// A node counts as dead if its heartbeat is older than the newest of all by more than it may miss, both by the API
-/// server's clock.
+/// A node counts as dead if its last sign of life, its Lease or for Kilo's agents when its Node was seen, is older than the
+/// newest of all by more than it may miss, both by the API server's clock.
 ///
 /// # Errors
 ///
-/// If the Nodes can't be read, or say nothing of use.
+/// If the Nodes or their heartbeats can't be read, or say nothing of use.
 pub async fn read(client: &Client, config: &VisitorConfig) -> Result<Snapshot, VisitError> {
+    read_again(client, config, &mut lives()).await
+}
+
+/// Nobody was heard yet.
+fn lives() -> Lives {
+    Lives::new(None, KubeConfig::HEARTBEAT * MISSES)
+}
+
+/// Reads the mesh as it is now, by who has been heard so far.
+async fn read_again(
+    client: &Client,
+    config: &VisitorConfig,
+    lives: &mut Lives,
+) -> Result<Snapshot, VisitError> {
+    let listed = list(client, config).await;
+    let now = Instant::now();
+    match listed {
+        Ok(listed) => {
+            lives.set_deaf(false, now);
+            listed.snapshot(config, lives, now)
+        }
+        Err(error) => {
+            lives.set_deaf(true, lives.heard().unwrap_or(now));
+            Err(error)
+        }
+    }
+}
+
+/// What of a cluster makes a mesh, as it was listed.
+#[derive(Debug, Default)]
+struct Listed {
+    nodes: Vec<NodeObject>,
+    peers: Vec<DynamicObject>,
+    /// Why there are no Peers.
+    no_peers: Option<Problem>,
+    leases: Vec<PartialObjectMeta<Lease>>,
+}
+
+async fn list(client: &Client, config: &VisitorConfig) -> Result<Listed, VisitError> {
     let all = ListParams::default();
     let nodes: Api<NodeObject> = Api::all(client.clone());
     let peers: Api<DynamicObject> = Api::all_with(client.clone(), &peer::resource());
     let leases: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
     let (nodes, peers, leases) =
         tokio::join!(nodes.list(&all), peers.list(&all), leases.list_metadata(&all));
-    let nodes = nodes.map_err(|error| VisitError::Nodes(write::text(&error)))?;
-    let leases = leases.map(|leases| leases.items).unwrap_or_default();
-    let mut problems = Vec::new();
-    let peers = peers.map(|peers| peers.items).unwrap_or_else(|error| {
-        let message = format!("Peers can't be read, and are left out: {}", write::text(&error));
-        problems.push(Problem::error(Subject::Mesh, ProblemKind::Invalid, message));
-        Vec::new()
-    });
-    let nodes = nodes.items.iter().map(|object| node::read(object, &config.topology_label));
-    let mut snapshot = snapshot(nodes.collect(), &peers, &leases, config)?;
-    snapshot.problems.extend(problems);
-    Ok(snapshot)
+    let mut listed = Listed {
+        nodes: nodes.map_err(|error| VisitError::Nodes(write::text(&error)))?.items,
+        ..Listed::default()
+    };
+    match leases {
+        Ok(leases) => listed.leases = leases.items,
+        Err(error) if write::refusal(&error).is_some() => {}
+        Err(error) => return Err(VisitError::Heartbeats(write::text(&error))),
+    }
+    match peers {
+        Ok(peers) => listed.peers = peers.items,
+        Err(error) => {
+            let message = format!("Peers can't be read, and are left out: {}", write::text(&error));
+            let problem = Problem::error(Subject::Mesh, ProblemKind::Invalid, message);
+            listed.no_peers = Some(problem);
+        }
+    }
+    Ok(listed)
 }
 
-/// The mesh of these objects. Pure.
-fn snapshot(
-    nodes: Vec<ReadNode>,
-    peers: &[DynamicObject],
-    leases: &[PartialObjectMeta<Lease>],
-    config: &VisitorConfig,
-) -> Result<Snapshot, VisitError> {
-    let mesh = mesh(&nodes, config)?;
-    let mut snapshot =
-        Snapshot { mesh, nodes: Vec::new(), peers: Vec::new(), problems: Vec::new() };
-    let is_alive = alive(leases);
-    for read in nodes {
-        snapshot.problems.extend(read.problems);
-        snapshot.nodes.extend(read.node.map(|node| {
-            let healthy = is_alive.get(node.name.as_str()).copied().unwrap_or(true);
-            wireloom_model::Node { healthy, ..node }
-        }));
+impl Listed {
+    /// The mesh of these objects. Pure.
+    fn snapshot(
+        self,
+        config: &VisitorConfig,
+        lives: &mut Lives,
+        now: Instant,
+    ) -> Result<Snapshot, VisitError> {
+        let read = |object| node::read(object, &config.topology_label);
+        let nodes: Vec<ReadNode> = self.nodes.iter().map(read).collect();
+        let names: BTreeSet<String> = self.nodes.iter().map(|object| object.name_any()).collect();
+        lives.retain_nodes(|name| names.contains(name.as_str()));
+        for (object, read) in self.nodes.iter().zip(&nodes) {
+            if let Ok(name) = object.name_any().parse() {
+                let seen = read.annotations.told.last_seen;
+                lives.hear_node(&name, seen, lives::taken(&object.metadata), now);
+            }
+        }
+        let leases = self.leases.iter().filter_map(|lease| {
+            let name: NodeName = lease.name_any().parse().ok()?;
+            Some((name, &lease.metadata))
+        });
+        let leases: BTreeMap<NodeName, &ObjectMeta> = leases.collect();
+        lives.retain_leases(|name| leases.contains_key(name));
+        for (name, lease) in leases {
+            lives.hear_lease(&name, lease, now);
+        }
+        lives.judge();
+        let mut snapshot = Snapshot {
+            mesh: mesh(&nodes, config)?,
+            nodes: Vec::new(),
+            peers: Vec::new(),
+            problems: Vec::new(),
+        };
+        for read in nodes {
+            snapshot.problems.extend(read.problems);
+            let node = read.node.map(|node| {
+                let healthy = lives.is_healthy(&node, now);
+                wireloom_model::Node { healthy, ..node }
+            });
+            snapshot.nodes.extend(node);
+        }
+        for object in &self.peers {
+            let (peer, problems) = peer::translate(object);
+            snapshot.peers.extend(peer);
+            snapshot.problems.extend(problems);
+        }
+        snapshot.problems.extend(self.no_peers);
+        Ok(snapshot)
     }
-    for object in peers {
-        let (peer, problems) = peer::translate(object);
-        snapshot.peers.extend(peer);
-        snapshot.problems.extend(problems);
-    }
-    Ok(snapshot)
 }
 
 /// The settings by which agents plan, as the first that says any has them. Kilo's agents say none: then what follows from
@@ -154,25 +228,6 @@ const fn gateways(granularity: Granularity) -> GatewayCount {
     }
 }
 
-/// Whether each node with a heartbeat is alive.
-pub(crate) fn alive(leases: &[PartialObjectMeta<Lease>]) -> BTreeMap<String, bool> {
-    // Who renews a Lease changes a field of it, and the server notes when.
-    let beat = |lease: &PartialObjectMeta<Lease>| -> Option<Time> {
-        let fields = lease.metadata.managed_fields.as_ref()?;
-        fields.iter().filter_map(|fields| fields.time.clone()).max()
-    };
-    let newest = leases.iter().filter_map(beat).max();
-    let is_alive = |lease| match (beat(lease), &newest) {
-        (Some(beat), Some(newest)) => {
-            let span = KubeConfig::HEARTBEAT * MISSES;
-            let age = newest.0.as_second().saturating_sub(beat.0.as_second());
-            u64::try_from(age).is_ok_and(|age| age <= span.as_secs())
-        }
-        _ => true,
-    };
-    leases.iter().map(|lease| (lease.name_any(), is_alive(lease))).collect()
-}
-
 /// The mesh of a cluster, read again and again by a task of its own. Publishes nothing.
 #[derive(Debug)]
 pub struct Visitor {
@@ -182,15 +237,17 @@ pub struct Visitor {
 }
 
 impl Visitor {
-    /// Reads the mesh at once and then once a period. Needs a tokio runtime.
+    /// Reads the mesh at once and then once a period. Who is alive it tells from one time to the next by whose heartbeat has
+    /// changed, and after an outage it gives everybody time to be heard. Needs a tokio runtime.
     pub fn start(client: Client, config: VisitorConfig, period: Duration) -> Self {
         let (known_by_task, known) = watch::channel(Known::default());
         let mut due = interval(period);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let task = tokio::spawn(async move {
+            let mut lives = lives();
             loop {
                 due.tick().await;
-                let outcome = read(&client, &config).await;
+                let outcome = read_again(&client, &config, &mut lives).await;
                 known_by_task.send_if_modified(|known| known.learn(outcome));
             }
         });

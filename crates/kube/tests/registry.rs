@@ -206,6 +206,14 @@ async fn a_node_says_what_it_is_once_and_what_is_wrong_with_it() {
     })
     .await;
     assert_eq!(names(&known), ["kilos", "own"], "a node that is not healthy is not gone");
+
+    // Who starts later finds the server's word on when it was seen, and does not wait for it.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    rig.api.apply(&node("late", "nl", None).to_string()).unwrap();
+    let (mut late, _late_facts) = rig.registry("late", 6, beat).await;
+    let known = mesh(&mut late, "it knows any mesh", |_| true).await;
+    let healthy: Vec<bool> = known.nodes.iter().take(2).map(|node| node.healthy).collect();
+    assert_eq!((&names(&known)[..2], healthy), (&["kilos", "own"][..], vec![false, true]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -215,8 +223,11 @@ async fn an_outage_removes_nothing_and_what_it_hid_is_found() {
     need!(cluster);
     let mut rig = Rig::start().await;
     rig.define_peers();
-    let nodes =
+    let mut nodes =
         [node("own", "nl", None), node("a", "nl", Some(key(2))), node("b", "pl", Some(key(3)))];
+    for node in &mut nodes {
+        node["metadata"]["annotations"]["wireloom.dev/algorithm"] = json!("wireloom");
+    }
     rig.api
         .apply(&json!({ "apiVersion": "v1", "kind": "List", "items": nodes }).to_string())
         .unwrap();

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use wireloom_agent::handover::Legacy;
-use wireloom_agent::remember::Remembering;
+use wireloom_agent::remember::{self, Remembering};
 use wireloom_agent::{Config, Identity, control};
 use wireloom_file::key;
 use wireloom_kube::{KubeConfig, KubeRegistry};
@@ -65,9 +65,12 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         tracing::info!(node = %settings.node, %public_key, "this machine");
         let client = settings.connection.client().await?;
         let facts = facts::follow(public_key, settings.interface.clone(), settings.mark)?;
-        let registry = KubeRegistry::start(client, settings.registry(), facts);
-        let registry = Remembering::new(registry, &settings.state.join(MESH));
-        let registry = registry.going_on(legacy.as_ref().and_then(Legacy::mesh));
+        let path = settings.state.join(MESH);
+        let (inherited, kept) =
+            (legacy.as_ref().and_then(Legacy::mesh), remember::load(&path).ok());
+        let last = inherited.or(kept.as_ref());
+        let registry = KubeRegistry::start(client, settings.registry(), facts, last);
+        let registry = Remembering::new(registry, &path).going_on(inherited);
         let config = Config {
             identity: Identity::Name(settings.node.clone()),
             private_key,

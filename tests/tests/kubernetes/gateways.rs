@@ -1,5 +1,7 @@
 //! A location whose gateway goes: with notice, and without.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::rig::{Cluster, PATIENCE, complains, node};
@@ -40,7 +42,7 @@ pub(crate) fn a_gateway_that_lives_and_does_not_forward_is_replaced() {
     cluster.all_pods_meet(&ALL);
 
     // Its signs of life go on, and it answers echoes. By now those behind it have heard others beyond it, each 5 s.
-    std::thread::sleep(std::time::Duration::from_secs(10));
+    std::thread::sleep(Duration::from_secs(10));
     let mut open = cluster.connect("lon-1", "waw-1");
     for line in [
         "nft add table inet others",
@@ -48,7 +50,7 @@ pub(crate) fn a_gateway_that_lives_and_does_not_forward_is_replaced() {
     ] {
         wireloom_tests::ok(host, line);
     }
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     led_by(&cluster, &ALL, other, gateway);
     println!("replaced after {:?}", began.elapsed());
     for name in ALL {
@@ -90,11 +92,31 @@ pub(crate) fn a_gateway_is_drained_without_a_lost_connection_and_one_that_dies_i
     open.iter_mut().for_each(|connection| connection.goes_on());
     cluster.kubectl(&format!("annotate node {other} wireloom.dev/gateway-weight-"));
 
-    // Without notice it takes as long as it takes to miss its signs of life.
+    // Without notice it takes as long as it takes to miss its signs of life, whoever it is that people want.
+    cluster.kubectl(&format!("annotate node {gateway} kilo.squat.ai/leader=true"));
     cluster.kill(gateway);
     let rest: Vec<&str> = ALL.into_iter().filter(|name| *name != gateway).collect();
     led_by(&cluster, &rest, other, gateway);
     cluster.all_pods_meet(&rest);
     let between_others = &mut open[..4];
+    between_others.iter_mut().for_each(|connection| connection.goes_on());
+
+    // Who starts anew does not go back to it, whether it remembers the mesh or is new to it.
+    for (name, is_new) in [(other, false), ("ire-1", true)] {
+        cluster.kill(name);
+        if is_new {
+            wireloom_tests::ok(cluster.host(name), "rm /run/test/state/mesh.json");
+        }
+        cluster.start(name);
+        let status = cluster.until(name, "it is back", |status| leads(status, other));
+        assert!(status["stale"].is_null() && !leads(&status, gateway), "{status:#}");
+        let end = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < end {
+            let status = cluster.status(name);
+            assert!(leads(&status, other) && !leads(&status, gateway), "{name}: {status:#}");
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+    cluster.all_pods_meet(&rest);
     between_others.iter_mut().for_each(|connection| connection.goes_on());
 }

@@ -140,8 +140,11 @@ fn a_node_lives_by_its_heartbeats() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     let mut cluster = cluster();
-    cluster.replace_nodes(vec![node("own", 1, &[]), node("b", 2, &[])], start);
-    assert!(b_lives(&cluster, at(0)), "no sign at all is no sign of death");
+    cluster.put_node(node("b", 2, &[]), start);
+    assert!(!b_lives(&cluster, at(0)), "Kilo's agents want a sign, and so for theirs do we");
+    let ours = [("wireloom.dev/algorithm", "wireloom")];
+    cluster.replace_nodes(vec![node("own", 1, &[]), node("b", 2, &ours)], start);
+    assert!(b_lives(&cluster, at(0)), "of ours, no sign at all is no sign of death");
     cluster.replace_leases(&[lease("own", 1), lease("b", 2)], start);
     for second in (20..=80).step_by(20) {
         cluster.put_lease(&lease("own", 1000 + second), at(second));
@@ -177,8 +180,12 @@ fn an_outage_kills_nobody() {
     let mut cluster = cluster();
     cluster.replace_nodes(vec![node("own", 1, &[]), node("b", 2, &[])], start);
     cluster.replace_leases(&[lease("own", 1), lease("b", 2)], start);
+    cluster.put_node(node("b", 2, &[("kilo.squat.ai/last-seen", "1")]), start);
     cluster.set_deaf(true, at(10));
     assert!(b_lives(&cluster, at(86_400)));
+    assert!(!cluster.has_kilo(at(59)) && !cluster.has_kilo(at(86_400)), "b has a heartbeat");
+    cluster.remove_lease("b");
+    assert!(cluster.has_kilo(at(86_400)), "nor is Kilo gone");
     assert_eq!(cluster.next_loss(), None);
     cluster.set_deaf(false, at(86_400));
     cluster.put_lease(&lease("own", 2), at(86_401));
@@ -196,6 +203,107 @@ fn a_watch_that_hangs_kills_nobody() {
 }
 
 #[test]
+fn what_makes_nobody_heard_raises_nobody_from_the_dead() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let mut cluster = cluster();
+    cluster.replace_nodes(vec![node("own", 1, &[]), node("b", 2, &[])], start);
+    cluster.replace_leases(&[lease("own", 1), lease("b", 2)], start);
+    cluster.put_lease(&lease("own", 3), at(61));
+    assert!(!b_lives(&cluster, at(61)));
+    // A watch that hangs.
+    assert!(!b_lives(&cluster, at(130)));
+    assert!(cluster.put_lease(&lease("own", 4), at(131)), "others may be heard again");
+    assert!(!cluster.put_lease(&lease("own", 5), at(132)));
+    // The API is away, and back.
+    cluster.set_deaf(true, at(140));
+    cluster.set_deaf(false, at(740));
+    cluster.put_lease(&lease("own", 6), at(741));
+    assert!(!b_lives(&cluster, at(741)));
+    cluster.put_lease(&lease("b", 3), at(742));
+    assert!(b_lives(&cluster, at(742)));
+}
+
+/// A Lease that the API server took at this time.
+fn taken(name: &str, version: u64, time: &str) -> PartialObjectMeta<Lease> {
+    let mut lease = lease(name, version);
+    lease.metadata.managed_fields =
+        serde_json::from_value(json!([{ "manager": "wireloom", "time": time }])).unwrap();
+    lease
+}
+
+/// What an agent finds that starts at noon: b's last sign is ten minutes old, own and c are alive.
+fn at_noon(now: Instant) -> Cluster {
+    let mut cluster = cluster();
+    let nodes = [("own", 1), ("b", 2), ("c", 3)].map(|(name, byte)| node(name, byte, &[]));
+    cluster.replace_nodes(nodes.to_vec(), now);
+    let leases = [
+        taken("own", 1, "2026-11-25T11:40:00Z"),
+        taken("b", 2, "2026-11-25T11:50:00Z"),
+        taken("c", 3, "2026-11-25T12:00:00Z"),
+    ];
+    cluster.replace_leases(&leases, now);
+    cluster
+}
+
+#[test]
+fn who_starts_takes_nobody_for_alive_who_is_overdue() {
+    let now = Instant::now();
+    let mut cluster = at_noon(now);
+    cluster.judge();
+    let healthy = |cluster: &Cluster| -> Vec<bool> {
+        cluster.snapshot(now).nodes.iter().map(|node| node.healthy).collect()
+    };
+    assert_eq!(healthy(&cluster), [false, true, true], "b, c, own");
+    assert!(cluster.put_lease(&taken("b", 4, "2026-11-25T12:00:01Z"), now), "it is back");
+    assert_eq!(healthy(&cluster), [true, true, true]);
+    // What is listed again later is judged by what was heard.
+    cluster.replace_leases(&[lease("own", 1), taken("b", 4, "2026-11-25T12:00:01Z")], now);
+    cluster.judge();
+    assert!(b_lives(&cluster, now));
+
+    // It was heard between the list and the judgement.
+    let mut cluster = at_noon(now);
+    cluster.put_lease(&taken("b", 4, "2026-11-25T12:00:01Z"), now);
+    cluster.judge();
+    assert!(b_lives(&cluster, now));
+}
+
+/// At noon the API is back after ten minutes, and c's agent is the first to write to it.
+#[test]
+fn after_an_outage_who_starts_goes_by_what_it_remembers() {
+    let now = Instant::now();
+    let last = |cluster: &mut Cluster, b: bool| {
+        let mut last = cluster.snapshot(now);
+        last.nodes.iter_mut().for_each(|node| node.healthy = b || node.name.as_str() != "b");
+        cluster.remember(&last);
+        cluster.judge();
+    };
+    let mut cluster = at_noon(now);
+    last(&mut cluster, true);
+    assert!(b_lives(&cluster, now), "it was alive before, and is listened for");
+    cluster.put_lease(&lease("own", 4), now + SPAN);
+    assert!(!b_lives(&cluster, now + SPAN), "for a minute");
+    let mut cluster = at_noon(now);
+    last(&mut cluster, false);
+    assert!(!b_lives(&cluster, now), "it was dead before");
+}
+
+#[test]
+fn the_last_of_kilos_that_is_dead_makes_no_agent_plan_for_kilo_that_starts() {
+    let now = Instant::now();
+    let mut cluster = at_noon(now);
+    let mut object = node("kilos", 4, &[("kilo.squat.ai/last-seen", "1")]);
+    let fields = json!({ "f:metadata": { "f:annotations": { "f:kilo.squat.ai/last-seen": {} } } });
+    let entry = json!([{ "manager": "kg", "time": "2026-11-25T11:50:00Z", "fieldsV1": fields }]);
+    object.metadata.managed_fields = serde_json::from_value(entry).unwrap();
+    cluster.put_node(object, now);
+    assert!(cluster.has_kilo(now), "as long as nobody knows");
+    cluster.judge();
+    assert!(!cluster.has_kilo(now));
+}
+
+#[test]
 fn kilo_is_there_while_its_agents_are() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
@@ -206,7 +314,8 @@ fn kilo_is_there_while_its_agents_are() {
     cluster.put_node(seen("b", 2, "7"), at(0));
     assert!(cluster.has_kilo(at(59)) && b_lives(&cluster, at(59)));
     assert!(!cluster.has_kilo(at(60)), "an old stamp is no agent");
-    cluster.put_node(seen("b", 2, "6"), at(70));
+    assert!(cluster.put_node(seen("b", 2, "6"), at(70)), "its return is news");
+    assert!(!cluster.put_node(seen("b", 2, "5"), at(70)), "that it goes on living is none");
     assert!(cluster.has_kilo(at(71)), "whatever its clock says");
     cluster.put_lease(&lease("b", 2), at(72));
     assert!(!cluster.has_kilo(at(72)), "one of ours that passes for one");

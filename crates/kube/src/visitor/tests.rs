@@ -17,20 +17,44 @@ fn config() -> VisitorConfig {
     }
 }
 
-fn read_node(name: &str, annotations: Value) -> ReadNode {
+fn node(name: &str, annotations: Value) -> NodeObject {
     let mut object = json!({
         "metadata": { "name": name, "annotations": annotations },
         "spec": { "podCIDR": "10.42.0.0/24" },
     });
     object["metadata"]["annotations"]["kilo.squat.ai/key"] = json!(KEY);
-    node::read(&serde_json::from_value(object).unwrap(), "region")
+    serde_json::from_value(object).unwrap()
+}
+
+fn read_node(name: &str, annotations: Value) -> ReadNode {
+    node::read(&node(name, annotations), "region")
+}
+
+/// A Node of one of Kilo's agents, which said at this time by the API server's clock that it is there.
+fn kilos(name: &str, seen: &str, time: &str) -> NodeObject {
+    let mut node = node(name, json!({ "kilo.squat.ai/last-seen": seen }));
+    node.metadata.managed_fields = serde_json::from_value(json!([
+        {
+            "manager": "kg",
+            "time": time,
+            "fieldsV1": { "f:metadata": { "f:annotations": { "f:kilo.squat.ai/last-seen": {} } } },
+        },
+        {
+            "manager": "kubelet",
+            "time": "2026-11-25T10:30:00Z",
+            "fieldsV1": { "f:metadata": { "f:annotations": { "f:volumes": {} } } },
+        },
+    ]))
+    .unwrap();
+    node
 }
 
 fn lease(name: &str, time: &str) -> PartialObjectMeta<Lease> {
     serde_json::from_value(json!({
         "metadata": {
             "name": name,
-            "managedFields": [{ "manager": "wireloom", "time": "2026-11-25T09:00:00Z" }, { "time": time }],
+            "resourceVersion": time,
+            "managedFields": [{ "manager": "wireloom", "time": time }],
         },
     }))
     .unwrap()
@@ -71,23 +95,70 @@ fn kilos_mesh_is_known_by_what_its_agents_do() {
     assert!(mesh(&[], &config()).is_ok());
 }
 
+/// Who is healthy when this is read.
+fn healthy(
+    nodes: &[NodeObject],
+    leases: &[PartialObjectMeta<Lease>],
+    lives: &mut Lives,
+    now: Instant,
+) -> Vec<bool> {
+    let listed = Listed { nodes: nodes.to_vec(), leases: leases.to_vec(), ..Listed::default() };
+    let snapshot = listed.snapshot(&config(), lives, now).unwrap();
+    snapshot.nodes.iter().map(|node| node.healthy).collect()
+}
+
 #[test]
-fn who_lags_behind_the_newest_heartbeat_is_dead_and_who_has_none_is_not() {
+fn who_lags_behind_the_newest_heartbeat_is_dead() {
+    let ours = |name| node(name, json!({ "wireloom.dev/algorithm": "wireloom" }));
     let leases = [
         lease("a", "2026-11-25T10:10:00Z"),
         lease("b", "2026-11-25T10:09:01Z"),
         lease("c", "2026-11-25T10:08:59Z"),
     ];
-    let nodes = ["a", "b", "c", "d"].map(|name| read_node(name, json!({})));
-    let snapshot = snapshot(nodes.to_vec(), &[], &leases, &config()).unwrap();
-    let healthy: Vec<bool> = snapshot.nodes.iter().map(|node| node.healthy).collect();
-    assert_eq!(healthy, [true, true, false, true]);
+    let nodes = ["a", "b", "c", "refused"].map(ours);
+    assert_eq!(healthy(&nodes, &leases, &mut lives(), Instant::now()), [true, true, false, true]);
+}
+
+#[test]
+fn kilos_nodes_live_by_when_they_were_seen_whatever_their_clocks_say() {
+    let now = Instant::now();
+    let nodes = [
+        kilos("a", "7", "2026-11-25T10:10:00Z"),
+        kilos("b", "9999999999", "2026-11-25T10:09:30Z"),
+        kilos("c", "1764065339", "2026-11-25T10:08:59Z"),
+        node("never", json!({})),
+    ];
+    assert_eq!(healthy(&nodes, &[], &mut lives(), now), [true, true, false, false]);
+    // Beside ours, the last of Kilo's is not taken for the newest of all.
+    let leases = [lease("z", "2026-11-25T10:11:00Z")];
+    assert_eq!(healthy(&nodes[2..], &leases, &mut lives(), now), [false, false]);
+}
+
+#[test]
+fn who_stays_notices_death_and_return_and_an_outage_is_nobodys() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let mut lives = lives();
+    let a = |seen: u64| kilos("a", &seen.to_string(), "2026-11-25T10:10:00Z");
+    let b = |seen: u64| kilos("b", &seen.to_string(), "2026-11-25T10:08:00Z");
+    assert_eq!(healthy(&[a(1), b(1)], &[], &mut lives, at(0)), [true, false]);
+    assert_eq!(healthy(&[a(1), b(2)], &[], &mut lives, at(30)), [true, true], "b is back");
+    assert_eq!(healthy(&[a(1), b(3)], &[], &mut lives, at(60)), [false, true], "a is gone");
+    // The API is away, and b is not the first to be back.
+    lives.set_deaf(true, lives.heard().unwrap());
+    lives.set_deaf(false, at(660));
+    assert_eq!(healthy(&[a(1), b(3)], &[], &mut lives, at(660)), [false, true]);
+    assert_eq!(healthy(&[a(2), b(3)], &[], &mut lives, at(690)), [true, true]);
+    assert_eq!(healthy(&[a(3), b(3)], &[], &mut lives, at(720)), [true, false]);
 }
 
 #[test]
 fn an_outage_is_told_once_and_takes_nothing() {
     let mut known = Known::default();
-    let mesh = || snapshot(vec![read_node("a", json!({}))], &[], &[], &config());
+    let mesh = || {
+        let listed = Listed { nodes: vec![node("a", json!({}))], ..Listed::default() };
+        listed.snapshot(&config(), &mut lives(), Instant::now())
+    };
     let gone = || Err(VisitError::Nodes("gone".to_owned()));
     assert!(known.learn(mesh()));
     assert!(!known.learn(mesh()), "nothing is new");

@@ -125,7 +125,7 @@ impl Rig {
             cni_address: None,
         };
         let (sender, facts) = watch::channel(facts);
-        (KubeRegistry::start(client, config, facts), sender)
+        (KubeRegistry::start(client, config, facts, None), sender)
     }
 
     /// Cuts every registry off from the API.
