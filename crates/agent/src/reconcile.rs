@@ -146,6 +146,11 @@ impl Reconciler {
         self.plan.as_ref()
     }
 
+    /// What is wrong with the mesh and the plan.
+    pub(crate) fn plan_problems(&self) -> &[Problem] {
+        &self.plan_problems
+    }
+
     pub(crate) const fn underlay(&self) -> Option<&Underlay> {
         self.underlay.as_ref()
     }
