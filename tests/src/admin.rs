@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use wireloom_cluster::Cluster;
 
 /// How long a command may take that keeps to [`LONG`](crate::cluster::LONG).
@@ -53,25 +52,4 @@ pub fn section(document: &'static str, heading: &str) -> &'static str {
         .split_once(&format!("\n{heading}\n"))
         .unwrap_or_else(|| panic!("the document has no heading {heading}"));
     rest.split_once("\n#").map_or(rest, |(part, _)| part)
-}
-
-/// What kubeadm gives kube-proxy, and with it our agent.
-pub fn way_to_the_api(cluster: &Cluster) -> Value {
-    let account = "/var/run/secrets/kubernetes.io/serviceaccount";
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{ "name": "default", "cluster": {
-            "server": cluster.api().url(), "certificate-authority": format!("{account}/ca.crt"),
-        }}],
-        "users": [{ "name": "default", "user": { "tokenFile": format!("{account}/token") } }],
-        "contexts": [{ "name": "default", "context": { "cluster": "default", "user": "default" } }],
-        "current-context": "default",
-    });
-    json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": { "name": "kube-proxy", "namespace": "kube-system" },
-        "data": { "kubeconfig.conf": config.to_string() },
-    })
 }

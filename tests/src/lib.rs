@@ -20,7 +20,6 @@ use wireloom_testkit::{promised, wireloom_binary};
 pub mod admin;
 pub mod cluster;
 pub mod device;
-pub mod flow;
 pub mod foreign;
 pub mod mesh;
 pub mod pod;

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wireloom_cluster::Cluster;
-use wireloom_lab::Host;
+use wireloom_lab::{Flow, Host};
 use wireloom_testkit::{need, promised};
 use wireloom_tests::cluster::{
     self, CONTROL, DEPLOY, LONG, four_regions, kubectl, read, rolled_out, status,
 };
-use wireloom_tests::flow::Flow;
 use wireloom_tests::{NetworkState, eventually, ok, within};
 
 /// The machine of the control plane, two in other regions, and one at home behind NAT.
@@ -114,10 +113,10 @@ fn a_node_joins(mesh: &mut Mesh) -> Duration {
 fn a_rollout_keeps_connections(mesh: &Mesh) -> Duration {
     let (from, to) = (mesh.host("ams-1"), mesh.host("waw-1"));
     let before = mesh.pods();
-    let flow = Flow::start(from, to, &mesh.overlay_address("waw-1"));
+    let flow = Flow::start(from, to, mesh.overlay_address("waw-1").parse().unwrap()).unwrap();
     mesh.kubectl(&["rollout", "restart", "daemonset/wireloom", "--namespace=kube-system"]);
     mesh.rolled_out();
-    let stood = flow.stop();
+    let stood = flow.stop().unwrap();
     within(PATIENCE, "the old pods are gone", || {
         let pods = mesh.pods();
         !before.iter().any(|pod| pods.contains(pod))
@@ -131,7 +130,7 @@ fn a_rollout_keeps_connections(mesh: &Mesh) -> Duration {
 /// With the data plane apart, neither the death of an agent nor a rollout of all of them is felt.
 fn agents_are_killed_and_replaced_unnoticed(mesh: &Mesh) -> Duration {
     let (from, to) = (mesh.host("ams-1"), mesh.host("waw-1"));
-    let flow = Flow::start(from, to, &mesh.overlay_address("waw-1"));
+    let flow = Flow::start(from, to, mesh.overlay_address("waw-1").parse().unwrap()).unwrap();
     for node in ["ams-1", "waw-1"] {
         let container = |pod: &Value| {
             let container = pod["status"]["containerStatuses"][0]["containerID"].as_str();
@@ -153,7 +152,7 @@ fn agents_are_killed_and_replaced_unnoticed(mesh: &Mesh) -> Duration {
     }
     mesh.kubectl(&["rollout", "restart", "daemonset/wireloom", "--namespace=kube-system"]);
     mesh.rolled_out();
-    let stood = flow.stop();
+    let stood = flow.stop().unwrap();
     assert!(stood < promised(Duration::from_secs(1)), "nothing arrived for {stood:?}");
     mesh.all_meet();
     stood

@@ -16,7 +16,7 @@ use wireloom_cluster::{Cluster, TOOLS};
 use wireloom_image::recipe;
 use wireloom_lab::{Child, Host, Lab, Layout, Region};
 use wireloom_testkit::{need, wireloom_binary};
-use wireloom_tests::admin::{commands, shell, way_to_the_api};
+use wireloom_tests::admin::{commands, shell};
 use wireloom_tests::cluster::{LONG, kubectl};
 use wireloom_tests::{Keys, echoes, eventually, ok, run, wireloom, within};
 
@@ -257,7 +257,7 @@ fn both_are_there(cluster: &Cluster, overlay: &str, then: impl Fn()) {
     for line in commands(GUIDE, "kubectl -n kube-system patch daemonset kilo") {
         shell(cluster, line);
     }
-    cluster.api().apply(&way_to_the_api(cluster).to_string()).unwrap();
+    cluster.api().apply(&cluster.api().way_of_kubeadm().to_string()).unwrap();
     kubectl(cluster, &["apply", "-k", overlay]);
     then();
     within(SOON, "the controller has seen both", || {

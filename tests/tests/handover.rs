@@ -5,10 +5,9 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use wireloom_lab::{Child, Host, Region};
+use wireloom_lab::{Child, Flow, Host, Region};
 use wireloom_testkit::{need, promised, wireloom_binary};
 use wireloom_tests::cluster;
-use wireloom_tests::flow::Flow;
 use wireloom_tests::{NetworkState, eventually, ok, ping, run, within};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,7 +59,7 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
 
     // Both ways: what is sent by the node whose agent is replaced, and what it is sent.
     for (from, to) in [(0, 1), (1, 0), (2, 0), (0, 2)] {
-        let flow = Flow::start(hosts[from], hosts[to], &overlay[to]);
+        let flow = Flow::start(hosts[from], hosts[to], overlay[to].parse().unwrap()).unwrap();
         for (host, old) in hosts.iter().zip(&mut agents) {
             let device = ok(host, "ip -o link show wl0");
             let new = agent(host);
@@ -73,7 +72,7 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
             });
             assert_eq!(ok(host, "ip -o link show wl0"), device);
         }
-        let stood = flow.stop();
+        let stood = flow.stop().unwrap();
         println!("two handovers held a flow up for {stood:?} at most");
         assert!(stood < promised(Duration::from_secs(2)), "nothing arrived for {stood:?}");
     }

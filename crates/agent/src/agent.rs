@@ -351,6 +351,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         let Some(device) = self.device.clone() else { return };
         let problems = self.node.reconcile(&*device).await;
         report(&self.known, &problems);
+        self.registry.report(self.node.plan_problems());
         self.known.clone_from(&problems);
         let plan = self.node.plan().cloned();
         {

@@ -85,11 +85,12 @@ fn is_keys(subject: &Subject, known: PublicKey, own: PublicKey) -> Result<(), Pr
 }
 
 fn no_plan(error: &PlanError, own: &Subject) -> Problem {
-    let subject = match error {
-        PlanError::KeptOut { .. } | PlanError::Unknown { .. } => own.clone(),
-        _ => Subject::Mesh,
+    let (subject, kind) = match error {
+        PlanError::KeptOut { .. } => (own.clone(), ProblemKind::DuplicateKey),
+        PlanError::Unknown { .. } => (own.clone(), ProblemKind::Invalid),
+        _ => (Subject::Mesh, ProblemKind::Invalid),
     };
-    Problem::error(subject, ProblemKind::Invalid, error.to_string())
+    Problem::error(subject, kind, error.to_string())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use wireloom_model::Snapshot;
+use wireloom_model::{Problem, Snapshot};
 use wireloom_registry::{Contact, Next, Publication, PublishError, Registry, Update};
 
 /// How long a registry may keep silent at the start before the last mesh on disk is taken.
@@ -109,6 +109,10 @@ impl<R: Registry> Registry for Remembering<R> {
 
     async fn publish(&mut self, publication: &Publication) -> Result<(), PublishError> {
         self.registry.publish(publication).await
+    }
+
+    fn report(&mut self, problems: &[Problem]) {
+        self.registry.report(problems);
     }
 
     fn contact(&self) -> Contact {

@@ -131,14 +131,31 @@ impl ApiServer {
         self.kubeconfig_for(&json!({ "token": token }))
     }
 
+    /// The ConfigMap by which kubeadm tells kube-proxy, whose pods have tokens of their own, the way to the server.
+    pub fn way_of_kubeadm(&self) -> serde_json::Value {
+        let account = "/var/run/secrets/kubernetes.io/serviceaccount";
+        let authority = json!({ "certificate-authority": format!("{account}/ca.crt") });
+        let token = json!({ "tokenFile": format!("{account}/token") });
+        json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": { "name": "kube-proxy", "namespace": "kube-system" },
+            "data": { "kubeconfig.conf": self.kubeconfig_with(authority, &token) },
+        })
+    }
+
     fn kubeconfig_for(&self, user: &serde_json::Value) -> String {
+        let authority = BASE64_STANDARD.encode(self.authority());
+        self.kubeconfig_with(json!({ "certificate-authority-data": authority }), user)
+    }
+
+    /// One for this user that knows the server by the authority that is said here.
+    fn kubeconfig_with(&self, mut cluster: serde_json::Value, user: &serde_json::Value) -> String {
+        cluster["server"] = self.url().into();
         json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{ "name": "here", "cluster": {
-                "server": self.url(),
-                "certificate-authority-data": BASE64_STANDARD.encode(self.authority()),
-            }}],
+            "clusters": [{ "name": "here", "cluster": cluster }],
             "users": [{ "name": "user", "user": user }],
             "contexts": [{ "name": "here", "context": { "cluster": "here", "user": "user" } }],
             "current-context": "here",

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::{Resource, ResourceExt as _};
 use wireloom_model::{
-    Algorithm, Mesh, Node, NodeName, Peer, Problem, ProblemKind, Snapshot, Subject,
+    Algorithm, Mesh, Node, NodeName, Peer, Problem, ProblemKind, Severity, Snapshot, Subject,
 };
 
 use crate::agreement::disagreement;
@@ -209,20 +209,39 @@ impl Cluster {
     }
 
     /// What this machine's agent says by Events, and of what: its own Node's problems, and those of Peers if it is the first
-    /// by name of all healthy nodes with an agent of ours. Once is enough for what all see.
-    pub fn to_tell(&self, now: Instant) -> Vec<(ObjectReference, &Problem)> {
+    /// by name of all healthy nodes with an agent of ours. Once is enough for what all see. `planned` are the problems of
+    /// its plan; a node that this keeps out plans nothing, and can't speak for others.
+    pub fn to_tell<'a>(
+        &'a self,
+        planned: &'a [Problem],
+        now: Instant,
+    ) -> Vec<(ObjectReference, &'a Problem)> {
         let ours = self.nodes.values().filter_map(|known| known.read.node.as_ref());
         let mut ours = ours.filter(|node| node.algorithm >= Algorithm::Wireloom);
-        let first = ours.find(|node| self.lives.is_healthy(node, now));
+        let is_kept_out = |node: &Node| planned.iter().any(|problem| is_out(problem, &node.name));
+        let first = ours.find(|node| self.lives.is_healthy(node, now) && !is_kept_out(node));
         let speaks_for_all = first.is_some_and(|node| node.name == self.own);
         let of_peers = self.peers.values().filter(|_| speaks_for_all);
         let of_peers = of_peers.map(|known| (known.reference.clone(), &known.problems));
         let of_node = self.own().map(|own| (own.object.object_ref(&()), &own.read.problems));
-        let all = of_node.into_iter().chain(of_peers);
-        all.flat_map(|(about, problems)| {
+        let read = of_node.into_iter().chain(of_peers).flat_map(|(about, problems)| {
             problems.iter().map(move |problem| (about.clone(), problem))
-        })
-        .collect()
+        });
+        // What was read is among what is planned by.
+        let planned = planned.iter().filter_map(|problem| {
+            let (about, read) = match &problem.subject {
+                Subject::Node(name) if *name == self.own => {
+                    self.own().map(|own| (own.object.object_ref(&()), &own.read.problems))
+                }
+                Subject::Peer(name) if speaks_for_all => {
+                    let known = self.peers.get(name.as_str());
+                    known.map(|known| (known.reference.clone(), &known.problems))
+                }
+                _ => None,
+            }?;
+            (!read.contains(problem)).then_some((about, problem))
+        });
+        read.chain(planned).collect()
     }
 
     /// Whether some other node's agent is one of Kilo's: it says that it is there, and not by a heartbeat.
@@ -271,6 +290,13 @@ impl Cluster {
                 .collect(),
         }
     }
+}
+
+/// Whether a problem keeps this node out of the mesh.
+fn is_out(problem: &Problem, node: &NodeName) -> bool {
+    problem.kind == ProblemKind::DuplicateKey
+        && problem.severity == Severity::Error
+        && matches!(&problem.subject, Subject::Node(name) if name == node)
 }
 
 /// The names of those that are known and not among all.

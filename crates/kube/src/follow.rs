@@ -11,7 +11,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
-use wireloom_model::{NodeName, Snapshot};
+use wireloom_model::{NodeName, Problem, Snapshot};
 use wireloom_registry::Publication;
 
 use crate::clock;
@@ -41,6 +41,14 @@ const BEAT_DENIED: &str = "the heartbeat of this node can't be written";
 const RIVAL: &str = "somebody else writes to this machine's Node";
 const ANNOTATIONS_DENIED: &str = "the annotations of this node can't be written";
 
+/// What the agent tells the task.
+pub(crate) struct FromAgent {
+    pub(crate) facts: watch::Receiver<Facts>,
+    pub(crate) publication: watch::Receiver<Option<Publication>>,
+    /// What is wrong with the mesh as it plans it.
+    pub(crate) planned: watch::Receiver<Vec<Problem>>,
+}
+
 /// Everything that the task holds.
 pub(crate) struct Follower {
     config: KubeConfig,
@@ -48,6 +56,7 @@ pub(crate) struct Follower {
     outage: Outage,
     nodes: Watch<NodeObject>,
     peers: Watch<DynamicObject>,
+    /// Of metadata alone, on the wire too.
     leases: Watch<PartialObjectMeta<Lease>>,
     /// The DaemonSet that the agent is of.
     daemon_set: Option<Watch<DaemonSet>>,
@@ -55,8 +64,7 @@ pub(crate) struct Follower {
     standing: watch::Sender<Standing>,
     writer: Writer,
     events: Events,
-    facts: watch::Receiver<Facts>,
-    publication: watch::Receiver<Option<Publication>>,
+    agent: FromAgent,
     known: watch::Sender<Known>,
     /// When to make a snapshot.
     due: Option<Instant>,
@@ -79,8 +87,7 @@ impl Follower {
     pub(crate) fn new(
         client: Client,
         config: KubeConfig,
-        facts: watch::Receiver<Facts>,
-        publication: watch::Receiver<Option<Publication>>,
+        agent: FromAgent,
         known: watch::Sender<Known>,
         standing: watch::Sender<Standing>,
     ) -> Self {
@@ -103,8 +110,7 @@ impl Follower {
             writer: Writer::new(&client, config.node.clone(), &config.namespace, span),
             events: Events::new(&client, &config.node, now),
             config,
-            facts,
-            publication,
+            agent,
             known,
             due: None,
             write_due: None,
@@ -131,8 +137,9 @@ impl Follower {
                 change = self.peers.next() => self.hear_peers(change),
                 change = self.leases.next() => self.hear_leases(change),
                 change = next_of(&mut self.daemon_set) => self.hear_daemon_set(change).await,
-                Ok(()) = self.facts.changed() => self.write_soon(),
-                Ok(()) = self.publication.changed() => self.write_soon(),
+                Ok(()) = self.agent.facts.changed() => self.write_soon(),
+                Ok(()) = self.agent.publication.changed() => self.write_soon(),
+                Ok(()) = self.agent.planned.changed() => self.complain().await,
                 () = at(self.due) => self.tell(),
                 () = at(self.write_due) => self.write().await,
                 () = at(Some(self.beat_due)) => self.beat().await,
@@ -250,10 +257,8 @@ impl Follower {
         let uid = self.cluster.own().and_then(|own| own.object.metadata.uid.as_deref());
         // What is said of a Node goes with it.
         let Some(uid) = uid else { return self.nodes.is_listed };
-        if self.cluster.has_kilo(Instant::now()) {
-            return true;
-        }
-        match self.writer.withdraw(uid).await {
+        let to_kilo = self.cluster.has_kilo(Instant::now());
+        match self.writer.withdraw(uid, to_kilo).await {
             Ok(()) => {
                 tracing::info!("what this node said of itself is taken back");
                 true
@@ -387,14 +392,15 @@ impl Follower {
     async fn complain(&mut self) -> bool {
         self.complain_due = None;
         if !self.standing.borrow().is_dismissed() {
-            let now = Instant::now();
-            self.complain_due = self.events.tell(&self.cluster.to_tell(now), now).await;
+            let (now, planned) = (Instant::now(), self.agent.planned.borrow().clone());
+            let all = self.cluster.to_tell(&planned, now);
+            self.complain_due = self.events.tell(&all, now).await;
         }
         false
     }
 
     fn shall_say(&self, own: &KnownNode) -> BTreeMap<String, String> {
-        let (facts, publication) = (self.facts.borrow(), self.publication.borrow());
+        let (facts, publication) = (self.agent.facts.borrow(), self.agent.publication.borrow());
         own::annotations(&self.config, own, &facts, publication.as_ref(), self.last_seen)
     }
 

@@ -8,12 +8,12 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wireloom_model::annotations::Granularity;
-use wireloom_model::{Mesh, NodeName, Snapshot};
+use wireloom_model::{Mesh, NodeName, Problem, Snapshot};
 use wireloom_registry::{Contact, Next, Publication, PublishError, Registry, Update};
 
 use crate::addresses::AddressRules;
 use crate::daemon_set::{DaemonSetName, Standing};
-use crate::follow::Follower;
+use crate::follow::{Follower, FromAgent};
 use crate::node::NodeObject;
 use crate::own::Facts;
 
@@ -61,6 +61,7 @@ pub struct KubeRegistry {
     known: watch::Receiver<Known>,
     told: Known,
     publication: watch::Sender<Option<Publication>>,
+    planned: watch::Sender<Vec<Problem>>,
     client: Client,
     config: KubeConfig,
     standing: watch::Receiver<Standing>,
@@ -88,16 +89,17 @@ impl KubeRegistry {
     ) -> Self {
         let (known_by_task, known) = watch::channel(Known::default());
         let (publication, published) = watch::channel(None);
+        let (planned, of_plan) = watch::channel(Vec::new());
         let (standing_by_task, standing) = watch::channel(Standing::default());
         let (to_follow, of) = (client.clone(), config.clone());
-        let mut follower =
-            Follower::new(to_follow, of, facts, published, known_by_task, standing_by_task);
+        let agent = FromAgent { facts, publication: published, planned: of_plan };
+        let mut follower = Follower::new(to_follow, of, agent, known_by_task, standing_by_task);
         if let Some(last) = last {
             follower.remember(last);
         }
         let task = tokio::spawn(follower.run());
         let told = Known::default();
-        Self { known, told, publication, client, config, standing, task }
+        Self { known, told, publication, planned, client, config, standing, task }
     }
 }
 
@@ -115,6 +117,16 @@ impl Registry for KubeRegistry {
             is_news
         });
         Ok(())
+    }
+
+    fn report(&mut self, problems: &[Problem]) {
+        self.planned.send_if_modified(|last| {
+            let is_news = last != problems;
+            if is_news {
+                *last = problems.to_vec();
+            }
+            is_news
+        });
     }
 
     fn contact(&self) -> Contact {

@@ -133,7 +133,37 @@ pub(crate) fn random() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use http::{Request, Response, header};
+    use k8s_openapi::api::coordination::v1::Lease;
+    use kube::Client;
+    use kube::client::Body;
+    use kube::core::PartialObjectMeta;
+    use tokio::sync::mpsc;
+
     use super::*;
+
+    #[tokio::test]
+    async fn where_metadata_suffices_no_more_is_asked_for() {
+        let (asked, mut asks) = mpsc::unbounded_channel();
+        let server = tower::service_fn(move |request: Request<Body>| {
+            let accepts = request.headers()[header::ACCEPT].to_str().unwrap().to_owned();
+            asked.send(accepts).unwrap();
+            let is_watch = request.uri().query().unwrap_or_default().contains("watch=true");
+            let list = r#"{ "metadata": { "resourceVersion": "7" }, "items": [] }"#;
+            let answer = if is_watch { Vec::new() } else { list.into() };
+            std::future::ready(Ok::<_, kube::Error>(Response::new(Body::from(answer))))
+        });
+        let client = Client::new(server, "default");
+        let mut leases: Watch<PartialObjectMeta<Lease>> =
+            Watch::new(Api::default_namespaced(client));
+        assert!(matches!(leases.next().await, Change::All(all) if all.is_empty()));
+        let watching = tokio::spawn(async move { drop(leases.next().await) });
+        for what in ["PartialObjectMetadataList", "PartialObjectMetadata"] {
+            let accepts = asks.recv().await.unwrap();
+            assert_eq!(accepts, format!("application/json;as={what};g=meta.k8s.io;v=v1"));
+        }
+        watching.abort();
+    }
 
     #[test]
     fn patience_grows_and_is_not_reset_by_a_mere_try() {

@@ -10,7 +10,7 @@ use kube::{Client, Error};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use wireloom_model::NodeName;
-use wireloom_model::annotations::key;
+use wireloom_model::annotations::{OWN_PREFIX, key};
 
 use crate::node::NodeObject;
 use crate::{MANAGER, clock};
@@ -94,9 +94,12 @@ impl Writer {
     }
 
     /// Takes back all that was written of this Node: what agents have its annotations say, and its signs of life. What
-    /// another agent wrote too, such as Kilo's before ours, would stay if we merely applied it no longer.
-    pub(crate) async fn withdraw(&self, uid: &str) -> Result<(), WriteError> {
-        let nothing: BTreeMap<_, _> = written_by_agents().map(|key| (key, Value::Null)).collect();
+    /// another agent wrote too, such as Kilo's before ours, would stay if we merely applied it no longer. `to_kilo` leaves
+    /// what Kilo's agents go by: one of them may be the next on this node.
+    pub(crate) async fn withdraw(&self, uid: &str, to_kilo: bool) -> Result<(), WriteError> {
+        let goes = |key: &&str| !to_kilo || key.starts_with(OWN_PREFIX);
+        let nothing: BTreeMap<_, _> =
+            written_by_agents().filter(goes).map(|key| (key, Value::Null)).collect();
         let patch = json!({ "metadata": { "uid": uid, "annotations": nothing } });
         let params =
             PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };

@@ -463,9 +463,21 @@ async fn what_kilos_agents_go_by_stays_when_a_node_leaves_for_good() {
     rig.api.apply(&daemon_set()).unwrap();
     let (mut registry, _facts) = rig.registry("own", 1, rig::PATIENCE).await;
     mesh(&mut registry, "both are in the mesh", |mesh| names(mesh) == ["kilos", "own"]).await;
+    registry.publish(&publication("own", 1)).await.unwrap();
+    let says = |key: &str| rig.annotations("own")[key].is_string();
+    eventually("what it holds is published", || says("wireloom.dev/held")).await;
+    let lease = || rig.api.kubectl(["get", "lease", "own", "--namespace=kube-system"]).is_ok();
+    eventually("its heartbeat is there", lease).await;
     rig.kubectl("delete daemonset wireloom --namespace=kube-system");
     assert_eq!(registry.leave().await, Next::Nobody);
-    assert!(rig.annotations("own")["kilo.squat.ai/key"].is_string());
+    for key in ["endpoint", "granularity", "internal-ip", "key", "last-seen", "wireguard-ip"] {
+        assert!(says(&format!("kilo.squat.ai/{key}")), "{key}");
+    }
+    // That the agent can plan by our algorithm, and does, would be untrue of the next one.
+    for key in ["algorithm", "endpoints", "held", "internal-ips", "mesh"] {
+        assert!(!says(&format!("wireloom.dev/{key}")), "{key}");
+    }
+    assert!(!lease());
 }
 
 /// Has every such change fail, which is no refusal for good.

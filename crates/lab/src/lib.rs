@@ -10,6 +10,7 @@
 pub mod child;
 pub mod demo;
 mod error;
+pub mod flow;
 pub mod host;
 pub mod lab;
 pub mod measure;
@@ -20,6 +21,7 @@ pub mod state;
 
 pub use child::{Child, Output};
 pub use error::Error;
+pub use flow::Flow;
 pub use host::Host;
 pub use lab::{Lab, Latency};
 pub use plan::{Layout, LayoutError, Plan, Region, Uplink};

@@ -19,6 +19,8 @@ pub enum Program {
     Ping,
     /// Starts a program with a signal for its parent's death (util-linux).
     Setpriv,
+    /// Shows sockets (iproute2).
+    Ss,
     /// Sets queueing disciplines (iproute2).
     Tc,
 }
@@ -39,6 +41,7 @@ impl Program {
             Self::Nsenter => "nsenter",
             Self::Ping => "ping",
             Self::Setpriv => "setpriv",
+            Self::Ss => "ss",
             Self::Tc => "tc",
         }
     }
@@ -46,7 +49,7 @@ impl Program {
     /// The package that brings it.
     pub const fn package(self) -> &'static str {
         match self {
-            Self::Ip | Self::Tc => "iproute2",
+            Self::Ip | Self::Ss | Self::Tc => "iproute2",
             Self::Iperf3 => "iperf3",
             Self::Nft => "nftables",
             Self::Nsenter | Self::Setpriv => "util-linux",

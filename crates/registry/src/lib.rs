@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use wireloom_model::{Held, NodeName, PublicKey, Snapshot};
+use wireloom_model::{Held, NodeName, Problem, PublicKey, Snapshot};
 
 /// What a registry tells, in the order in which it learnt it.
 #[derive(Debug, Clone)]
@@ -79,6 +79,10 @@ pub trait Registry: Send {
         &mut self,
         publication: &Publication,
     ) -> impl Future<Output = Result<(), PublishError>> + Send;
+
+    /// Says all that is wrong with the mesh as this node plans it, whenever that may have changed. A registry that can show
+    /// it to people beside what it is about does so.
+    fn report(&mut self, _problems: &[Problem]) {}
 
     /// How it stands between the registry and this machine.
     fn contact(&self) -> Contact;

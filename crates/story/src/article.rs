@@ -161,13 +161,7 @@ fn cluster(stage: &mut Stage, voice: &Voice) -> Result<Kubernetes> {
         started = stage.join(&[machine], voice)?;
     }
     let join_seconds = stage.in_mesh_after(BEHIND_NAT, started)?;
-    stage.kubectl(&[
-        "rollout",
-        "status",
-        "daemonset/wireloom",
-        "--namespace=kube-system",
-        LIMIT,
-    ])?;
+    stage.rolled_out()?;
     stage.kubectl(&["wait", "node", "--all", "--for=condition=Ready", LIMIT])?;
     stage.introduce(voice)?;
     stage.show(&["get", "nodes", &format!("--label-columns={REGION}")], voice)?;
@@ -185,14 +179,14 @@ fn apart(stage: &Stage, voice: &Voice) -> Result<AntiAffinity> {
     stage.apply(&pods::deployment(APART, 2, &placed), voice)?;
     stage.kubectl(&["rollout", "status", "deployment", APART, LIMIT])?;
     let two = pods::running(stage, Some(APART))?;
-    pods::tell(&two, voice)?;
+    pods::tell(stage, &two, voice)?;
 
     voice.head("Five replicas for four regions")?;
     stage.show(&["scale", "deployment", APART, "--replicas=5"], voice)?;
     let ready = "--for=jsonpath={.status.readyReplicas}=4";
     stage.kubectl(&["wait", "deployment", APART, ready, LIMIT])?;
     let pods = pods::running(stage, Some(APART))?;
-    pods::tell(&pods, voice)?;
+    pods::tell(stage, &pods, voice)?;
     let waiting = waiting(stage)?;
     let reason = waiting.first().context("no pod waits for a region")?.clone();
     voice.say(&format!(" {} pod is Pending: {reason}", waiting.len()))?;
@@ -232,7 +226,7 @@ fn spread(stage: &Stage, voice: &Voice) -> Result<Vec<usize>> {
     stage.apply(&pods::deployment(SPREAD, 10, &placed), voice)?;
     stage.kubectl(&["rollout", "status", "deployment", SPREAD, LIMIT])?;
     let pods = pods::running(stage, Some(SPREAD))?;
-    pods::tell(&pods, voice)?;
+    pods::tell(stage, &pods, voice)?;
     let counts = pods::by_region(&pods);
     let shown: Vec<String> = counts.iter().map(usize::to_string).collect();
     voice.say(&format!(" by region: {}", shown.join(", ")))?;
@@ -269,13 +263,7 @@ fn kill_gateway(stage: &Stage, all: &[Pod], voice: &Voice) -> Result<Recovery> {
     let fetched = pods::fetch_all(stage, all)?;
     let seconds = tenths(begin.elapsed());
     tell_fetched(&fetched, &format!("pages fetched, {seconds:.1} s after its death"), voice)?;
-    stage.kubectl(&[
-        "rollout",
-        "status",
-        "daemonset/wireloom",
-        "--namespace=kube-system",
-        LIMIT,
-    ])?;
+    stage.rolled_out()?;
     Ok(Recovery {
         gateway: KILLED.to_owned(),
         seconds,

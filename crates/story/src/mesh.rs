@@ -1,4 +1,4 @@
-//! The mesh on Kubernetes: four nodes in four regions, one of which joins late, and a machine elsewhere that is no node.
+//! The mesh on Kubernetes: five nodes in four regions, one of which joins late, and a machine elsewhere that is no node.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde::Serialize;
 use serde_json::json;
-use wireloom_lab::Child;
 use wireloom_lab::demo::throughput::{self, End};
 use wireloom_lab::demo::{Layer, Pair, Report, Trial, Voice, reach, tenths};
+use wireloom_lab::{Child, Flow};
 use wireloom_model::Family;
 
 use crate::pods::{self, Pod};
-use crate::stage::{self, BEHIND_NAT, InMesh, Kubernetes, LIMIT, MACHINES, OFFICE, REGION, Stage};
+use crate::stage::{
+    self, BEHIND_NAT, CONTROL, InMesh, Kubernetes, LIMIT, MACHINES, OFFICE, REGION, Stage,
+};
 use crate::{Keep, Settings};
 
 /// The office's address in the mesh, its device and port, and where it keeps its key and what it is told of the mesh.
@@ -23,6 +25,9 @@ const DEVICE: &str = "wg0";
 const PORT: u16 = 51820;
 const KEY: &str = "/run/office/key";
 const CONFIGURATION: &str = "/run/office/peers.conf";
+
+/// The address of the node behind NAT that the API server reaches: one of the overlay that no other node has.
+const HIDDEN: &str = "10.4.200.1";
 
 /// The pods that ping.
 const PODS: &str = "pods";
@@ -38,6 +43,8 @@ pub struct MeshReport {
     pub report: Report,
     /// What this one's cluster said of itself.
     pub kubernetes: Kubernetes,
+    /// The longest time for which nothing arrived on a TCP connection while every agent was replaced, in seconds.
+    pub rollout_held_up_seconds: f64,
     /// What differs on the nodes since the mesh is gone from them. Empty where it is kept.
     pub left_behind: Vec<String>,
 }
@@ -61,17 +68,22 @@ pub fn show(
     keep: Option<Keep<'_, MeshReport>>,
 ) -> Result<MeshReport> {
     let begin = Instant::now();
+    let hidden: IpAddr = HIDDEN.parse()?;
     let mut stage = Stage::build(&settings.program, voice)?;
-    let (late, first): (Vec<_>, Vec<_>) =
+    let (late, others): (Vec<_>, Vec<_>) =
         MACHINES.into_iter().partition(|machine| machine.name == BEHIND_NAT);
+    let first = [&[CONTROL], &others[..]].concat();
 
-    voice.head("Three machines join by a token, each by one command")?;
+    voice.head("Its machine and three more join by a token, each by one command")?;
     stage.join(&first, voice)?;
     voice.head("One command puts the mesh on them")?;
     stage.install(voice)?;
 
-    voice.head("A fourth joins behind NAT, and the DaemonSet comes by itself")?;
-    let started = stage.join(&late, voice)?;
+    voice.head("A fifth joins behind NAT, and the DaemonSet comes by itself")?;
+    let mut started = Instant::now();
+    for machine in late {
+        started = stage.join_at(machine, hidden, voice)?;
+    }
     let join_seconds = stage.in_mesh_after(BEHIND_NAT, started)?;
     voice.say(&format!(
         " {BEHIND_NAT} is in the mesh {join_seconds:.1} s after its kubelet's start"
@@ -83,6 +95,10 @@ pub fn show(
     stage.show(&["get", "nodes", &format!("--label-columns={REGION}")], voice)?;
     let kubernetes = stage.describe(join_seconds)?;
 
+    voice
+        .head("The API server speaks to the node behind NAT, whose only address is of the mesh")?;
+    is_spoken_to(&stage, voice)?;
+
     voice.head("A machine elsewhere joins as a Peer, by WireGuard alone")?;
     let _office = office(&stage, voice)?;
 
@@ -90,17 +106,23 @@ pub fn show(
     stage.apply(&pods::daemon_set(PODS), voice)?;
     stage.kubectl(&["rollout", "status", "daemonset", PODS, LIMIT])?;
     let pods = pods::running(&stage, Some(PODS))?;
-    pods::tell(&pods, voice)?;
+    pods::tell(&stage, &pods, voice)?;
 
     voice.head("Round trips in ms, the best of node to node and pod to pod, IPv4 and IPv6")?;
     let trials = reachability(&stage, &nodes, &pods, voice)?;
-    let ends: Vec<End> = nodes.iter().filter_map(end).collect();
+    // One of each region.
+    let ends = nodes.iter().filter(|node| node.name != CONTROL.name);
+    let ends: Vec<End> = ends.filter_map(end).collect();
     let throughput = throughput::between(stage.cluster.lab(), &ends, settings.seconds, voice)?;
+
+    voice.head("Every agent is replaced while a connection is open")?;
+    let rollout_held_up_seconds = rollout(&stage, &nodes, voice)?;
     let graph = picture(&stage)?;
     voice.say(&format!("\nThe graph of the mesh: {}", graph.display()))?;
 
     let report = Report::new(nodes.len(), trials, throughput, Some(graph), begin);
-    let mut report = MeshReport { report, kubernetes, left_behind: Vec::new() };
+    let left_behind = Vec::new();
+    let mut report = MeshReport { report, kubernetes, rollout_held_up_seconds, left_behind };
     if let Some(keep) = keep {
         keep(&report, &stage::explanation(&stage))?;
         return Ok(report);
@@ -112,6 +134,36 @@ pub fn show(
     report.report.seconds = tenths(begin.elapsed());
     voice.say(&format!("Done in {:.1} s.", report.report.seconds))?;
     Ok(report)
+}
+
+/// Runs a command in a pod of the node behind NAT and reads its log, which its kubelet gives to the API server.
+fn is_spoken_to(stage: &Stage, voice: &Voice) -> Result<()> {
+    let tells = format!("--for=jsonpath={{.status.addresses[0].address}}={HIDDEN}");
+    stage.kubectl(&["wait", "node", BEHIND_NAT, &tells, LIMIT])?;
+    let addresses = "--output=jsonpath={.status.addresses[*].address}";
+    stage.show(&["get", "node", BEHIND_NAT, addresses], voice)?;
+    let pod = stage.agent(BEHIND_NAT)?;
+    let of_pod = ["--namespace=kube-system", &pod];
+    stage.show(&[&["exec"], &of_pod[..], &["--", "wireloom", "--version"]].concat(), voice)?;
+    stage.show(&[&["logs"], &of_pod[..], &["--tail=1"]].concat(), voice)
+}
+
+/// Replaces every agent by what a person would type while one node sends to another, and returns the longest time in
+/// seconds for which nothing arrived.
+fn rollout(stage: &Stage, nodes: &[InMesh], voice: &Voice) -> Result<f64> {
+    let [from, to] = [MACHINES[0].name, BEHIND_NAT];
+    let there = nodes.iter().find(|node| node.name == to);
+    let Some(address) = there.and_then(|node| node.overlay.first()) else {
+        bail!("{to} has no overlay address");
+    };
+    let flow = Flow::start(stage.host(from)?, stage.host(to)?, *address)?;
+    stage.show(&["rollout", "restart", "daemonset/wireloom", "--namespace=kube-system"], voice)?;
+    stage.rolled_out()?;
+    let held_up = tenths(flow.stop()?);
+    voice.say(&format!(
+        " the connection from {from} to {to} lasted; nothing arrived for {held_up:.1} s at most"
+    ))?;
+    Ok(held_up)
 }
 
 /// Makes the office a Peer and dials in from it. All that it needs is WireGuard and what `showconf` prints.

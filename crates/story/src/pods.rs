@@ -134,9 +134,9 @@ pub(crate) fn by_region(pods: &[Pod]) -> Vec<usize> {
 }
 
 /// Shows where pods are.
-pub(crate) fn tell(pods: &[Pod], voice: &Voice) -> Result<()> {
+pub(crate) fn tell(stage: &Stage, pods: &[Pod], voice: &Voice) -> Result<()> {
     let mut places = table(&["POD", "NODE", "REGION", "ADDRESSES"]);
-    for machine in &MACHINES {
+    for machine in stage.nodes() {
         for pod in pods.iter().filter(|pod| pod.node == machine.name) {
             let addresses: Vec<String> = pod.addresses.iter().map(IpAddr::to_string).collect();
             places.add_row([&pod.name, &pod.node, machine.region, &addresses.join(" ")]);

@@ -42,14 +42,17 @@ pub(crate) const MACHINES: [Machine; 4] = [
 /// The one that nobody can dial.
 pub(crate) const BEHIND_NAT: &str = "dub-1";
 
-/// Where the control plane runs.
-pub(crate) const CONTROL: &str = "control";
+/// Where the control plane runs: beside the first of them, as a node only where that is said.
+pub(crate) const CONTROL: Machine = Machine { name: "control", region: "nl-ams", provider: OWN };
 
 /// A machine that is no node.
 pub(crate) const OFFICE: &str = "office";
 
+/// What starts a kubelet, as it is shown.
+const KUBELET: &str = "kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap.kubeconfig --node-labels=topology.kubernetes.io/region=...";
+
 /// What `kubectl apply -k` is given, as a person in a checkout says it.
-const DEPLOY: &str = "deploy/base";
+const DEPLOY: &str = "deploy/overlays/kubeadm";
 
 /// The name that `deploy/` gives the image.
 const IMAGE: &str = "localhost/wireloom:dev";
@@ -68,8 +71,8 @@ pub(crate) struct Stage {
     pub(crate) cluster: Cluster,
     /// The program under demonstration.
     program: PathBuf,
-    /// What its nodes' networks were like before the mesh.
-    found: Vec<(&'static str, NetworkState)>,
+    /// Its nodes, in the order in which they came, with what their networks were like before the mesh.
+    found: Vec<(Machine, NetworkState)>,
 }
 
 /// What the cluster said of itself, for programs.
@@ -96,8 +99,7 @@ impl Stage {
         let begin = Instant::now();
         let latency = Duration::from_millis;
         let regions = vec![
-            Region::new("provider", &[CONTROL]).latency(latency(1)),
-            Region::new("nl-ams", &["ams-1"]).latency(latency(2)),
+            Region::new("nl-ams", &[CONTROL.name, "ams-1"]).latency(latency(2)),
             Region::new("pl-waw", &["waw-1"]).latency(latency(20)),
             Region::new("uk-lon", &["lon-1"]).latency(latency(4)),
             Region::new("eu-west-1", &["dub-1"]).latency(latency(15)).behind_nat(),
@@ -105,8 +107,9 @@ impl Stage {
         ];
         let lab = Lab::build(&Layout { regions, pods: false })?;
         let latency = lab.latency().clone();
-        let mut cluster = Cluster::start(lab, CONTROL)?;
+        let mut cluster = Cluster::start(lab, CONTROL.name)?;
         cluster.provide(&recipe::wireloom(IMAGE, "demo", program, None)?)?;
+        cluster.api().apply(&cluster.api().way_of_kubeadm().to_string())?;
         let stage = Self { cluster, program: program.to_owned(), found: Vec::new() };
         let seconds = begin.elapsed().as_secs_f64();
         voice.head(&format!(
@@ -141,14 +144,34 @@ impl Stage {
     /// is the only one, else that or a little later.
     pub(crate) fn join(&mut self, machines: &[Machine], voice: &Voice) -> Result<Instant> {
         let names: Vec<&str> = machines.iter().map(|machine| machine.name).collect();
-        voice.say(&format!(
-            " $ kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap.kubeconfig --node-labels={REGION}=... # on {}",
-            names.join(", ")
-        ))?;
+        voice.say(&format!(" $ {KUBELET} # on {}", names.join(", ")))?;
         let spans = self.cluster.join(&names)?;
         let started = Instant::now() - spans.last().copied().unwrap_or_default();
+        self.welcome(machines, &spans, voice)?;
+        Ok(started)
+    }
+
+    /// The same for one machine that nobody reaches by an address of its own: its kubelet calls one its own that it will have
+    /// in the mesh.
+    pub(crate) fn join_at(
+        &mut self,
+        machine: Machine,
+        address: IpAddr,
+        voice: &Voice,
+    ) -> Result<Instant> {
+        voice.say(&format!(" $ {KUBELET} --node-ip={address} # on {}", machine.name))?;
+        let span = self.cluster.join_at(machine.name, &[address])?;
+        let started = Instant::now() - span;
+        let asked = format!("wireloom.dev/force-overlay-ips={address}");
+        self.show(&["annotate", "node", machine.name, &asked], voice)?;
+        self.welcome(&[machine], &[span], voice)?;
+        Ok(started)
+    }
+
+    /// Tells who has joined, and remembers what their networks are like.
+    fn welcome(&mut self, machines: &[Machine], spans: &[Duration], voice: &Voice) -> Result<()> {
         let mut joined = table(&["NODE", "REGION", "PROVIDER", "PODS", "KNOWN AFTER"]);
-        for (machine, span) in machines.iter().zip(&spans) {
+        for (machine, span) in machines.iter().zip(spans) {
             let node = self.read(&["get", "node", machine.name])?;
             let label = text(&node["metadata"]["labels"][REGION])?;
             joined.add_row([
@@ -158,23 +181,26 @@ impl Stage {
                 texts(&node["spec"]["podCIDRs"]).join(" "),
                 format!("{:.1} s", span.as_secs_f64()),
             ]);
-            self.found.push((machine.name, NetworkState::of(self.host(machine.name)?)?));
+            self.found.push((*machine, NetworkState::of(self.host(machine.name)?)?));
         }
-        voice.table(&joined)?;
-        Ok(started)
+        Ok(voice.table(&joined)?)
+    }
+
+    /// The nodes, in the order in which they came.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Machine> {
+        self.found.iter().map(|(machine, _)| machine)
     }
 
     /// Puts the mesh on the nodes, by what a person would type, and waits until all of them have it.
     pub(crate) fn install(&self, voice: &Voice) -> Result<()> {
         let (command, directory) = (["apply", "-k"], deploy());
         self.aloud(&command, DEPLOY, &directory, voice)?;
-        self.kubectl(&["rollout", "status", "daemonset/wireloom", AGENTS[0], LIMIT])?;
-        Ok(())
+        self.rolled_out()
     }
 
     /// Waits until no pod hangs on any node's bridge: one is gone from the API before it is from its node.
     pub(crate) fn await_empty(&self) -> Result<()> {
-        for machine in &MACHINES {
+        for machine in self.nodes() {
             let deadline = Instant::now() + STEP;
             let host = self.host(machine.name)?;
             let links = || {
@@ -197,7 +223,7 @@ impl Stage {
         self.aloud(&command, DEPLOY, &directory, voice)?;
         self.kubectl(&["wait", "--for=delete", "pod", AGENTS[0], AGENTS[1], LIMIT])?;
         let mut left = Vec::new();
-        for (name, before) in &self.found {
+        for (Machine { name, .. }, before) in &self.found {
             let host = self.host(name)?;
             let deadline = Instant::now() + Duration::from_secs(15);
             // What a killed process had may take a moment to go.
@@ -225,10 +251,10 @@ impl Stage {
     pub(crate) fn introduce(&self, voice: &Voice) -> Result<Vec<InMesh>> {
         let mut nodes = Vec::new();
         let mut roles = table(&["NODE", "LOCATION", "ROLE", "OVERLAY"]);
-        for machine in &MACHINES {
-            let status = self.complete_status(machine.name, MACHINES.len())?;
+        for machine in self.nodes() {
+            let status = self.complete_status(machine.name)?;
             let overlay = texts(&status["overlay_addresses"]);
-            let role = if status["gateway"] == true { "gateway" } else { "-" };
+            let role = if status["gateway"] == true { "gateway" } else { "node" };
             roles.add_row([machine.name, text(&status["location"])?, role, &overlay.join(" ")]);
             for problem in status["problems"].as_array().into_iter().flatten() {
                 let (subject, message) = (&problem["subject"], &problem["message"]);
@@ -249,7 +275,7 @@ impl Stage {
 
     /// Seconds from the start of a late node's kubelet until it reaches all others through the mesh.
     pub(crate) fn in_mesh_after(&self, late: &str, started: Instant) -> Result<f64> {
-        let status = self.complete_status(late, MACHINES.len())?;
+        let status = self.complete_status(late)?;
         let host = self.host(late)?;
         let nodes = status["nodes"].as_array().into_iter().flatten();
         for node in nodes.filter(|node| node["name"] != late) {
@@ -261,9 +287,22 @@ impl Stage {
         Ok(tenths(started.elapsed()))
     }
 
+    /// Waits until every node's agent is the one that its DaemonSet asks for, and ready.
+    pub(crate) fn rolled_out(&self) -> Result<()> {
+        self.kubectl(&["rollout", "status", "daemonset/wireloom", AGENTS[0], LIMIT])?;
+        Ok(())
+    }
+
+    /// The pod of a node's agent.
+    pub(crate) fn agent(&self, node: &str) -> Result<String> {
+        let on = format!("--field-selector=spec.nodeName={node}");
+        let pods = self.read(&["get", "pods", AGENTS[0], AGENTS[1], &on])?;
+        text(&pods["items"][0]["metadata"]["name"]).map(str::to_owned)
+    }
+
     /// What the cluster says of itself, once the agent of the late node counts as ready too.
     pub(crate) fn describe(&self, join_seconds: f64) -> Result<Kubernetes> {
-        self.kubectl(&["rollout", "status", "daemonset/wireloom", AGENTS[0], LIMIT])?;
+        self.rolled_out()?;
         let set = self.read(&["get", "daemonset/wireloom", AGENTS[0]])?;
         let ready = set["status"]["numberReady"].as_u64();
         Ok(Kubernetes {
@@ -288,13 +327,13 @@ impl Stage {
         Ok(killed.join(", "))
     }
 
-    /// The status of a node, once it knows that many nodes.
-    pub(crate) fn complete_status(&self, node: &str, count: usize) -> Result<Value> {
+    /// The status of a node, once it knows all nodes.
+    fn complete_status(&self, node: &str) -> Result<Value> {
         let deadline = Instant::now() + STEP;
         loop {
             let status = self.wireloom(node, &["status", "--output", "json"])?;
             if let Ok(status) = serde_json::from_str::<Value>(&status.stdout)
-                && status["nodes"].as_array().is_some_and(|nodes| nodes.len() == count)
+                && status["nodes"].as_array().is_some_and(|nodes| nodes.len() == self.found.len())
                 && status["overlay_addresses"][0].is_string()
             {
                 return Ok(status);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use wireloom_cluster::Cluster;
 use wireloom_lab::Host;
 use wireloom_testkit::need;
-use wireloom_tests::admin::{commands, section, shell, way_to_the_api};
+use wireloom_tests::admin::{commands, section, shell};
 use wireloom_tests::cluster::{LONG, kubectl, restart, rolled_out_in};
 use wireloom_tests::pod::{Pod, SOON, all_known, await_gone, far_by_the_mesh, idle, reaches};
 use wireloom_tests::{NetworkState, ok, run, within};
@@ -52,7 +52,7 @@ fn the_mesh_joins_the_regions_of_flannels_pods_and_leaves_flannel_as_it_was() {
     let before = NODES.map(|node| (list(cluster, node), state(cluster, node)));
 
     let guide = section(GUIDE, HEADING);
-    cluster.api().apply(&way_to_the_api(cluster).to_string()).unwrap();
+    cluster.api().apply(&cluster.api().way_of_kubeadm().to_string()).unwrap();
     for line in commands(guide, "kubectl").iter().filter(|line| !line.contains("delete")) {
         shell(cluster, line);
     }

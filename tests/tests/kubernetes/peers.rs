@@ -106,16 +106,17 @@ pub(crate) fn a_peer_comes_changes_and_goes_and_a_wrong_one_hurts_nobody() {
             has_peer(status, "nowhere") && complains(status, &["nowhere.invalid"])
         });
     }
-    let events = || {
+    let events = |name: &str| {
         let events = cluster.json("get events.events.k8s.io --namespace=default")["items"].clone();
         let of_peer = |event: &&Value| {
             let about = &event["regarding"];
-            about["kind"] == "Peer" && about["name"] == "empty"
+            about["kind"] == "Peer" && about["name"] == name && about["uid"].is_string()
         };
         events.as_array().unwrap().iter().filter(of_peer).cloned().collect::<Vec<_>>()
     };
-    within(PATIENCE, "an Event says so", || !events().is_empty());
-    assert!(events()[0]["note"].as_str().unwrap().contains("allowedIPs"), "{:?}", events());
+    within(PATIENCE, "an Event says so", || !events("empty").is_empty());
+    let note = events("empty")[0]["note"].clone();
+    assert!(note.as_str().unwrap().contains("allowedIPs"), "{note}");
     reaches_all(&cluster);
 
     // One that is corrected is there at once.
@@ -136,7 +137,25 @@ pub(crate) fn a_peer_comes_changes_and_goes_and_a_wrong_one_hurts_nobody() {
             complains(status, &["twin", "laptop"]) && complains(status, &["rival", "laptop"])
         });
     }
+    // And by an Event on each, of one node.
+    let reasons = |name: &str| -> Vec<String> {
+        let reason = |event: &Value| event["reason"].as_str().unwrap().to_owned();
+        let mut reasons: Vec<String> = events(name).iter().map(reason).collect();
+        reasons.sort_unstable();
+        reasons
+    };
+    let clashes = [
+        ("twin", &["DuplicateKey"][..]),
+        ("rival", &["DuplicatePrefix", "InvalidPeer"]),
+        ("laptop", &["DuplicateKey", "DuplicatePrefix"]),
+    ];
+    for (name, told) in clashes {
+        within(PATIENCE, "Events say so", || reasons(name).len() >= told.len());
+    }
     reaches_all(&cluster);
+    for (name, told) in clashes {
+        assert_eq!(reasons(name), told, "{:?}", events(name));
+    }
 
     // It has another key: the old one is nothing any more.
     let new = Keys::new();

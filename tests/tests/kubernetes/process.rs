@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use wireloom_lab::Flow;
 use wireloom_testkit::promised;
 use wireloom_tests::device::tunnel;
-use wireloom_tests::flow::Flow;
 use wireloom_tests::ok;
 
 use crate::rig::Cluster;
@@ -38,8 +38,7 @@ pub(crate) fn an_agent_is_killed_and_started_again_under_load_and_no_connection_
 
     let [server, client] = ["waw-1", "ams-2"].map(|name| cluster.pod(name).clone());
     let [there, here] = [&server, &client].map(|pod| cluster.host(&pod.name));
-    let flows =
-        server.address.map(|address| Flow::start(here, there, &address.address().to_string()));
+    let flows = server.address.map(|address| Flow::start(here, there, address.address()).unwrap());
     let writes = |status: &Value| status["work"]["device_writes"].clone();
     for name in ["ams-1", "waw-1"] {
         cluster.kill(name);
@@ -49,7 +48,7 @@ pub(crate) fn an_agent_is_killed_and_started_again_under_load_and_no_connection_
         cluster.until(name, "its plan is in force", is_ready);
         assert_eq!(writes(&status), 0, "{name}: the device had all of it: {status:#}");
     }
-    for stood in flows.map(Flow::stop) {
+    for stood in flows.map(|flow| flow.stop().unwrap()) {
         assert!(stood < promised(Duration::from_secs(1)), "nothing arrived for {stood:?}");
     }
     open.iter_mut().for_each(|connection| connection.goes_on());

@@ -392,7 +392,7 @@ fn what_all_see_is_told_by_the_first_that_is_alive() {
         cluster.put_lease(&lease(name, 1), start);
     }
     let told = |cluster: &Cluster, now| {
-        let all = cluster.to_tell(now);
+        let all = cluster.to_tell(&[], now);
         all.iter().map(|(about, _)| about.name.clone().unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(told(&cluster, start), Vec::<String>::new(), "other comes before own");
@@ -405,4 +405,46 @@ fn what_all_see_is_told_by_the_first_that_is_alive() {
     cluster
         .put_node(node("own", 2, &[ours[0], ("kilo.squat.ai/persistent-keepalive", "x")]), later);
     assert_eq!(told(&cluster, later), ["own"]);
+}
+
+#[test]
+fn what_planning_finds_is_told_beside_what_reading_did() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    let ours = [("wireloom.dev/algorithm", "wireloom")];
+    let mistaken = [ours[0], ("kilo.squat.ai/persistent-keepalive", "x")];
+    cluster.put_node(node("own", 1, &mistaken), now);
+    cluster.put_node(node("z", 2, &ours), now);
+    cluster.put_peer(&peer("twin", json!({ "allowedIPs": ["10.5.0.1/32"], "publicKey": key(9) })));
+    let [own, other, first] = ["own", "z", "a"].map(|name| Subject::Node(name.parse().unwrap()));
+    let twin = Subject::Peer("twin".parse().unwrap());
+    let gone = Subject::Peer("gone".parse().unwrap());
+    let same_key =
+        |of: &Subject| Problem::error(of.clone(), ProblemKind::DuplicateKey, "same key".to_owned());
+    let mut planned = cluster.snapshot(now).problems;
+    assert_eq!(planned.len(), 1, "the mistake");
+    planned.push(Problem::warning(own.clone(), ProblemKind::DuplicatePrefix, "prefix".to_owned()));
+    planned.extend([&other, &twin, &gone, &Subject::Mesh].map(same_key));
+    let told = |cluster: &Cluster, planned: &[Problem]| {
+        let all = cluster.to_tell(planned, now);
+        let text = |(about, problem): &(ObjectReference, &Problem)| {
+            (about.kind.clone().unwrap(), about.name.clone().unwrap(), problem.kind)
+        };
+        all.iter().map(text).collect::<Vec<_>>()
+    };
+    let of = |kind: &str, name: &str, problem| (kind.to_owned(), name.to_owned(), problem);
+    let all = [
+        of("Node", "own", ProblemKind::Invalid),
+        of("Node", "own", ProblemKind::DuplicatePrefix),
+        of("Peer", "twin", ProblemKind::DuplicateKey),
+    ];
+    assert_eq!(told(&cluster, &planned), all);
+
+    // One that comes first speaks for all, unless it is kept out itself.
+    cluster.put_node(node("a", 3, &ours), now);
+    assert_eq!(told(&cluster, &planned), all[..2]);
+    planned.push(same_key(&first));
+    assert_eq!(told(&cluster, &planned), all);
+    let kept_out = [&own, &first, &twin].map(same_key);
+    assert_eq!(told(&cluster, &kept_out).len(), 2, "of itself alone");
 }

@@ -170,12 +170,16 @@ impl Server {
             services.iter().any(|range| range.contains(*address)) || service() == Some(*address)
         });
         let behind = survey.and_then(|survey| survey.servers.clone());
-        let reached = match is_service {
-            true => behind.unwrap_or_default(),
-            false => addresses,
-        };
+        let reached = reached(addresses, is_service, behind);
         Self { url: url.to_string(), is_service, reached }
     }
+}
+
+/// Where packets to the API server arrive: at those that stand behind an address of a Service, and behind a balancer on this
+/// machine, such as k3s has.
+fn reached(asked: Vec<IpAddr>, is_service: bool, behind: Option<Vec<IpAddr>>) -> Vec<IpAddr> {
+    let is_passed_on = is_service || asked.iter().all(IpAddr::is_loopback);
+    if is_passed_on { behind.unwrap_or_default() } else { asked }
 }
 
 fn service() -> Option<IpAddr> {
@@ -222,4 +226,19 @@ fn networks(survey: &Survey, config: &KubeConfig) -> Vec<Network> {
         prefix,
     }));
     networks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_server_is_looked_for_behind_what_passes_on_to_it() {
+        let at = |text: &str| vec![text.parse::<IpAddr>().unwrap()];
+        let behind = || Some(at("10.1.0.5"));
+        assert_eq!(reached(at("192.0.2.1"), false, behind()), at("192.0.2.1"));
+        assert_eq!(reached(at("10.43.0.1"), true, behind()), at("10.1.0.5"));
+        assert_eq!(reached(at("127.0.0.1"), false, behind()), at("10.1.0.5"));
+        assert_eq!(reached(at("::1"), false, None), []);
+    }
 }
