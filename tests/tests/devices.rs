@@ -6,7 +6,7 @@ use serde_json::Value;
 use wireloom_lab::{Host, host::Namespace};
 use wireloom_testkit::{Vm, need, wireloom_binary};
 use wireloom_tests::mesh::{Mesh, OVERLAY, routes, status};
-use wireloom_tests::{NetworkState, SOON, eventually, ok, ping, run, wireloom};
+use wireloom_tests::{Keys, NetworkState, SOON, eventually, ok, ping, run, wireloom};
 
 /// What a killed agent can't put back: whether the host forwarded before, and what follows from that. And the device's
 /// own MTU, which whoever sets up the device next sets again.
@@ -87,6 +87,63 @@ fn a_device_that_comes_later_or_comes_back_is_brought_in_line() {
         ping(a, OVERLAY[1][1]);
         drop(device);
     }
+}
+
+#[test]
+fn a_device_that_somebody_else_set_up_is_left_alone_until_it_is_free() {
+    need!(root);
+    need!(device "/dev/net/tun");
+    need!(program "wg");
+    let mesh = Mesh::new();
+    let (a, _b) = (&mesh.pair.a, mesh.up("b"));
+    let _device = wireloom(a, "tunnel -f wl0");
+    eventually("the device is there", || run(a, "wg show wl0").status.success());
+    let folder = mesh.folder.path().display();
+    let friend = Keys::new().public;
+    ok(a, &format!("wg set wl0 private-key {folder}/b peer {friend} allowed-ips 10.9.0.0/24"));
+    ok(a, "ip address add 10.9.0.1/24 dev wl0");
+    ok(a, "ip link set wl0 up");
+    let all = || {
+        ["wg showconf wl0", "ip address show wl0", "ip route show table all dev wl0"]
+            .map(|line| ok(a, line))
+    };
+    let before = all();
+
+    let agent = wireloom(a, &format!("up --device uapi {}", mesh.args("a")));
+    eventually("the agent says whose it is", || {
+        run(a, "wireloom status").stdout.contains("wl0 is somebody else's WireGuard device")
+    });
+    assert_eq!(all(), before);
+    assert!(agent.stop(SOON).unwrap().status.success());
+    assert_eq!(all(), before, "nor is it taken away");
+
+    let _agent = wireloom(a, &format!("up --device uapi {}", mesh.args("a")));
+    eventually("the agent waits", || run(a, "wireloom status").status.success());
+    ok(a, &format!("wg set wl0 private-key /dev/null peer {friend} remove"));
+    ping(a, OVERLAY[1][0]);
+}
+
+#[test]
+fn a_node_with_a_new_key_goes_on_with_the_device_of_its_old_one() {
+    need!(root);
+    need!(device "/dev/net/tun");
+    need!(program "wg");
+    let mut mesh = Mesh::new();
+    let device = wireloom(&mesh.pair.a, "tunnel -f wl0");
+    eventually("the device is there", || run(&mesh.pair.a, "wg show wl0").status.success());
+    let first = up(&mesh);
+    let _b = mesh.up("b");
+    ping(&mesh.pair.a, OVERLAY[1][0]);
+    ok(&mesh.pair.a, &format!("kill -KILL {}", first.id()));
+    drop(first);
+
+    mesh.keys[0] = Keys::new();
+    fs::write(mesh.folder.path().join("a"), &mesh.keys[0].private).unwrap();
+    mesh.write(&mesh.text("", ""));
+    let _second = up(&mesh);
+    assert_eq!(show(&mesh.pair.a, "public-key").trim(), mesh.keys[0].public.trim());
+    ping(&mesh.pair.a, OVERLAY[1][0]);
+    assert!(device.stop(SOON).is_ok());
 }
 
 #[test]

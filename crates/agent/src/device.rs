@@ -82,7 +82,7 @@ pub enum DeviceError {
     /// The kernel's WireGuard can't be had, read or changed.
     #[error(transparent)]
     Kernel(#[from] WireguardError),
-    /// The kernel has a WireGuard device of this name that somebody else made, with another key.
+    /// There is a WireGuard device of this name that somebody else set up, with another key.
     #[error(
         "{interface} is somebody else's WireGuard device, with the public key {key}: give ours another name (--interface), \
          or take that one away: ip link delete {interface}"
@@ -150,6 +150,42 @@ impl TunnelDevice for UapiClient {
         let answer = self.exchange(uapi::get_text()).map_err(|error| self.failed(error))?;
         DeviceStatus::parse(&answer).map_err(|error| self.failed(error))
     }
+}
+
+/// A device behind a UAPI socket that an agent drives. One with another key and peers is somebody else's, unless it has
+/// our mark: then an agent of ours has set it up, and this machine has got another key since.
+#[derive(Debug, Clone)]
+pub struct UapiDevice {
+    client: UapiClient,
+    interface: InterfaceName,
+    /// This machine's key.
+    key: PublicKey,
+    /// The mark that it is given. Without one (0), nothing tells somebody else's device from ours.
+    mark: u32,
+}
+
+impl UapiDevice {
+    /// The device of this name behind the socket at this path. Nothing is opened yet.
+    pub fn new(socket: &Path, interface: InterfaceName, key: PublicKey, mark: u32) -> Self {
+        Self { client: UapiClient::new(socket), interface, key, mark }
+    }
+}
+
+impl TunnelDevice for UapiDevice {
+    fn set(&self, request: &SetDevice) -> Result<(), DeviceError> {
+        self.client.set(request)
+    }
+
+    fn status(&self) -> Result<DeviceStatus, DeviceError> {
+        let status = self.client.status()?;
+        let key = status.private_key.as_ref().map(PrivateKey::public_key);
+        match key.filter(|key| *key != self.key) {
+            Some(key) if status.fwmark != self.mark && !status.peers.is_empty() => {
+                Err(DeviceError::Anothers { interface: self.interface.clone(), key })
+            }
+            _ => Ok(status),
+        }
+    }
 
     fn outlives_agent(&self) -> bool {
         true
@@ -198,7 +234,7 @@ impl TunnelDevice for KernelDevice {
 
 /// Finds a device that another process runs behind its UAPI socket. It may come and go as it likes: whenever it answers,
 /// it is brought in line.
-impl OpenDevice for UapiClient {
+impl OpenDevice for UapiDevice {
     fn open(
         &mut self,
         _ended: mpsc::UnboundedSender<String>,

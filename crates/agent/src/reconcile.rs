@@ -346,7 +346,12 @@ impl Reconciler {
             let message = format!("the endpoint's name {name} can't be resolved: {reason}");
             Problem::warning(Subject::Mesh, ProblemKind::Unresolved, message)
         }));
-        let mut device_problem = self.reconcile_device(device);
+        let mut outcome = self.reconcile_device(device);
+        if let Err(error @ DeviceError::Anothers { .. }) = &outcome {
+            // Nothing of ours goes onto somebody else's link, and nothing of theirs away.
+            problems.push(device_problem(error));
+            return problems;
+        }
         self.take_up(device);
         problems.extend(self.look_around().await);
         if self.network.has_moved() {
@@ -363,11 +368,11 @@ impl Reconciler {
             problems.extend(pods.look(plan, &mut desired));
         }
         problems.extend(self.reconcile_kernel(&desired).await);
-        if device_problem.is_some() && device.link() != LinkKind::Held {
+        if outcome.is_err() && device.link() != LinkKind::Held {
             // The link is there only now.
-            device_problem = self.reconcile_device(device);
+            outcome = self.reconcile_device(device);
         }
-        problems.extend(device_problem);
+        problems.extend(outcome.err().as_ref().map(device_problem));
         problems.extend(self.reconcile_forwarding());
         // Their echoes go by what has just been made.
         if let Some(plan) = &self.plan {
@@ -398,8 +403,8 @@ impl Reconciler {
             .map(|error| Problem::error(Subject::Mesh, ProblemKind::Kernel, error.to_string()))
     }
 
-    fn reconcile_device(&mut self, device: &dyn TunnelDevice) -> Option<Problem> {
-        let outcome = device.status().and_then(|observed| {
+    fn reconcile_device(&mut self, device: &dyn TunnelDevice) -> Result<(), DeviceError> {
+        device.status().and_then(|observed| {
             let wall = wall_now();
             let answer = observed.peers.iter().filter(|peer| !configure::is_lost(peer, wall));
             self.sighted = answer.filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
@@ -422,8 +427,7 @@ impl Reconciler {
             };
             self.endpoints = peers.iter().filter_map(here).collect();
             Ok(())
-        });
-        outcome.err().map(|error| device_problem(&error))
+        })
     }
 
     /// Tells the device where an earlier one heard peers, and has it speak to them: they know nothing of ours until they hear
@@ -512,6 +516,19 @@ impl Reconciler {
         device: Option<&dyn TunnelDevice>,
         next: Next,
     ) -> Vec<Problem> {
+        let mut problems = match device.map(TunnelDevice::status) {
+            Some(Err(error @ DeviceError::Anothers { .. })) => vec![device_problem(&error)],
+            _ => self.leave_device(device).await,
+        };
+        if let Some(pods) = self.pods.as_mut().filter(|_| next == Next::Nobody) {
+            problems.extend(pods.leave());
+        }
+        self.forwards = false;
+        problems.extend(self.reconcile_forwarding());
+        problems
+    }
+
+    async fn leave_device(&mut self, device: Option<&dyn TunnelDevice>) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut desired = KernelState::default();
         if let Some(device) = device.filter(|device| device.outlives_agent()) {
@@ -521,11 +538,6 @@ impl Reconciler {
             desired.links.extend(down.map(|link| (self.interface.clone(), link)));
         }
         problems.extend(self.reconcile_kernel(&desired).await);
-        if let Some(pods) = self.pods.as_mut().filter(|_| next == Next::Nobody) {
-            problems.extend(pods.leave());
-        }
-        self.forwards = false;
-        problems.extend(self.reconcile_forwarding());
         problems
     }
 }

@@ -47,7 +47,8 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     }
     let private_key = private_key(&settings.key, Path::new(KILOS_KEY))?;
     let public_key = private_key.public_key();
-    let opener = settings.device.opener(settings.interface.clone(), public_key, settings.carrier);
+    let (interface, mark) = (settings.interface.clone(), settings.mark);
+    let opener = settings.device.opener(interface, public_key, mark, settings.carrier);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")

@@ -122,7 +122,7 @@ pub(crate) fn run(args: ConnectArgs) -> anyhow::Result<ExitCode> {
         clean_up: args.clean_up,
         pods: None,
     };
-    let opener = args.device.opener(args.interface, public_key);
+    let opener = args.device.opener(args.interface, public_key, args.fwmark);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("connect")

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 #[cfg(feature = "kubernetes")]
 use serde::Deserialize;
 use tokio::sync::mpsc;
-use wireloom_agent::device::{DeviceError, KernelOpener, OpenDevice, TunnelDevice, UapiClient};
+use wireloom_agent::device::{DeviceError, KernelOpener, OpenDevice, TunnelDevice, UapiDevice};
 use wireloom_dataplane::uapi_socket;
 use wireloom_model::{InterfaceName, PublicKey};
 
@@ -35,22 +35,24 @@ pub(crate) enum DeviceKind {
     #[default]
     Own,
     /// Another process, by its socket in /var/run/wireguard, such as `wireloom tunnel`: packets pass while the agent is
-    /// away.
+    /// away. A device that somebody else has set up, with another key and peers, is left alone.
     Uapi,
 }
 
 impl DeviceArgs {
-    pub(crate) fn opener(self, interface: InterfaceName, key: PublicKey) -> Opener {
-        self.device.opener(interface, key, self.carrier)
+    pub(crate) fn opener(self, interface: InterfaceName, key: PublicKey, mark: u32) -> Opener {
+        self.device.opener(interface, key, mark, self.carrier)
     }
 }
 
 impl DeviceKind {
-    /// What finds or makes such a device of this name for a machine with this key; one of our own as these say.
+    /// What finds or makes such a device of this name for a machine with this key, for packets with this mark; one of our own
+    /// as these say.
     pub(crate) fn opener(
         self,
         interface: InterfaceName,
         key: PublicKey,
+        mark: u32,
         carrier: CarrierArgs,
     ) -> Opener {
         let directory = Path::new(uapi_socket::DIRECTORY);
@@ -58,7 +60,8 @@ impl DeviceKind {
             Self::Kernel => Opener::Kernel(KernelOpener { interface, key }),
             Self::Own => Opener::Own(DataplaneOpener::new(interface, directory.into(), carrier)),
             Self::Uapi => {
-                Opener::Uapi(UapiClient::new(&uapi_socket::path(directory, interface.as_str())))
+                let socket = uapi_socket::path(directory, interface.as_str());
+                Opener::Uapi(UapiDevice::new(&socket, interface, key, mark))
             }
         }
     }
@@ -68,7 +71,7 @@ impl DeviceKind {
 pub(crate) enum Opener {
     Kernel(KernelOpener),
     Own(DataplaneOpener),
-    Uapi(UapiClient),
+    Uapi(UapiDevice),
 }
 
 impl OpenDevice for Opener {

@@ -159,7 +159,7 @@ pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         pods: Some(pods.network(args.machine.run_dir)?),
         planner: Planner::default(),
     };
-    let opener = device.opener(args.machine.interface, public_key);
+    let opener = device.opener(args.machine.interface, public_key, args.machine.fwmark);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("agent")
