@@ -1,7 +1,8 @@
-//! `cargo xtask cluster build`: Kubernetes, etcd and the tools beside them, and flannel, built from their Go modules.
+//! `cargo xtask cluster build`: Kubernetes, etcd and the tools beside them, flannel, and what drives a device as Kilo's agent
+//! does, built from their Go modules.
 //!
-//! The modules in `tests/cluster/` and `tests/flannel/` say which programs, by their `tool` lines, and which versions. A
-//! build is kept until its module changes.
+//! The modules in `tests/cluster/` and `tests/flannel/` say which programs, by their `tool` lines, and which versions;
+//! `tests/wgctrl/` is a program itself. A build is kept until its module changes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,8 +21,9 @@ pub(crate) enum Action {
     Build,
 }
 
-/// The files that decide what is built. Their copies beside the programs say what was; the last is written at the end.
-const DECIDES: [&str; 2] = ["go.mod", "go.sum"];
+/// The files that decide what is built, as far as a module has them. Their copies beside the programs say what was; the
+/// last is written at the end.
+const DECIDES: [&str; 3] = ["main.go", "go.mod", "go.sum"];
 
 /// The module whose version the programs are told.
 const KUBERNETES: &str = "k8s.io/kubernetes";
@@ -43,6 +45,7 @@ pub(crate) fn run(action: &Action) -> Result<()> {
 pub(crate) fn build() -> Result<PathBuf> {
     let programs = once("cluster", kubernetes)?;
     once("flannel", flannel)?;
+    once("wgctrl", wgctrl)?;
     Ok(programs)
 }
 
@@ -60,7 +63,7 @@ fn once(name: &str, build: fn(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
         let _ = fs::remove_file(programs.join(file));
     }
     build(&module, &programs)?;
-    for file in DECIDES {
+    for file in DECIDES.into_iter().filter(|file| module.join(file).exists()) {
         fs::copy(module.join(file), programs.join(file))?;
     }
     Ok(programs)
@@ -90,6 +93,12 @@ fn flannel(module: &Path, programs: &Path) -> Result<()> {
     Ok(())
 }
 
+fn wgctrl(module: &Path, programs: &Path) -> Result<()> {
+    let mut build = go_build(module)?;
+    build.arg("-o").arg(programs).arg(".");
+    shell::run(build.env("CGO_ENABLED", "0"))
+}
+
 /// The beginning of a command that builds something of a module.
 fn go_build(module: &Path) -> Result<Command> {
     let mut build = Command::new("nice");
@@ -98,10 +107,11 @@ fn go_build(module: &Path) -> Result<Command> {
 }
 
 fn is_built(module: &Path, programs: &Path) -> bool {
-    DECIDES.iter().all(|file| {
-        let (wanted, built) = (fs::read(module.join(file)), fs::read(programs.join(file)));
-        matches!((wanted, built), (Ok(wanted), Ok(built)) if wanted == built)
-    })
+    let same = |file: &str| match (fs::read(module.join(file)), fs::read(programs.join(file))) {
+        (Ok(wanted), Ok(built)) => wanted == built,
+        (wanted, built) => wanted.is_err() && built.is_err(),
+    };
+    programs.join("go.sum").is_file() && DECIDES.into_iter().all(same)
 }
 
 /// Reads the line of a `go.mod` that requires a module.
