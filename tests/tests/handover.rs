@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use wireloom_lab::{Child, Flow, Host, Region};
+use socket2::{Domain, Socket, Type};
+use wireloom_lab::{Child, Flow, Host, Region, measure};
 use wireloom_testkit::{need, promised, wireloom_binary};
 use wireloom_tests::cluster;
 use wireloom_tests::{NetworkState, eventually, ok, ping, run, within};
@@ -83,6 +85,59 @@ fn an_agent_takes_over_from_one_that_is_stopped_and_connections_last() {
     for (host, before) in hosts.iter().zip(&before) {
         NetworkState::of(host).assert_same(before);
     }
+}
+
+/// The port is held by somebody else at first. What the old agent said of peers is kept for as long: they would send by
+/// their old sessions until these are given up, a quarter of a minute later.
+#[test]
+fn peers_hear_from_who_took_over_also_if_its_port_is_free_only_later() {
+    need!(root);
+    need!(cluster);
+    need!(device "/dev/net/tun");
+    need!(program "setpriv");
+    let regions = vec![Region::new("ams", &["ams-1"]), Region::new("waw", &["waw-1"])];
+    let (lab, api) = cluster::api_server(regions, false);
+    let hosts = ["ams-1", "waw-1"].map(|name| lab.host(name).unwrap());
+    for host in hosts {
+        cluster::declare(&api, &lab, host.name(), host.name());
+        cluster::admit(host, &api);
+    }
+    // Those who share the work share the port, with who else asks for it.
+    let line = |host: &Host| format!("{} --queues=2", cluster::agent(host.name()));
+    let [_ams, old] = hosts.map(|host| agent_of(host, &line(host)));
+    let [_, overlay] = hosts.map(|host| {
+        let mut address = Value::Null;
+        within(PATIENCE, "the node is in the mesh", || {
+            address = cluster::status(host)["overlay_addresses"][0].clone();
+            address.is_string()
+        });
+        address.as_str().unwrap().to_owned()
+    });
+    let [ams, waw] = hosts;
+    ping(ams, &overlay);
+
+    let new = agent_of(waw, &line(waw));
+    eventually("the new one stands by", || new.written().unwrap().1.contains("stands by"));
+    let port = cluster::status(waw)["listen_port"].as_u64().unwrap();
+    let port = u16::try_from(port).unwrap();
+    let holder = waw.run(move || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&SocketAddr::from(([0, 0, 0, 0], port)).into())?;
+        Ok::<_, std::io::Error>(socket)
+    });
+    let holder = holder.unwrap().unwrap();
+    let old = old.stop(PATIENCE).unwrap();
+    assert!(old.stderr.contains("handed over"), "{}", old.stderr);
+    eventually("the port is missed", || new.written().unwrap().1.contains("is in use"));
+    drop(holder);
+
+    let began = Instant::now();
+    let answer = measure::ping(ams, overlay.parse().unwrap(), began + PATIENCE).unwrap();
+    assert!(answer.is_some(), "{}", new.written().unwrap().1);
+    let stood = began.elapsed();
+    println!("reached {stood:?} after the port was free");
+    assert!(stood < promised(Duration::from_secs(5)), "reached only after {stood:?}");
 }
 
 #[test]

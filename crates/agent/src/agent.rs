@@ -9,7 +9,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use wireloom_kernel::{Event, Host, HostError};
-use wireloom_model::{Cidr, Held, InterfaceName, NodeName, PeerName, PrivateKey, Problem};
+use wireloom_model::{
+    Cidr, Held, InterfaceName, NodeName, PeerName, PrivateKey, Problem, ProblemKind,
+};
 use wireloom_registry::{Next, Publication, Registry, Update};
 use wireloom_topology::Plan;
 
@@ -35,7 +37,7 @@ const GATHER: Duration = Duration::from_millis(100);
 /// gained by doing so in the midst of a storm.
 const GATHER_OVERRUN: Duration = Duration::from_secs(1);
 
-/// How long to wait before a device is tried again.
+/// How long to wait before a device that could not be made, read or changed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a node is told at its start.
@@ -353,6 +355,9 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         report(&self.known, &problems);
         self.registry.report(self.node.plan_problems());
         self.known.clone_from(&problems);
+        if problems.iter().any(|problem| problem.kind == ProblemKind::Device) {
+            self.due = Some(Instant::now() + RETRY);
+        }
         let plan = self.node.plan().cloned();
         {
             let mut view = self.view.lock();

@@ -110,9 +110,14 @@ impl Network {
         Ok(has_changed)
     }
 
-    /// Whether packets leave by other links or from other addresses than when this was asked last.
-    pub(crate) const fn has_moved(&mut self) -> bool {
-        std::mem::replace(&mut self.has_moved, false)
+    /// Whether packets leave by other links or from other addresses than when this was [settled](Self::settle) last.
+    pub(crate) const fn has_moved(&self) -> bool {
+        self.has_moved
+    }
+
+    /// The device has been told so.
+    pub(crate) const fn settle(&mut self) {
+        self.has_moved = false;
     }
 
     /// How the tunnel's packets to this address leave, if it was looked up and there is a way.

@@ -352,7 +352,6 @@ impl Reconciler {
             problems.push(device_problem(error));
             return problems;
         }
-        self.take_up(device);
         problems.extend(self.look_around().await);
         if self.network.has_moved() {
             problems.extend(self.move_device(device));
@@ -426,25 +425,23 @@ impl Reconciler {
                 Some((peer.key, endpoint))
             };
             self.endpoints = peers.iter().filter_map(here).collect();
-            Ok(())
+            self.take_up(device)
         })
     }
 
     /// Tells the device where an earlier one heard peers, and has it speak to them: they know nothing of ours until they hear
-    /// from it.
-    fn take_up(&mut self, device: &dyn TunnelDevice) {
-        let mut heard = std::mem::take(&mut self.inherited);
-        let peers = || self.plan.iter().flat_map(|plan| &plan.tunnel_peers);
-        heard.retain(|key, _| peers().any(|peer| peer.key == *key));
-        let Some(mut request) = configure::pointing(&heard) else { return };
+    /// from it. That is kept until the device has taken it, which may refuse at first, the port being in use.
+    fn take_up(&mut self, device: &dyn TunnelDevice) -> Result<(), DeviceError> {
+        let Some(plan) = &self.plan else { return Ok(()) };
+        self.inherited.retain(|key, _| plan.tunnel_peers.iter().any(|peer| peer.key == *key));
+        let Some(mut request) = configure::pointing(&self.inherited) else { return Ok(()) };
         for peer in &mut request.peers {
             // Switched on, the first is due at once. It is as planned again with the next pass.
             peer.persistent_keepalive = Some(1);
         }
-        if let Err(error) = device.set(&request) {
-            tracing::warn!(%error, "peers are looked for anew");
-        }
-        self.endpoints.extend(&heard);
+        device.set(&request)?;
+        self.endpoints.append(&mut self.inherited);
+        Ok(())
     }
 
     /// Packets leave by another link or from another address: the device forgets the old one, and peers hear of the new
@@ -457,6 +454,7 @@ impl Reconciler {
                 self.work.device_writes += 1;
             }
             self.prober.restart(prober::live(&observed, wall_now()));
+            self.network.settle();
             Ok(())
         });
         outcome.err().map(|error| device_problem(&error))

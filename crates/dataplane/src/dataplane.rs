@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use wireloom_io::udp::nowhere;
 use wireloom_io::{BindError, TunDevice, UdpBind};
 use wireloom_tunnel::uapi::{DeviceStatus, PathStatus, SetDevice};
 use wireloom_tunnel::{Device, DropCounts, EngineKind};
@@ -255,8 +256,8 @@ impl Dataplane {
         self.shared.ended()
     }
 
-    /// Stops all threads and waits for them. The sockets are closed then; the TUN device goes with the last owner of
-    /// its descriptor.
+    /// Stops all threads and waits for them. The sockets are closed then, and their port is free; the TUN device goes with
+    /// the last owner of its descriptor.
     pub fn stop(&self) {
         self.shared.end(Ended::Stopped);
         let mut control = lock(&self.control);
@@ -265,6 +266,8 @@ impl Dataplane {
             // A panic of a thread was printed when it happened.
             let _ = thread.join();
         }
+        // Nobody sends any more, and what was sent with holds the sockets.
+        self.shared.outlet.store(Arc::new(Outlet { port: self.port(), sender: nowhere() }));
     }
 }
 

@@ -171,11 +171,12 @@ fn stopping_takes_no_time_and_leaves_nothing() {
     let limit = promised(Duration::from_millis(500));
     assert!(asked.elapsed() < limit, "{:?}", asked.elapsed());
     assert_eq!(a.dataplane.wait(), Ended::Stopped);
+    // Whoever goes on with the device may bind it at once.
+    a.host.run(move || std::net::UdpSocket::bind(("0.0.0.0", port)).unwrap());
     let support::End { host, dataplane, .. } = a;
     assert!(Arc::into_inner(dataplane).is_some(), "nobody else holds it");
     let (exists, _) = host.program("ip link show wl0");
     assert!(!exists, "the device goes with its data plane");
-    host.run(move || std::net::UdpSocket::bind(("0.0.0.0", port)).unwrap());
 }
 
 #[test]

@@ -30,7 +30,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::routes::KernelRoutes;
-use crate::seam::{Binding, RouteWatch, UdpBind, UdpReceive};
+use crate::seam::{Binding, RouteWatch, UdpBind, UdpReceive, UdpSend};
 use crate::sys;
 
 pub use probe::{UdpOffloads, probe};
@@ -151,6 +151,11 @@ impl UdpBind for UdpBinder {
     }
 }
 
+/// The sending side of no sockets at all: what it is given is lost.
+pub fn nowhere() -> Arc<dyn UdpSend> {
+    Arc::new(UdpSender::<UdpSocket>::new(Vec::new(), Vec::new(), UdpOffloads::default()))
+}
+
 fn bind_here(port: u16, mark: u32, queues: NonZeroUsize) -> Result<Binding, BindError> {
     let proven = probe();
     let (v4, v6) = bind_both(port, queues, proven)?;
@@ -163,7 +168,7 @@ fn bind_here(port: u16, mark: u32, queues: NonZeroUsize) -> Result<Binding, Bind
         .collect();
     let sender = UdpSender::new(v4, v6, proven);
     if mark != 0 {
-        crate::seam::UdpSend::set_mark(&sender, mark).map_err(|source| BindError::System {
+        UdpSend::set_mark(&sender, mark).map_err(|source| BindError::System {
             port,
             deed: "firewall mark",
             source,
