@@ -70,6 +70,7 @@ fn what_a_killed_agent_left_goes_and_nothing_else() {
              chain c { type filter hook forward priority 0; }
          }",
     );
+    host.write("/run/wireloom/wl0.heard", "{}").unwrap();
     let removed = removed(host, "wireloom cleanup");
     for thing in [
         "the route to 10.66.0.0/24",
@@ -78,6 +79,7 @@ fn what_a_killed_agent_left_goes_and_nothing_else() {
         "the link wlx",
         "the nftables table",
         "the forwarding that wl0 needed",
+        "where peers were heard, /run/wireloom/wl0.heard",
         "the socket /run/wireloom/wl0.sock",
         "the socket /var/run/wireguard/wl0.sock",
     ] {

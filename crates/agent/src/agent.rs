@@ -182,7 +182,10 @@ pub async fn run(
     };
     match end {
         End::Stopped => agent.stop(servers, &heirs).await,
-        End::Down => agent.leave(Next::Nobody).await,
+        End::Down => {
+            agent.node.forget_peers();
+            agent.leave(Next::Nobody).await;
+        }
         End::Failed(error) => {
             agent.leave(Next::Nobody).await;
             return Err(error);

@@ -13,6 +13,8 @@ use wireloom_model::kernel::KernelState;
 
 use crate::control::{self, Listener, listener};
 use crate::forwarder;
+use crate::heard;
+use crate::memory::Memory;
 use crate::pods::{self, Outcome};
 
 pub mod kilo;
@@ -157,6 +159,9 @@ pub async fn clean_up(
             Ok(()) => report.removed.push(format!("the forwarding that {interface} needed")),
             Err(error) => report.failed.push(error.to_string()),
         }
+    }
+    for memory in Memory::all(&sockets.control, heard::THING, named) {
+        report.remove_file(memory.path(), "where peers were heard,");
     }
     for path in sockets.dead(named).await {
         report.remove_file(&path, "the socket");

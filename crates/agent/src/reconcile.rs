@@ -22,7 +22,8 @@ use crate::beyond::Beyond;
 use crate::configure::{self, DesiredDevice, DesiredPeer};
 use crate::device::{DeviceError, TunnelDevice};
 use crate::dial::{Dialler, Moment};
-use crate::forwarder::{self, Forwarder};
+use crate::forwarder::Forwarder;
+use crate::heard::Heard;
 use crate::network::Network;
 use crate::paths::{Paths, far_ends, overhead};
 use crate::place::Place;
@@ -88,6 +89,8 @@ pub(crate) struct Reconciler {
     /// Whether the plan has this node pass on packets of others: as a gateway, or to prefixes behind it.
     forwards: bool,
     forwarder: Forwarder,
+    /// Where devices heard peers, this one and earlier ones.
+    heard: Heard,
     /// Where an earlier agent's device heard peers, until they are told to ours.
     inherited: BTreeMap<PublicKey, SocketAddr>,
     /// What is wrong with the mesh and the plan, until the next ones.
@@ -104,6 +107,7 @@ impl Reconciler {
     ) -> Result<Self, HostError> {
         let interface = config.interface.clone();
         let pods = config.pods.clone();
+        let heard = Heard::recall(&config.control);
         Ok(Self {
             identity: config.identity.clone(),
             private_key: config.private_key.clone(),
@@ -135,8 +139,9 @@ impl Reconciler {
             ranges: BTreeSet::new(),
             underlay: None,
             forwards: false,
-            forwarder: Forwarder::recall(forwarder::memory_of(&config.control)),
-            inherited: BTreeMap::new(),
+            forwarder: Forwarder::recall(&config.control),
+            inherited: heard.places().clone(),
+            heard,
             plan_problems: Vec::new(),
             work: Work::default(),
         })
@@ -202,6 +207,11 @@ impl Reconciler {
     /// An earlier agent's device heard these peers there. Ours looks for them in the same places first.
     pub(crate) fn inherit(&mut self, heard: BTreeMap<PublicKey, SocketAddr>) {
         self.inherited = heard;
+    }
+
+    /// No other agent follows that could do with what this one remembers of peers.
+    pub(crate) fn forget_peers(&mut self) {
+        self.heard.forget();
     }
 
     /// Where the device hears peers by sessions that are in use.
@@ -430,10 +440,14 @@ impl Reconciler {
     }
 
     /// Tells the device where an earlier one heard peers, and has it speak to them: they know nothing of ours until they hear
-    /// from it. That is kept until the device has taken it, which may refuse at first, the port being in use.
+    /// from it. That is kept until the device has taken it, which may refuse at first, the port being in use. And remembers
+    /// where this one hears them.
     fn take_up(&mut self, device: &dyn TunnelDevice) -> Result<(), DeviceError> {
         let Some(plan) = &self.plan else { return Ok(()) };
-        self.inherited.retain(|key, _| plan.tunnel_peers.iter().any(|peer| peer.key == *key));
+        let is_peer = |key: &PublicKey| plan.tunnel_peers.iter().any(|peer| peer.key == *key);
+        self.heard.keep(self.sighted.clone(), is_peer);
+        // A device that has outlived its agent knows better where those are that it hears.
+        self.inherited.retain(|key, _| is_peer(key) && !self.sighted.contains_key(key));
         let Some(mut request) = configure::pointing(&self.inherited) else { return Ok(()) };
         for peer in &mut request.peers {
             // Switched on, the first is due at once. It is as planned again with the next pass.
