@@ -113,7 +113,7 @@ fn a_bad_file_keeps_the_last_good_mesh_and_says_where() {
 fn what_others_take_away_comes_back() {
     need_all!();
     let mesh = Mesh::new();
-    let _nodes = (mesh.up("a"), mesh.up("b"));
+    let (a, _b) = (mesh.up("a"), mesh.up("b"));
     ping(&mesh.pair.a, OVERLAY[1][0]);
     let wanted = routes(&mesh.pair.a);
 
@@ -127,10 +127,18 @@ fn what_others_take_away_comes_back() {
     within(REPAIR, "the link goes up again", || routes(&mesh.pair.a) == wanted);
     ping(&mesh.pair.a, OVERLAY[1][1]);
 
+    let handshake = || ok(&mesh.pair.b, "wg show wl0 latest-handshakes");
+    let before = handshake();
+    // Their times are told in seconds.
+    std::thread::sleep(Duration::from_secs(1));
     ok(&mesh.pair.a, "ip link delete wl0");
     within(REPAIR, "a deleted device comes back", || {
         run(&mesh.pair.a, "ip link show wl0").status.success() && routes(&mesh.pair.a) == wanted
     });
+    let log = a.written().unwrap().1;
+    assert!(log.contains("made anew") && !log.contains("can't be made"), "{log}");
+    // The other end, which would send by a session that is gone, is called.
+    within(REPAIR, "there is another session", || handshake() != before);
     for there in OVERLAY[1] {
         ping(&mesh.pair.a, there);
     }

@@ -293,6 +293,8 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
     fn lose_device(&mut self, reason: &str) -> bool {
         tracing::warn!(%reason, "the tunnel device has ended; it is made anew");
         self.device = None;
+        // Whoever still shows it holds its sockets, which the next one needs.
+        self.view.lock().device = None;
         self.node.forget_device();
         true
     }

@@ -227,8 +227,10 @@ impl Reconciler {
         self.network.forget();
     }
 
-    /// The device is a new one: nothing was written to it yet.
+    /// The device is a new one: nothing was written to it yet, and peers know nothing of it.
     pub(crate) fn forget_device(&mut self) {
+        self.inherited.clone_from(self.heard.places());
+        self.sighted.clear();
         self.dialled.clear();
         self.prober.forget_device();
     }

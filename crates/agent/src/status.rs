@@ -55,7 +55,9 @@ pub struct NodeReport {
     pub home: Option<NodeName>,
     /// Its overlay addresses.
     pub overlay_addresses: Vec<IpAddr>,
-    /// Whether it gives signs of life, as far as the registry knows.
+    /// Whether it gives signs of life, as far as the registry knows. Agents of earlier versions do not say, and count as if
+    /// all did.
+    #[serde(default = "gives_signs")]
     pub healthy: bool,
 }
 
@@ -210,9 +212,21 @@ impl PeerState {
     }
 }
 
+const fn gives_signs() -> bool {
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_earlier_versions_word_on_a_node_is_understood() {
+        let word =
+            r#"{"name": "a", "location": "ams", "home": null, "overlay_addresses": ["10.4.0.1"]}"#;
+        let report: NodeReport = serde_json::from_str(word).unwrap();
+        assert!(report.healthy);
+    }
 
     #[test]
     fn a_place_is_planned_or_another_or_one_where_the_peer_was_heard() {

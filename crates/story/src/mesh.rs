@@ -1,6 +1,6 @@
 //! The mesh on Kubernetes: five nodes in four regions, one of which joins late, and a machine elsewhere that is no node.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ const KEY: &str = "/run/office/key";
 const CONFIGURATION: &str = "/run/office/peers.conf";
 
 /// The address of the node behind NAT that the API server reaches: one of the overlay that no other node has.
-const HIDDEN: &str = "10.4.200.1";
+const HIDDEN: Ipv4Addr = Ipv4Addr::new(10, 4, 200, 1);
 
 /// The pods that ping.
 const PODS: &str = "pods";
@@ -68,7 +68,6 @@ pub fn show(
     keep: Option<Keep<'_, MeshReport>>,
 ) -> Result<MeshReport> {
     let begin = Instant::now();
-    let hidden: IpAddr = HIDDEN.parse()?;
     let mut stage = Stage::build(&settings.program, voice)?;
     let (late, others): (Vec<_>, Vec<_>) =
         MACHINES.into_iter().partition(|machine| machine.name == BEHIND_NAT);
@@ -82,7 +81,7 @@ pub fn show(
     voice.head("A fifth joins behind NAT, and the DaemonSet comes by itself")?;
     let mut started = Instant::now();
     for machine in late {
-        started = stage.join_at(machine, hidden, voice)?;
+        started = stage.join_at(machine, HIDDEN.into(), voice)?;
     }
     let join_seconds = stage.in_mesh_after(BEHIND_NAT, started)?;
     voice.say(&format!(
