@@ -1,12 +1,13 @@
 //! A node whose WireGuard device somebody else runs: another process, or the kernel.
 
-use std::fs;
+use std::time::Duration;
+use std::{fs, thread};
 
 use serde_json::Value;
 use wireloom_lab::{Host, host::Namespace};
 use wireloom_testkit::{Vm, need, wireloom_binary};
 use wireloom_tests::mesh::{Mesh, OVERLAY, routes, status};
-use wireloom_tests::{Keys, NetworkState, SOON, eventually, ok, ping, run, wireloom};
+use wireloom_tests::{Keys, NetworkState, SOON, eventually, ok, ping, run, wireloom, within};
 
 /// What a killed agent can't put back: whether the host forwarded before, and what follows from that. And the device's
 /// own MTU, which whoever sets up the device next sets again.
@@ -77,16 +78,24 @@ fn a_device_that_comes_later_or_comes_back_is_brought_in_line() {
     need!(device "/dev/net/tun");
     need!(program "wg");
     let mesh = Mesh::new();
-    let (a, _b) = (&mesh.pair.a, mesh.up("b"));
+    let (a, b) = (&mesh.pair.a, &mesh.pair.b);
+    let _b = mesh.up("b");
     let _agent = wireloom(a, &format!("up --device uapi {}", mesh.args("a")));
     eventually("the missing device is named", || {
         run(a, "wireloom status").stdout.contains("/var/run/wireguard/wl0.sock")
     });
-    for _ in 0..2 {
-        let device = wireloom(a, "tunnel -f wl0");
-        ping(a, OVERLAY[1][1]);
-        drop(device);
-    }
+    let device = wireloom(a, "tunnel -f wl0");
+    ping(a, OVERLAY[1][1]);
+    let before = show(b, "latest-handshakes");
+    // Their times are told in seconds.
+    thread::sleep(Duration::from_secs(1));
+    drop(device);
+    let _another = wireloom(a, "tunnel -f wl0");
+    // Who would send by a session that is gone, is called.
+    within(Duration::from_secs(3), "b has another session", || {
+        show(b, "latest-handshakes") != before
+    });
+    ping(a, OVERLAY[1][1]);
 }
 
 #[test]

@@ -416,6 +416,10 @@ impl Reconciler {
 
     fn reconcile_device(&mut self, device: &dyn TunnelDevice) -> Result<(), DeviceError> {
         device.status().and_then(|observed| {
+            // Another process's, or the kernel's, that was made anew meanwhile.
+            if observed.private_key.is_none() && !self.sighted.is_empty() {
+                self.forget_device();
+            }
             let wall = wall_now();
             let answer = observed.peers.iter().filter(|peer| !configure::is_lost(peer, wall));
             self.sighted = answer.filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
