@@ -159,7 +159,7 @@ fn tests(session: &mut Session) -> Result<()> {
 /// Outside `cargo bench`, criterion runs each bench once: enough to see that it still works, in the build that the
 /// tests have made already.
 fn benches(session: &mut Session) -> Result<()> {
-    let mut bench = cargo(["test", "--locked", "--workspace", "--bench", "*"]);
+    let mut bench = cargo(["test", "--locked", "--package", "wireloom-benches", "--benches"]);
     shell::tee(&mut bench, |line| session.tests.add(line))
 }
 
