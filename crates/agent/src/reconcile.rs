@@ -365,7 +365,7 @@ impl Reconciler {
             return problems;
         }
         problems.extend(self.look_around().await);
-        if self.network.has_moved() {
+        if outcome.is_ok() && self.network.has_moved() {
             problems.extend(self.move_device(device));
         }
         let mut desired = match (&self.plan, &self.underlay) {

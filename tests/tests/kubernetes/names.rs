@@ -76,8 +76,8 @@ pub(crate) fn a_node_is_found_by_its_name_where_it_has_moved_to() {
     cluster.until("ams-1", "the name can't be resolved", |status| complains(status, &[NAME]));
     cluster.pods_meet("ams-1", "waw-1");
 
-    // The machine gets other addresses while it is off, and forgets where it heard ams-1.
-    cluster.kill("waw-1");
+    // The machine gets other addresses while it is off, and knows no more where it heard ams-1.
+    cluster.switch_off("waw-1");
     let new = ["203.0.113.44", "2001:db8:3::2c"].map(str::to_owned);
     cluster.readdress("waw-1", &new);
     cluster.kubectl("annotate node waw-1 kilo.squat.ai/discovered-endpoints-");
