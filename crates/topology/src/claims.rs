@@ -3,13 +3,18 @@
 //! No prefix may lie in the overlay's ranges, none may hold the endpoint of a tunnel (its packets would be routed into
 //! the tunnel), and of two that overlap the older stands. What is dropped here is dropped from every route and every
 //! allowed IP on every node, so both ends of each tunnel agree.
+//!
+//! An endpoint that is not public stands in the way of less: not of a network behind its own location, and not of the
+//! internal address that it is if no other location dials it there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use wireloom_model::{Cidr, Mesh, Problem, ProblemKind, Subject};
+use wireloom_model::reach::is_public;
+use wireloom_model::{Cidr, Endpoint, Mesh, Problem, ProblemKind, Subject};
 
-use crate::resolve::{Area, Extra, Member, Outsider};
+use crate::elsewhere::Elsewhere;
+use crate::resolve::{Area, Extra, Member, Outsider, Resolved};
 
 /// What a prefix is to its claimant. The order settles between claims of one claimant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,15 +61,15 @@ impl Claim {
     }
 }
 
-/// Gives each claimant the prefixes that it keeps, and returns the extra prefixes in order.
+/// Gives each claimant the prefixes that it keeps, and leaves out peers that keep none.
 pub(crate) fn assign(
     mesh: &Mesh,
-    members: &mut [Member<'_>],
-    outsiders: &mut [Outsider<'_>],
-    areas: &[Area],
-    problems: &mut Vec<Problem>,
-) -> Vec<Extra> {
-    let endpoints = Endpoints::of(members, outsiders);
+    resolved: &mut Resolved<'_>,
+    gateways: &[Vec<usize>],
+    elsewhere: &Elsewhere,
+) {
+    let Resolved { members, outsiders, areas, problems, .. } = resolved;
+    let endpoints = Endpoints::of(members, outsiders, gateways, elsewhere);
     let claims = gather(mesh, members, outsiders, &endpoints, problems);
     let (kept, lost) = settle(claims, mesh.carry_internal_addresses);
 
@@ -87,7 +92,17 @@ pub(crate) fn assign(
     for (loser, holder) in lost {
         report(&loser, &holder, members, outsiders, areas, problems);
     }
-    extras.into_values().collect()
+    outsiders.retain(|outsider| {
+        if outsider.prefixes.is_empty() {
+            problems.push(Problem::error(
+                Subject::Peer(outsider.peer.name.clone()),
+                ProblemKind::Invalid,
+                "none of its allowed IPs is left, so it is not configured".to_owned(),
+            ));
+        }
+        !outsider.prefixes.is_empty()
+    });
+    resolved.extras = extras.into_values().collect();
 }
 
 /// All claims but those that nobody may make.
@@ -110,8 +125,8 @@ fn gather(
                     claim.prefix
                 ),
             ));
-        } else if let Some(endpoint) = endpoints.inside(claim.prefix) {
-            // An internal address that is also an endpoint is reached without the mesh: nothing is wrong.
+        } else if let Some(endpoint) = endpoints.against(&claim) {
+            // An internal address that others dial is reached without the mesh: nothing is wrong.
             if claim.kind != Kind::Internal {
                 problems.push(Problem::error(
                     subject(&claim, members, outsiders),
@@ -264,23 +279,55 @@ fn subject(claim: &Claim, members: &[Member<'_>], outsiders: &[Outsider<'_>]) ->
     }
 }
 
-/// The known addresses of all tunnel endpoints, sorted. A name's address is nobody's to know here: it differs from
-/// resolver to resolver, and plans must not.
-struct Endpoints(Vec<IpAddr>);
+/// The known addresses of tunnel endpoints. A name's address is nobody's to know here: it differs from resolver to
+/// resolver, and plans must not.
+struct Endpoints {
+    /// Each with its segment, if it is not public and no other segment's too.
+    all: BTreeMap<IpAddr, Option<usize>>,
+    /// Those by which segments reach each other: of gateways and peers. Who is heard elsewhere is behind NAT, and only its
+    /// own location reaches it there.
+    dialled: BTreeSet<IpAddr>,
+}
 
 impl Endpoints {
-    fn of(members: &[Member<'_>], outsiders: &[Outsider<'_>]) -> Self {
-        let all = members.iter().map(|m| m.endpoint).chain(outsiders.iter().map(|o| o.endpoint));
-        let mut addresses: Vec<IpAddr> = all.flatten().filter_map(|e| e.address()).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        Self(addresses)
+    fn of(
+        members: &[Member<'_>],
+        outsiders: &[Outsider<'_>],
+        gateways: &[Vec<usize>],
+        elsewhere: &Elsewhere,
+    ) -> Self {
+        let address = |endpoint: Option<&Endpoint>| endpoint.and_then(Endpoint::address);
+        let of_peers = || outsiders.iter().filter_map(|outsider| address(outsider.endpoint));
+        let of_member = |member: &Member<'_>| {
+            let near = |address: &IpAddr| (!is_public(*address)).then_some(member.segment);
+            address(member.endpoint).map(|address| (address, near(&address)))
+        };
+        let mut all: BTreeMap<IpAddr, Option<usize>> = BTreeMap::new();
+        for (address, near) in
+            members.iter().filter_map(of_member).chain(of_peers().map(|address| (address, None)))
+        {
+            all.entry(address)
+                .and_modify(|other| *other = other.filter(|other| Some(*other) == near))
+                .or_insert(near);
+        }
+        let of_gateways = gateways.iter().flatten().map(|&at| &members[at]);
+        let of_gateways = of_gateways
+            .filter(|member| !elsewhere.has_heard(member))
+            .filter_map(|member| address(member.endpoint));
+        Self { all, dialled: of_gateways.chain(of_peers()).collect() }
     }
 
-    /// The first endpoint inside the prefix.
-    fn inside(&self, prefix: Cidr) -> Option<IpAddr> {
-        let at = self.0.partition_point(|address| *address < prefix.address());
-        self.0.get(at).copied().filter(|address| prefix.contains(*address))
+    /// An endpoint for which the claim can't stand.
+    fn against(&self, claim: &Claim) -> Option<IpAddr> {
+        let inside = self.all.range(claim.prefix.address()..);
+        let mut inside = inside.take_while(|(address, _)| claim.prefix.contains(**address));
+        let stands_against = |(address, near): &(&IpAddr, &Option<usize>)| match claim.kind {
+            Kind::Internal => is_public(**address) || self.dialled.contains(*address),
+            // A network behind a location holds its nodes.
+            Kind::Extra => near.is_none() || **near != claim.segment,
+            Kind::Pod | Kind::Peer => true,
+        };
+        inside.find(stands_against).map(|(address, _)| *address)
     }
 }
 

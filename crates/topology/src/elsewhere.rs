@@ -41,6 +41,13 @@ impl Elsewhere {
         Self { heard, overlay }
     }
 
+    /// Whether a member is heard by another address than that of its endpoint.
+    pub(crate) fn has_heard(&self, member: &Member<'_>) -> bool {
+        let endpoint = member.endpoint.and_then(Endpoint::address);
+        let heard = self.heard.get(&member.node.key).into_iter().flatten();
+        heard.filter_map(Endpoint::address).any(|address| Some(address) != endpoint)
+    }
+
     /// Where a member may be dialled beside its endpoint, the best first.
     pub(crate) fn places(&self, member: &Member<'_>) -> Vec<Endpoint> {
         let distinct = |all: &[Endpoint], besides: &[Endpoint]| {

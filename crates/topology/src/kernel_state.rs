@@ -282,6 +282,11 @@ fn keep_off_the_tunnel(state: &mut KernelState, interface: &InterfaceName, under
         key.table == MAIN_TABLE && route.link.as_ref() == Some(interface) && is_end(key.destination)
     };
     if underlay.mark == 0 {
+        // Nothing tells its own packets from others, and those to an end itself would go round in circles.
+        let is_end_itself = |key: &RouteKey, route: &Route| {
+            key.destination.is_host() && is_tunnelled(&(key, route))
+        };
+        state.routes.retain(|key, route| !is_end_itself(key, route));
         return;
     }
     let routes = state.routes.iter().filter(is_tunnelled);

@@ -15,7 +15,6 @@ use wireloom_model::{
     Snapshot, Subject,
 };
 
-use crate::claims;
 use crate::segment::Segment;
 use crate::witnesses;
 
@@ -108,7 +107,7 @@ impl Member<'_> {
     }
 }
 
-/// Settles every clash but those over overlay addresses.
+/// Settles every clash but those over overlay addresses and over [prefixes](crate::claims), of which nobody has any yet.
 pub(crate) fn resolve(snapshot: &Snapshot) -> Resolved<'_> {
     let mut problems = snapshot.problems.clone();
     let (nodes, peers) = (snapshot.nodes.iter().collect(), snapshot.peers.iter().collect());
@@ -131,7 +130,7 @@ pub(crate) fn resolve(snapshot: &Snapshot) -> Resolved<'_> {
             pods: Vec::new(),
         })
         .collect();
-    let mut outsiders: Vec<Outsider<'_>> = peers
+    let outsiders: Vec<Outsider<'_>> = peers
         .into_iter()
         .map(|peer| Outsider {
             peer,
@@ -147,19 +146,7 @@ pub(crate) fn resolve(snapshot: &Snapshot) -> Resolved<'_> {
 
     let areas = segments(&mut members, &mut problems);
     witnesses::hear(&mut members, &areas, &mut problems);
-    let extras =
-        claims::assign(&snapshot.mesh, &mut members, &mut outsiders, &areas, &mut problems);
-    outsiders.retain(|outsider| {
-        if outsider.prefixes.is_empty() {
-            problems.push(Problem::error(
-                Subject::Peer(outsider.peer.name.clone()),
-                ProblemKind::Invalid,
-                "none of its allowed IPs is left, so it is not configured".to_owned(),
-            ));
-        }
-        !outsider.prefixes.is_empty()
-    });
-    Resolved { members, outsiders, areas, extras, refused, problems }
+    Resolved { members, outsiders, areas, extras: Vec::new(), refused, problems }
 }
 
 /// Nodes and peers of which no two share a name or a key, in the order of names.

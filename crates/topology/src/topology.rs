@@ -9,7 +9,7 @@ use crate::elsewhere::Elsewhere;
 use crate::overlay::{self, Pair};
 use crate::plan::{NodeSummary, Plan, PlanError, TunnelPeer};
 use crate::resolve::{Area, Extra, Member, Outsider, Resolved, resolve};
-use crate::{gateways, homes};
+use crate::{claims, gateways, homes};
 
 /// The whole mesh with every choice made: gateways, homes, overlay addresses, anchors and owners. One node's
 /// [`Plan`], an outside peer's view and the [`Graph`](crate::Graph) are read from it.
@@ -46,6 +46,8 @@ impl<'a> Topology<'a> {
         let mesh = &snapshot.mesh;
         let mut resolved = resolve(snapshot);
         let gateways = gateways::choose(mesh, &mut resolved);
+        let elsewhere = Elsewhere::of(&resolved.members, mesh.overlay);
+        claims::assign(mesh, &mut resolved, &gateways, &elsewhere);
         let homes = homes::choose(mesh, &resolved, &gateways);
         let place = Place { gateways, homes };
         let anchors = anchors::choose(&mut resolved, &place.gateways);
@@ -66,7 +68,7 @@ impl<'a> Topology<'a> {
             overlay,
             anchors,
             duties,
-            elsewhere: Elsewhere::of(&members, mesh.overlay),
+            elsewhere,
             members,
             behind,
             refused,

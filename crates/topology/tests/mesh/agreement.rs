@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use wireloom_model::kernel::KernelState;
+use wireloom_model::reach::is_public;
 use wireloom_model::{
-    Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Family, InterfaceAddress, NodeName,
-    ProblemKind, Snapshot,
+    Cidr, EncapsulateBy, EncapsulateWhen, Encapsulation, Endpoint, Family, InterfaceAddress,
+    NodeName, ProblemKind, Snapshot,
 };
 use wireloom_topology::{Graph, Plan, Topology, TunnelPeerName, plan};
 
@@ -296,9 +297,29 @@ proptest! {
     fn no_route_or_allowed_ip_holds_an_endpoint(snapshot in mesh(Kind::Messy, 14)) {
         let graph = Graph::of(&Topology::of(&snapshot));
         let nodes = graph.segments.iter().flat_map(|segment| &segment.nodes);
-        let endpoints = nodes.filter_map(|node| node.endpoint.as_ref()?.address());
-        let endpoints: Vec<IpAddr> =
-            endpoints.chain(graph.peers.iter().filter_map(|p| p.endpoint.as_ref()?.address())).collect();
+        let mut endpoints: Vec<(IpAddr, Option<(NodeName, bool)>)> = Vec::new();
+        for node in nodes {
+            let address = node.endpoint.as_ref().and_then(Endpoint::address);
+            endpoints.extend(address.map(|address| (address, Some((node.name.clone(), node.gateway)))));
+        }
+        for peer in &graph.peers {
+            let address = peer.endpoint.as_ref().and_then(Endpoint::address);
+            endpoints.extend(address.map(|address| (address, None)));
+        }
+        let locations = |name: &NodeName| {
+            let named = snapshot.nodes.iter().filter(|node| node.name == *name);
+            named.map(|node| node.location.clone()).collect::<Vec<_>>()
+        };
+        // One that is not public may lie in a network behind its own location, and be an internal address that nobody
+        // dials from elsewhere.
+        let is_free = |prefix: &Cidr, endpoint: IpAddr, of: &Option<(NodeName, bool)>| {
+            let Some((name, gateway)) = of else { return false };
+            let near = locations(name);
+            let mut near = snapshot.nodes.iter().filter(|node| near.contains(&node.location));
+            let is_behind = near.any(|node| node.extra_prefixes.contains(prefix));
+            let is_undialled = prefix.is_host() && !gateway;
+            !is_public(endpoint) && (is_behind || is_undialled)
+        };
         for plan in plans(&snapshot) {
             // Only what comes from addresses of the mesh goes to internal addresses by a tunnel; tunnels do not.
             let hosts = plan.wraps.values().flat_map(|wrap| wrap.hosts.keys());
@@ -306,7 +327,9 @@ proptest! {
             let allowed = plan.tunnel_peers.iter().flat_map(|peer| &peer.allowed_ips);
             let allowed = allowed.filter(|prefix| !hosts.contains(prefix));
             for prefix in plan.routes.keys().chain(allowed) {
-                let hit = endpoints.iter().find(|endpoint| prefix.contains(**endpoint));
+                let hit = endpoints.iter().find(|(endpoint, of)| {
+                    prefix.contains(*endpoint) && !is_free(prefix, *endpoint, of)
+                });
                 prop_assert_eq!(hit, None, "{} on {}", prefix, plan.node);
             }
             for (prefix, hop) in &plan.routes {

@@ -1,13 +1,14 @@
 //! Kilo's algorithm on random meshes: all nodes see one mesh, and packets arrive wherever Kilo's would.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
 use wireloom_model::{
     Cidr, EncapsulateBy, Endpoint, Family, InterfaceAddress, Node, NodeName, Overlay, Snapshot,
 };
-use wireloom_topology::algorithm_in_force;
 use wireloom_topology::kilo::{Seen, Settings, View};
+use wireloom_topology::{Plan, algorithm_in_force};
 
 use crate::generator::{Kind, inside, mesh};
 use crate::kilo::nonzero;
@@ -152,6 +153,41 @@ proptest! {
                 prop_assert_eq!(&new.overlay_addresses, &old.overlay_addresses);
             }
         }
+    }
+}
+
+/// Connections to internal addresses last, too.
+#[test]
+fn what_kilo_carries_is_carried_after_the_switch() {
+    let mut snapshot = crate::kilo::example();
+    let view = |snapshot: &Snapshot, seen: &Seen| {
+        let view = View::of(snapshot, Settings::default(), seen, None);
+        let plans = snapshot.nodes.iter().map(|node| view.plan(&node.name).unwrap());
+        plans.collect::<Vec<_>>()
+    };
+    let carried = |plans: &[Plan]| -> BTreeSet<Cidr> {
+        // What others have routes for and their leader has none, they don't reach.
+        let leaders = plans.iter().filter(|plan| plan.gateway);
+        leaders.flat_map(|plan| plan.routes.keys().copied()).collect()
+    };
+    for (heard, at_least) in [(false, "10.0.0.2/32"), (true, "192.168.1.3/32")] {
+        if heard {
+            let c = snapshot.nodes[0].key;
+            let at = "198.51.100.7:40000".parse().unwrap();
+            snapshot.nodes[2].discovered_endpoints.insert(c, at);
+        }
+        let before = view(&snapshot, &Seen::default());
+        let mut switched = snapshot.clone();
+        for (node, plan) in switched.nodes.iter_mut().zip(&before) {
+            node.held = plan.publishes.clone();
+        }
+        let topology = wireloom_topology::Topology::of(&switched);
+        let after: Vec<Plan> =
+            switched.nodes.iter().map(|node| topology.plan(&node.name).unwrap()).collect();
+        let (before, after) = (carried(&before), carried(&after));
+        assert!(before.contains(&at_least.parse().unwrap()), "{before:?}");
+        let is_lost = |prefix: &&Cidr| !after.iter().any(|wider| wider.covers(prefix));
+        assert_eq!(before.iter().filter(is_lost).collect::<Vec<_>>(), [] as [&Cidr; 0]);
     }
 }
 

@@ -68,6 +68,40 @@ fn an_internal_address_that_is_an_endpoint_is_reached_without_the_mesh() {
     assert_eq!(problems(&snapshot, ProblemKind::EndpointInsideMesh), []);
 }
 
+/// Agents publish a private address where they know no public one.
+#[test]
+fn a_private_endpoint_is_carried_where_nobody_else_dials_it() {
+    let mut snapshot = demo();
+    let private = |snapshot: &mut Snapshot, name: &str, endpoint: &str| {
+        node(snapshot, name).endpoint = Some(endpoint.parse().unwrap());
+    };
+    private(&mut snapshot, "ams-2", "10.10.0.2:51820");
+    private(&mut snapshot, "ire-1", "10.40.0.1:51820");
+    let all = everywhere(&snapshot);
+    assert!(all.contains(&"10.10.0.2/32".parse().unwrap()), "its gateway is dialled, not it");
+    assert!(!all.contains(&"10.40.0.1/32".parse().unwrap()), "it is reached without the mesh");
+
+    let ire = node(&mut snapshot, "ire-1").key;
+    let heard = "198.51.100.7:40000".parse().unwrap();
+    node(&mut snapshot, "ams-1").discovered_endpoints.insert(ire, heard);
+    let all = everywhere(&snapshot);
+    assert!(all.contains(&"10.40.0.1/32".parse().unwrap()), "it is behind NAT");
+}
+
+#[test]
+fn a_network_behind_a_location_may_hold_its_own_private_endpoints_and_no_others() {
+    let mut snapshot = demo();
+    let lan: Cidr = "10.40.0.0/24".parse().unwrap();
+    let ire = node(&mut snapshot, "ire-1");
+    ire.endpoint = Some("10.40.0.1:51820".parse().unwrap());
+    ire.extra_prefixes = vec![lan];
+    assert!(everywhere(&snapshot).contains(&lan));
+    assert_eq!(problems(&snapshot, ProblemKind::EndpointInsideMesh), []);
+    node(&mut snapshot, "waw-1").endpoint = Some("10.40.0.77:51820".parse().unwrap());
+    assert!(!everywhere(&snapshot).contains(&lan));
+    assert_eq!(subjects(&problems(&snapshot, ProblemKind::EndpointInsideMesh)), ["node ire-1"]);
+}
+
 #[test]
 fn a_prefix_that_holds_an_endpoint_is_left_out_everywhere() {
     let mut snapshot = demo();

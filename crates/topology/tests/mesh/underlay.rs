@@ -133,10 +133,20 @@ proptest! {
 }
 
 #[test]
-fn without_a_mark_all_routes_stay_in_the_main_table() {
-    let endpoints = BTreeSet::from(["10.4.0.1".parse().unwrap()]);
-    let state = plan().kernel_state(&wl0(), &Underlay { endpoints, mark: 0, ..wide() });
-    assert_eq!(state, plan().kernel_state(&wl0(), &wide()));
+fn without_a_mark_all_routes_stay_in_the_main_table_but_those_to_ends_themselves() {
+    let usual = plan().kernel_state(&wl0(), &wide());
+    let with_end = |end: IpAddr| {
+        let endpoints = BTreeSet::from([end]);
+        plan().kernel_state(&wl0(), &Underlay { endpoints, mark: 0, ..wide() })
+    };
+    assert_eq!(with_end("10.42.3.7".parse().unwrap()), usual, "in a pod prefix");
+    let is_single =
+        |(key, route): &(&RouteKey, &Route)| key.destination.is_host() && route.link == Some(wl0());
+    let (itself, _) = usual.routes.iter().find(is_single).unwrap();
+    let itself = itself.clone();
+    let mut without = usual;
+    without.routes.remove(&itself);
+    assert_eq!(with_end(itself.destination.address()), without);
 }
 
 #[test]
