@@ -6,7 +6,6 @@ use std::net::IpAddr;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteType;
-use rustix::io::Errno;
 use serde::Serialize;
 use wireloom_model::kernel::{Address, LinkKind};
 use wireloom_model::{Cidr, Family, InterfaceName};
@@ -90,7 +89,7 @@ impl Host {
     }
 
     /// How packets to each of these addresses leave that bear a mark, or none if it is 0; in the addresses' order.
-    /// `None` if there is no way.
+    /// `None` if there is no way: no route, one that drops packets, or no such family in the kernel.
     pub async fn ways_to(
         &self,
         addresses: &[IpAddr],
@@ -99,18 +98,21 @@ impl Host {
         if addresses.is_empty() {
             return Ok(Vec::new());
         }
-        let what = "route to an address";
         let requests = addresses.iter().map(|address| message::route_to(*address, mark)).collect();
         let links = self.links().await?;
         let mut ways = Vec::with_capacity(addresses.len());
-        for answer in self.netlink().ask(what, requests).await? {
+        let answers = self.netlink().ask("route to an address", requests).await?;
+        for (address, answer) in addresses.iter().zip(answers) {
             let route = match answer {
-                Ok(RouteNetlinkMessage::NewRoute(route)) => message::route(&route),
+                Ok(RouteNetlinkMessage::NewRoute(route)) => {
+                    message::route(&route).filter(|route| !drops(route.kind))
+                }
                 Ok(_) => None,
-                Err(refusal) if refusal.is(Errno::NETUNREACH) || refusal.is(Errno::HOSTUNREACH) => {
+                // Whatever the kernel has against it, it says nothing of the other addresses.
+                Err(refusal) => {
+                    tracing::debug!(%address, %refusal, "no way to an address");
                     None
                 }
-                Err(refusal) => return Err(HostError::Refused { what, refusal }),
             };
             let way = route.and_then(|route| {
                 let link = links.iter().find(|link| Some(link.index) == route.link)?.clone();
@@ -197,6 +199,12 @@ impl Host {
         }
         Ok(heard)
     }
+}
+
+/// Whether routes of this kind drop packets. Those of IPv6 are told like any other; for those of IPv4 the kernel refuses
+/// to tell a way.
+const fn drops(kind: RouteType) -> bool {
+    matches!(kind, RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit)
 }
 
 fn conflicts(

@@ -60,6 +60,38 @@ fn the_packet_size_is_that_of_the_link_on_the_way() {
 }
 
 #[test]
+fn an_address_whose_route_drops_packets_has_no_way_and_the_others_have() {
+    need!(root);
+    need!(program "ip");
+    in_namespace(|| async {
+        two_links();
+        ip("route add blackhole 198.51.100.0/26");
+        ip("route add prohibit 198.51.100.64/26");
+        ip("route add unreachable 198.51.100.128/26");
+        ip("-6 route add blackhole 2001:db8:1::/48");
+        ip("-6 route add prohibit 2001:db8:2::/48");
+        ip("-6 route add unreachable 2001:db8:3::/48");
+        let asked = [
+            ("192.0.2.9", true),
+            ("198.51.100.1", false),
+            ("198.51.100.65", false),
+            ("198.51.100.129", false),
+            ("192.0.2.10", true),
+            ("2001:db8:1::1", false),
+            ("2001:db8:2::1", false),
+            ("2001:db8:3::1", false),
+            ("2001:db8::9", true),
+        ];
+        let addresses = asked.map(|(address, _)| address.parse().unwrap());
+        let ways = Host::new().unwrap().ways_to(&addresses, 0).await.unwrap();
+        for ((address, has_way), way) in asked.into_iter().zip(&ways) {
+            assert_eq!(way.is_some(), has_way, "{address}");
+        }
+        assert_eq!(ways.len(), asked.len());
+    });
+}
+
+#[test]
 fn a_mark_takes_the_way_that_rules_give_it() {
     need!(root);
     need!(program "ip");
