@@ -93,6 +93,43 @@ impl Bridge {
             .try_for_each(|gateway| add(&mut netlink, link.index, *gateway))
     }
 
+    /// Whether it is there and something hangs on it.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn is_used(&self) -> io::Result<bool> {
+        let mut netlink = Netlink::open()?;
+        match netlink.link(&self.name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            link => has_ports(&mut netlink, link?),
+        }
+    }
+
+    /// The names of other links that have one of these gateways: pods of its network are reached by one link alone.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn rivals(&self, gateways: &BTreeSet<InterfaceAddress>) -> io::Result<BTreeSet<String>> {
+        let mut netlink = Netlink::open()?;
+        let holders: BTreeSet<u32> = all_addresses(&mut netlink)?
+            .into_iter()
+            .filter_map(|(index, address)| gateways.contains(&address).then_some(index))
+            .collect();
+        let links = netlink.list(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let name = |answer| match answer {
+            RouteNetlinkMessage::NewLink(link) if holders.contains(&link.header.index) => {
+                link.attributes.into_iter().find_map(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some(name),
+                    _ => None,
+                })
+            }
+            _ => None,
+        };
+        Ok(links.into_iter().filter_map(name).filter(|name| *name != self.name).collect())
+    }
+
     /// Takes it away if it is there and no pod hangs on it. Returns whether it did.
     ///
     /// # Errors
@@ -104,12 +141,12 @@ impl Bridge {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             link => link?,
         };
-        let has_ports = netlink.links()?.iter().any(|port| port.bridge == Some(link.index));
-        if has_ports || !link.is_bridge {
+        let index = link.index;
+        if !link.is_bridge || has_ports(&mut netlink, link)? {
             return Ok(false);
         }
         let mut message = LinkMessage::default();
-        message.header.index = link.index;
+        message.header.index = index;
         netlink.exchange(RouteNetlinkMessage::DelLink(message), 0)?;
         Ok(true)
     }
@@ -140,6 +177,10 @@ pub fn gateway(prefix: Cidr) -> Option<InterfaceAddress> {
     InterfaceAddress::new(first, prefix.length()).filter(|_| prefix.contains(first))
 }
 
+fn has_ports(netlink: &mut Netlink, bridge: Link) -> io::Result<bool> {
+    Ok(netlink.links()?.iter().any(|port| port.bridge == Some(bridge.index)))
+}
+
 /// Sets a link's hardware address to what it is.
 fn pin(netlink: &mut Netlink, index: u32) -> io::Result<()> {
     let mut message = LinkMessage::default();
@@ -166,23 +207,26 @@ fn set_up(netlink: &mut Netlink, link: Link) -> io::Result<()> {
 
 /// The addresses of a link but for those of the link alone, which the kernel gives it.
 fn addresses(netlink: &mut Netlink, index: u32) -> io::Result<BTreeSet<InterfaceAddress>> {
+    let all = all_addresses(netlink)?.into_iter();
+    Ok(all.filter_map(|(of, address)| (of == index).then_some(address)).collect())
+}
+
+/// The same of every link, each with the link's number.
+fn all_addresses(netlink: &mut Netlink) -> io::Result<Vec<(u32, InterfaceAddress)>> {
     let all = netlink.list(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
-    let own = all.into_iter().filter_map(|answer| match answer {
-        RouteNetlinkMessage::NewAddress(address) => Some(address),
-        _ => None,
-    });
-    let own = own.filter(|address| {
-        address.header.index == index && address.header.scope == AddressScope::Universe
-    });
-    let read = |address: AddressMessage| {
+    let read = |answer| {
+        let RouteNetlinkMessage::NewAddress(address) = answer else { return None };
+        if address.header.scope != AddressScope::Universe {
+            return None;
+        }
         let find = |attribute: &AddressAttribute| match attribute {
             AddressAttribute::Address(address) => Some(*address),
             _ => None,
         };
         let found = address.attributes.iter().find_map(find)?;
-        InterfaceAddress::new(found, address.header.prefix_len)
+        Some((address.header.index, InterfaceAddress::new(found, address.header.prefix_len)?))
     };
-    Ok(own.filter_map(read).collect())
+    Ok(all.into_iter().filter_map(read).collect())
 }
 
 fn add(netlink: &mut Netlink, index: u32, address: InterfaceAddress) -> io::Result<()> {
@@ -290,11 +334,19 @@ mod tests {
             assert_eq!(mac(&ip("-o link show dev other0")), before);
 
             ip("link set high master pods0");
+            assert!(bridge.is_used().unwrap());
             assert!(!bridge.remove().unwrap(), "something hangs on it");
             assert!(!Bridge::new("high".to_owned()).remove().unwrap(), "it is no bridge");
             assert!(ip("-o link").contains("high"));
             assert!(ip("-o address show dev lo").contains("192.0.2.1/24"));
             ip("link delete high");
+            assert!(!bridge.is_used().unwrap());
+            let rivals = |gateways| bridge.rivals(&addresses(gateways)).unwrap();
+            assert_eq!(
+                rivals(&["10.42.1.1/24", "10.43.1.1/24"]),
+                ["lo", "other0"].map(str::to_owned).into()
+            );
+            assert!(rivals(&["10.42.9.1/24"]).is_empty(), "it has that itself");
             assert!(bridge.remove().unwrap());
             assert!(!ip("-o link").contains("pods0"));
             assert!(

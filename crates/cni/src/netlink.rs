@@ -186,6 +186,10 @@ impl Netlink {
                             None => Ok(answers),
                         };
                     }
+                    // The list ends before its time.
+                    NetlinkPayload::Done(done) if done.code != 0 => {
+                        return Err(io::Error::from_raw_os_error(done.code.saturating_abs()));
+                    }
                     NetlinkPayload::Done(_) if is_interrupted => {
                         return Err(io::ErrorKind::Interrupted.into());
                     }
@@ -201,4 +205,37 @@ fn is_unsupported(error: &io::Error) -> bool {
     [Errno::OPNOTSUPP, Errno::AFNOSUPPORT]
         .into_iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use netlink_packet_core::NLMSG_DONE;
+
+    use super::*;
+
+    /// What a question for a list brings that ends with this code (netlink(7)).
+    fn list_that_ends_with(code: i32) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let (ours, kernel) = UnixDatagram::pair().unwrap();
+        let mut end = 20_u32.to_ne_bytes().to_vec();
+        end.extend(NLMSG_DONE.to_ne_bytes());
+        // No flags, the number of the first question, and no port.
+        end.extend([0_u8; 2]);
+        end.extend(1_u32.to_ne_bytes());
+        end.extend([0_u8; 4]);
+        end.extend(code.to_ne_bytes());
+        kernel.send(&end).unwrap();
+        let mut netlink = Netlink { socket: ours.into(), asked: 0 };
+        netlink.list(&RouteNetlinkMessage::GetLink(LinkMessage::default()))
+    }
+
+    #[test]
+    fn a_list_that_ends_with_an_error_is_none() {
+        assert!(list_that_ends_with(0).unwrap().is_empty());
+        let refused = list_that_ends_with(-Errno::NOMEM.raw_os_error()).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(Errno::NOMEM.raw_os_error()));
+        let unsupported = list_that_ends_with(-Errno::AFNOSUPPORT.raw_os_error());
+        assert!(unsupported.unwrap().is_empty());
+    }
 }
