@@ -27,7 +27,7 @@ pub struct Sample {
     pub gateway_changes: u64,
     /// Passes that the device or the kernel refused something of.
     pub apply_errors: u64,
-    /// Attempts to publish that failed.
+    /// Writes that failed of what this node says of itself.
     pub publish_errors: u64,
 }
 
@@ -211,7 +211,7 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "wireloom_publish_errors_total",
-        "Attempts to publish what this node holds that failed.",
+        "Writes that failed of what this node says of itself, its signs of life included.",
         &[],
         |s| one(number(s.publish_errors)),
     ),

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use wireloom_model::{Problem, Snapshot};
-use wireloom_registry::{Contact, Next, Publication, PublishError, Registry, Update};
+use wireloom_registry::{Contact, Next, Publication, Registry, Update};
 
 /// How long a registry may keep silent at the start before the last mesh on disk is taken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -107,8 +107,8 @@ impl<R: Registry> Registry for Remembering<R> {
         }
     }
 
-    async fn publish(&mut self, publication: &Publication) -> Result<(), PublishError> {
-        self.registry.publish(publication).await
+    async fn publish(&mut self, publication: &Publication) {
+        self.registry.publish(publication).await;
     }
 
     fn report(&mut self, problems: &[Problem]) {

@@ -20,7 +20,7 @@ pub(crate) struct Vitals {
     pub(crate) gateway_changes: u64,
     /// Passes that the device or the kernel refused something of.
     pub(crate) apply_errors: u64,
-    /// Attempts to publish that failed.
+    /// Attempts to publish that failed, those of the registry included that it makes by itself.
     pub(crate) publish_errors: u64,
 }
 
@@ -40,6 +40,7 @@ impl Vitals {
     /// The loop goes round, and stands like this with the registry.
     pub(crate) fn beat(&mut self, now: Instant, contact: Contact) {
         self.beat = Some(now);
+        self.publish_errors += contact.publish_errors.saturating_sub(self.contact.publish_errors);
         self.contact = contact;
     }
 
@@ -161,12 +162,22 @@ mod tests {
         };
         assert_eq!(snapshot(&vitals, start), "of an earlier start: refused");
         // Nothing changes for days, and the registry is there.
-        let contact = Contact { last: Some(at(300_000)), clock_ahead: Some(1.5) };
+        let contact =
+            Contact { last: Some(at(300_000)), clock_ahead: Some(1.5), ..Contact::default() };
         vitals.beat(at(300_000), contact);
         vitals.beat(at(300_005), contact);
         assert_eq!(snapshot(&vitals, at(300_005)), "5 s old: refused");
         assert_eq!(vitals.age(at(300_005)), Some(Duration::from_secs(5)));
         assert_eq!(vitals.clock_ahead(), Some(1.5));
+    }
+
+    #[test]
+    fn what_a_registry_fails_to_write_is_counted_once() {
+        let (now, mut vitals) = (Instant::now(), Vitals::default());
+        for publish_errors in [0, 2, 2, 3] {
+            vitals.beat(now, Contact { publish_errors, ..Contact::default() });
+        }
+        assert_eq!(vitals.publish_errors, 3);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Cluster {
     topology_label: String,
     nodes: BTreeMap<String, KnownNode>,
     peers: BTreeMap<String, KnownPeer>,
+    /// The Peers of the mesh that this machine knew last, until they are listed.
+    last_peers: Vec<Peer>,
     lives: Lives,
     /// When it was last taken notice of who is no longer alive.
     noticed: Option<Instant>,
@@ -65,15 +67,17 @@ impl Cluster {
             topology_label,
             nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
+            last_peers: Vec::new(),
             noticed: None,
             denied: BTreeMap::new(),
             clock: None,
         }
     }
 
-    /// This is the mesh that this machine knew last, before its start.
+    /// This is the mesh that this machine knew last, before its start. Its Peers stay until they are listed.
     pub fn remember(&mut self, last: &Snapshot) {
         self.lives.remember(last);
+        self.last_peers.clone_from(&last.peers);
     }
 
     /// Everything was listed: whose sign of life was overdue at the start is dead until its next one.
@@ -138,7 +142,7 @@ impl Cluster {
 
     /// These are all Peers.
     pub fn replace_peers(&mut self, all: &[DynamicObject]) -> bool {
-        let mut is_news = false;
+        let mut is_news = !std::mem::take(&mut self.last_peers).is_empty();
         for name in missing(&self.peers, all) {
             is_news |= self.remove_peer(&name);
         }
@@ -180,6 +184,11 @@ impl Cluster {
         }
     }
 
+    /// Whether the cluster refuses this at the moment.
+    pub fn is_denied(&self, what: &'static str) -> bool {
+        self.denied.contains_key(what)
+    }
+
     /// How this machine's clock stands to the API server's, if it is worth a word.
     pub fn set_clock(&mut self, apart: Option<String>) -> bool {
         let is_news = self.clock != apart;
@@ -190,6 +199,11 @@ impl Cluster {
     /// Whether signs of life can't be heard, in which case nobody is taken for dead.
     pub fn set_deaf(&mut self, is_deaf: bool, now: Instant) {
         self.lives.set_deaf(is_deaf, now);
+    }
+
+    /// Whether Nodes can't be watched, in which case none of Kilo's is taken for dead.
+    pub fn set_blind(&mut self, is_blind: bool, now: Instant) {
+        self.lives.set_blind(is_blind, now);
     }
 
     /// When the mesh may be another one though nobody tells anything. It stays due until it is [noticed](Self::notice), however
@@ -255,6 +269,7 @@ impl Cluster {
         let nodes = self.nodes.values().filter_map(|known| known.read.node.as_ref());
         let nodes =
             nodes.map(|node| Node { healthy: self.lives.is_healthy(node, now), ..node.clone() });
+        let peers = self.peers.values().filter_map(|known| known.peer.as_ref());
         let of_nodes = self.nodes.values().flat_map(|known| &known.read.problems);
         let of_peers = self.peers.values().flat_map(|known| &known.problems);
         let denied = self.denied.iter().map(|(what, reason)| {
@@ -281,7 +296,7 @@ impl Cluster {
         Snapshot {
             mesh: self.mesh.clone(),
             nodes: nodes.collect(),
-            peers: self.peers.values().filter_map(|known| known.peer.clone()).collect(),
+            peers: peers.chain(&self.last_peers).cloned().collect(),
             problems: denied
                 .chain(stranger)
                 .chain(clock)

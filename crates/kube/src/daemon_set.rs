@@ -14,6 +14,9 @@ use kube::{Api, Client, Error};
 use crate::node::NodeObject;
 use crate::watch::Change;
 
+/// The finalizer of what is deleted and leaves behind what it owns: `kubectl delete --cascade=orphan`.
+const ORPHANS: &str = "orphan";
+
 /// How long the API may take to say so.
 const REQUEST: Duration = Duration::from_secs(3);
 
@@ -64,7 +67,7 @@ pub(crate) enum Standing {
     Employed,
     /// It has none, and what the node says of itself is not all taken back yet.
     Dismissed,
-    /// It was never seen.
+    /// It was never seen, or it went and left its pods behind.
     #[default]
     Unknown,
     /// It has none, and all is done that follows from it.
@@ -83,6 +86,8 @@ impl Standing {
 pub(crate) enum Employer {
     Gone,
     Is(Box<DaemonSet>),
+    /// The one of this identifier is going, or is gone, and its pods stay.
+    LeftPods(Option<String>),
     #[default]
     Unknown,
 }
@@ -91,22 +96,40 @@ impl Employer {
     pub(crate) fn hear(&mut self, change: Change<DaemonSet>) {
         match change {
             Change::All(mut all) => match (all.pop(), &self) {
-                (None, Self::Unknown) => {}
+                (None, Self::Unknown | Self::LeftPods(_)) => {}
                 (None, _) => *self = Self::Gone,
-                (Some(found), _) => *self = Self::Is(Box::new(found)),
+                (Some(found), _) => self.see(found),
             },
-            Change::Put(found) => *self = Self::Is(Box::new(found)),
-            Change::Gone(_) => *self = Self::Gone,
+            Change::Put(found) => self.see(found),
+            Change::Gone(last) => {
+                self.see(last);
+                if !matches!(self, Self::LeftPods(_)) {
+                    *self = Self::Gone;
+                }
+            }
             Change::Failed(error) => {
                 tracing::debug!(%error, "the agent's DaemonSet is not watched");
             }
         }
     }
 
+    fn see(&mut self, found: DaemonSet) {
+        let uid = found.metadata.uid.clone();
+        // Its finalizer goes a moment before it does.
+        let is_left = matches!(&*self, Self::LeftPods(left) if *left == uid);
+        *self = if is_left || leaves_pods(&found) {
+            Self::LeftPods(uid)
+        } else {
+            Self::Is(Box::new(found))
+        };
+    }
+
     /// How this node stands with it, if it `was` so before.
     pub(crate) fn standing(&self, node: Option<&NodeObject>, was: Standing) -> Standing {
         match self {
-            Self::Unknown => Standing::Unknown,
+            // A pod that was to go anyhow goes on to.
+            Self::LeftPods(_) if was.is_dismissed() => was,
+            Self::LeftPods(_) | Self::Unknown => Standing::Unknown,
             Self::Is(found) if has_pod_on(found, node) => Standing::Employed,
             Self::Is(_) | Self::Gone if was == Standing::Withdrawn => Standing::Withdrawn,
             Self::Is(_) | Self::Gone => Standing::Dismissed,
@@ -137,13 +160,19 @@ impl DaemonSetName {
 /// Nodes").
 fn has_pod_on(daemon_set: &DaemonSet, node: Option<&NodeObject>) -> bool {
     if daemon_set.metadata.deletion_timestamp.is_some() {
-        return false;
+        return leaves_pods(daemon_set);
     }
     let pod = daemon_set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     let Some((pod, node)) = pod.zip(node) else { return true };
     let labels = node.metadata.labels.clone().unwrap_or_default();
     let name = node.metadata.name.as_deref().unwrap_or_default();
     allows(pod, name, &labels)
+}
+
+/// Whether a DaemonSet is being deleted, and its pods are not.
+fn leaves_pods(daemon_set: &DaemonSet) -> bool {
+    let mut finalizers = daemon_set.metadata.finalizers.iter().flatten();
+    daemon_set.metadata.deletion_timestamp.is_some() && finalizers.any(|one| one == ORPHANS)
 }
 
 fn allows(pod: &PodSpec, name: &str, labels: &BTreeMap<String, String>) -> bool {
@@ -200,6 +229,63 @@ mod tests {
         for bad in ["", "wireloom", "/wireloom", "kube-system/", "a/b/c"] {
             assert!(bad.parse::<DaemonSetName>().is_err(), "{bad}");
         }
+    }
+
+    /// The DaemonSet of this identifier, which is being deleted if it has finalizers.
+    fn daemon_set(uid: &str, finalizers: &[&str]) -> DaemonSet {
+        let mut metadata = json!({ "name": "wireloom", "uid": uid, "finalizers": finalizers });
+        if !finalizers.is_empty() {
+            metadata["deletionTimestamp"] = json!("2026-11-30T12:00:00Z");
+        }
+        serde_json::from_value(json!({ "metadata": metadata })).unwrap()
+    }
+
+    #[test]
+    fn a_daemon_set_that_leaves_its_pods_behind_dismisses_nobody() {
+        let standing = |employer: &Employer, was| employer.standing(None, was);
+        let orphans = || daemon_set("1", &["orphan"]);
+        assert!(has_pod_on(&orphans(), None));
+        let mut employer = Employer::default();
+        employer.hear(Change::All(vec![daemon_set("1", &[])]));
+        assert_eq!(standing(&employer, Standing::Unknown), Standing::Employed);
+        for change in [
+            Change::Put(orphans()),
+            Change::Put(daemon_set("1", &["example.com/other"])),
+            Change::Gone(daemon_set("1", &[])),
+            Change::All(Vec::new()),
+        ] {
+            employer.hear(change);
+            assert_eq!(standing(&employer, Standing::Employed), Standing::Unknown);
+            assert_eq!(standing(&employer, Standing::Withdrawn), Standing::Withdrawn);
+        }
+        // The next one of that name takes them over, and may go like any other.
+        employer.hear(Change::Put(daemon_set("2", &[])));
+        assert_eq!(standing(&employer, Standing::Unknown), Standing::Employed);
+        employer.hear(Change::Gone(daemon_set("2", &[])));
+        assert_eq!(standing(&employer, Standing::Employed), Standing::Dismissed);
+
+        // All that was seen of it may be its end.
+        let mut employer = Employer::default();
+        employer.hear(Change::All(vec![daemon_set("1", &[])]));
+        employer.hear(Change::Gone(orphans()));
+        assert_eq!(standing(&employer, Standing::Employed), Standing::Unknown);
+    }
+
+    #[test]
+    fn a_daemon_set_that_takes_its_pods_along_dismisses_all() {
+        for change in [
+            Change::Put(daemon_set("1", &["foregroundDeletion"])),
+            Change::Put(daemon_set("1", &["example.com/other"])),
+            Change::Gone(daemon_set("1", &[])),
+            Change::Gone(daemon_set("1", &["foregroundDeletion"])),
+            Change::All(Vec::new()),
+        ] {
+            let mut employer = Employer::default();
+            employer.hear(Change::All(vec![daemon_set("1", &[])]));
+            employer.hear(change);
+            assert_eq!(employer.standing(None, Standing::Employed), Standing::Dismissed);
+        }
+        assert!(!has_pod_on(&daemon_set("1", &["foregroundDeletion"]), None));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::node::NodeObject;
 use crate::outage::{Outage, Use};
 use crate::own::{self, Facts};
 use crate::peer;
+use crate::refused::Refused;
 use crate::registry::{Known, KubeConfig, MISSES};
 use crate::watch::{Change, Patience, Watch, next_of, random};
 use crate::write::{self, WriteError, Writer, written_by_agents};
@@ -30,12 +31,12 @@ use crate::write::{self, WriteError, Writer, written_by_agents};
 const GATHER: Duration = Duration::from_millis(200);
 /// How long changes of what the node says are gathered before they are written.
 const GATHER_WRITES: Duration = Duration::from_millis(500);
-/// How long to wait before a write that failed is tried again.
+/// How long to wait at least before a write that came to nothing is tried again, and at most twice as long.
 const RETRY: Duration = Duration::from_secs(5);
 /// The same, when the rights to do so are about to go.
 const RETRY_WITHDRAWAL: Duration = Duration::from_secs(1);
 
-const PEERS_DENIED: &str = "Peers can't be read, and the mesh does without";
+const PEERS_DENIED: &str = "Peers can't be read, and the mesh goes on with those it knew last";
 const LEASES_DENIED: &str = "heartbeats can't be read, and every node counts as healthy";
 const BEAT_DENIED: &str = "the heartbeat of this node can't be written";
 const RIVAL: &str = "somebody else writes to this machine's Node";
@@ -43,7 +44,8 @@ const ANNOTATIONS_DENIED: &str = "the annotations of this node can't be written"
 
 /// What the agent tells the task.
 pub(crate) struct FromAgent {
-    pub(crate) facts: watch::Receiver<Facts>,
+    /// What it knows of its machine. `None` until it does.
+    pub(crate) facts: watch::Receiver<Option<Facts>>,
     pub(crate) publication: watch::Receiver<Option<Publication>>,
     /// What is wrong with the mesh as it plans it.
     pub(crate) planned: watch::Receiver<Vec<Problem>>,
@@ -77,6 +79,8 @@ pub(crate) struct Follower {
     last_seen: Option<u64>,
     /// What was written last.
     written: Option<BTreeMap<String, String>>,
+    /// What was refused last.
+    refused: Refused,
     /// How long to wait before what somebody else wrote over is written again.
     rivals: Patience,
     /// Until when that is.
@@ -118,6 +122,7 @@ impl Follower {
             complain_due: None,
             last_seen: None,
             written: None,
+            refused: Refused::default(),
             rivals: Patience::default(),
             yields: None,
         }
@@ -289,8 +294,14 @@ impl Follower {
         tracing::debug!(?what, %reason, "a watch failed");
         let now = Instant::now();
         self.outage.failed(what, reason, now);
-        self.cluster.set_deaf(self.outage.is_deaf(), now);
+        self.listen(now);
         true
+    }
+
+    /// Has lives be judged by what of them can be heard.
+    fn listen(&mut self, now: Instant) {
+        self.cluster.set_deaf(self.outage.is_deaf(), now);
+        self.cluster.set_blind(self.outage.is_blind(), now);
     }
 
     /// Returns whether that is news.
@@ -298,8 +309,16 @@ impl Follower {
         let was = self.outage.reason().is_some();
         self.outage.works(what);
         self.heard(None);
-        self.cluster.set_deaf(self.outage.is_deaf(), Instant::now());
+        self.listen(Instant::now());
         was && self.outage.reason().is_none()
+    }
+
+    /// Counts a write of what this node says of itself, or of its heartbeat, that failed.
+    fn count_failure(&self) {
+        self.known.send_if_modified(|known| {
+            known.contact.publish_errors += 1;
+            false
+        });
     }
 
     /// Notes that the API was heard, and how this machine's clock stands to its.
@@ -315,10 +334,11 @@ impl Follower {
     fn tell(&mut self) -> bool {
         self.due = None;
         let is_whole = self.nodes.is_listed && self.peers.is_listed && self.leases.is_listed;
-        let snapshot = is_whole.then(|| {
+        // Without Leases it is not known whose sign of life was overdue at the start.
+        if is_whole && !self.cluster.is_denied(LEASES_DENIED) {
             self.cluster.judge();
-            self.cluster.snapshot(Instant::now())
-        });
+        }
+        let snapshot = is_whole.then(|| self.cluster.snapshot(Instant::now()));
         let reason = self.outage.reason().map(str::to_owned);
         self.known.send_if_modified(|known| {
             // One outage has many words, of which the first do.
@@ -334,7 +354,10 @@ impl Follower {
     }
 
     fn write_soon(&mut self) -> bool {
-        self.write_due = self.write_due.or_else(|| Some(Instant::now() + GATHER_WRITES));
+        let now = Instant::now();
+        // What was refused, and is put off for long, may be something else by now.
+        let at_most = |due: Instant| due.min(now + RETRY);
+        self.write_due = Some(self.write_due.map_or(now + GATHER_WRITES, at_most));
         false
     }
 
@@ -347,15 +370,19 @@ impl Follower {
         self.complain().await;
         let now = Instant::now();
         let Some(own) = self.cluster.own().cloned() else { return false };
-        let shall = self.shall_say(&own);
+        let Some(shall) = self.shall_say(&own) else { return false };
         let says = own.object.annotations();
         let is_said = shall.iter().all(|(key, value)| says.get(key) == Some(value));
         // What others than we wrote stays when we leave it out, so that is tried once.
         let is_more = self.written.as_ref() != Some(&shall)
             && written_by_agents().any(|key| says.contains_key(key) && !shall.contains_key(key));
         let Some(uid) = own.object.metadata.uid.as_deref().filter(|_| !is_said || is_more) else {
-            return false;
+            return self.cluster.deny(ANNOTATIONS_DENIED, None);
         };
+        if let Some(until) = self.refused.until(uid, &shall, now) {
+            self.write_due = Some(until);
+            return false;
+        }
         if !is_said && self.written.as_ref() == Some(&shall) {
             // Somebody has written over it since. If that is another agent, it will again.
             let yields = *self.yields.get_or_insert_with(|| now + self.rivals.delay(now));
@@ -370,20 +397,20 @@ impl Follower {
         match self.writer.annotate(uid, &shall).await {
             Ok(object) => {
                 self.written = Some(shall);
+                self.refused = Refused::default();
                 let is_news = self.cluster.put_node(object, Instant::now());
                 self.cluster.deny(ANNOTATIONS_DENIED, None) || is_news
             }
-            Err(error) => {
-                self.write_due = Some(Instant::now() + RETRY);
-                match error {
-                    WriteError::Refused(reason) => {
-                        self.cluster.deny(ANNOTATIONS_DENIED, Some(reason))
-                    }
-                    WriteError::Unreachable(reason) => {
-                        tracing::debug!(%reason, "the annotations of this node are not written");
-                        false
-                    }
-                }
+            Err(WriteError::Refused(reason)) => {
+                self.count_failure();
+                self.write_due = Some(self.refused.put(uid, shall, Instant::now()));
+                self.cluster.deny(ANNOTATIONS_DENIED, Some(reason))
+            }
+            Err(WriteError::Unreachable(reason)) => {
+                tracing::debug!(%reason, "the annotations of this node are not written");
+                self.count_failure();
+                self.write_due = Some(Instant::now() + RETRY.mul_f64(1.0 + random()));
+                false
             }
         }
     }
@@ -399,9 +426,11 @@ impl Follower {
         false
     }
 
-    fn shall_say(&self, own: &KnownNode) -> BTreeMap<String, String> {
+    /// `None` as long as the agent does not know its machine: what was said of that before stays.
+    fn shall_say(&self, own: &KnownNode) -> Option<BTreeMap<String, String>> {
         let (facts, publication) = (self.agent.facts.borrow(), self.agent.publication.borrow());
-        own::annotations(&self.config, own, &facts, publication.as_ref(), self.last_seen)
+        let facts = facts.as_ref()?;
+        Some(own::annotations(&self.config, own, facts, publication.as_ref(), self.last_seen))
     }
 
     /// Gives a sign of life to our agents, and to Kilo's if there are any.
@@ -422,18 +451,20 @@ impl Follower {
                 self.cluster.deny(BEAT_DENIED, None) || is_news
             }
             Err(WriteError::Refused(reason)) => {
+                self.count_failure();
                 self.outage.beat(Instant::now());
                 self.heard(None);
                 self.cluster.deny(BEAT_DENIED, Some(reason))
             }
             Err(WriteError::Unreachable(reason)) => {
+                self.count_failure();
                 self.outage.failed(Use::Heartbeat, reason, Instant::now());
                 self.beat_due = Instant::now() + RETRY.mul_f64(1.0 + random());
                 true
             }
         };
         let now = Instant::now();
-        self.cluster.set_deaf(self.outage.is_deaf(), now);
+        self.listen(now);
         let is_calm = self.rivals.is_calm(now) && self.cluster.deny(RIVAL, None);
         let seen = self
             .cluster
@@ -469,3 +500,6 @@ async fn at(moment: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

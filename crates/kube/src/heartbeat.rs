@@ -77,10 +77,12 @@ impl Heartbeats {
         losses.filter(|at| since.is_none_or(|since| *at > since)).min()
     }
 
-    /// Gives every node that was alive then the whole span anew, since nobody could be heard between then and now.
-    pub fn pardon(&mut self, then: Instant, now: Instant) {
-        for beat in self.beats.values_mut().filter(|beat| beat.is_alive(then, self.span)) {
-            beat.at = Some(now);
+    /// Gives every such node that was alive then the whole span anew, since it could not be heard between then and now.
+    pub fn pardon(&mut self, then: Instant, now: Instant, is_such: impl Fn(&NodeName) -> bool) {
+        for (node, beat) in &mut self.beats {
+            if beat.is_alive(then, self.span) && is_such(node) {
+                beat.at = Some(now);
+            }
         }
     }
 }
@@ -131,7 +133,7 @@ mod tests {
         beats.heard(&node("a"), "2", start + SPAN);
         let later = start + Duration::from_secs(86_400);
         assert_eq!(beats.next_loss(Some(later)), None);
-        beats.pardon(start + SPAN, later);
+        beats.pardon(start + SPAN, later, |_| true);
         assert_eq!(beats.is_alive(&node("a"), later), Some(true));
         assert_eq!(beats.is_alive(&node("dead"), later), Some(false), "it was before");
         assert_eq!(beats.next_loss(Some(later)), Some(later + SPAN));

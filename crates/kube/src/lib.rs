@@ -22,6 +22,7 @@ pub mod node;
 mod outage;
 pub mod own;
 pub mod peer;
+mod refused;
 mod registry;
 pub mod rights;
 pub mod survey;

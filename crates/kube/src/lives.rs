@@ -28,6 +28,8 @@ pub(crate) struct Lives {
     seen: Heartbeats,
     /// Since when nobody can be heard.
     deaf: Option<Instant>,
+    /// Since when Kilo's agents can't be heard, whose signs are on their Nodes.
+    blind: Option<Instant>,
     /// The nodes that were alive when this machine knew the mesh last.
     remembered: BTreeSet<NodeName>,
     /// When what was listed at the start was taken. `None` once that was judged.
@@ -54,6 +56,7 @@ impl Lives {
             leases: Heartbeats::new(span),
             seen: Heartbeats::new(span),
             deaf: None,
+            blind: None,
             remembered: BTreeSet::new(),
             stamps: Some(Stamps { span, last: BTreeMap::new() }),
         }
@@ -132,9 +135,22 @@ impl Lives {
         match (is_deaf, self.deaf) {
             (true, None) => self.deaf = Some(now),
             (false, Some(then)) => {
-                self.leases.pardon(then, now);
-                self.seen.pardon(then, now);
+                self.leases.pardon(then, now, |_| true);
+                self.seen.pardon(then, now, |_| true);
                 self.deaf = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether Nodes can't be watched, in which case none of Kilo's is taken for dead.
+    pub(crate) fn set_blind(&mut self, is_blind: bool, now: Instant) {
+        match (is_blind, self.blind) {
+            (true, None) => self.blind = Some(now),
+            (false, Some(then)) => {
+                let leases = &self.leases;
+                self.seen.pardon(then, now, |name| leases.is_alive(name, then) != Some(true));
+                self.blind = None;
             }
             _ => {}
         }
@@ -150,7 +166,8 @@ impl Lives {
         if self.deaf.is_some() {
             return None;
         }
-        let signs = [&self.leases, &self.seen].into_iter();
+        let seen = Some(&self.seen).filter(|_| self.blind.is_none());
+        let signs = [Some(&self.leases), seen].into_iter().flatten();
         signs.filter_map(|signs| signs.next_loss(since)).min()
     }
 
@@ -164,7 +181,7 @@ impl Lives {
     /// Whether a node lives by Kilo's signs alone.
     pub(crate) fn is_kilos(&self, name: &NodeName, now: Instant) -> bool {
         let now = self.hearing(now);
-        self.seen.is_alive(name, now) == Some(true) && self.leases.is_alive(name, now) != Some(true)
+        self.is_seen(name, now) == Some(true) && self.leases.is_alive(name, now) != Some(true)
     }
 
     /// Whether a node gives signs of life. `None` for one that never gave any.
@@ -173,8 +190,15 @@ impl Lives {
             return Some(true);
         }
         let now = self.hearing(now);
-        let signs = [self.leases.is_alive(name, now), self.seen.is_alive(name, now)];
+        let signs = [self.leases.is_alive(name, now), self.is_seen(name, now)];
         signs.into_iter().flatten().reduce(|one, other| one || other)
+    }
+
+    /// Whether a node lives by Kilo's signs, if others can be heard until `now`: while Nodes can't be watched, as when they
+    /// could be last. One of ours has its Lease to live by.
+    fn is_seen(&self, name: &NodeName, now: Instant) -> Option<bool> {
+        let then = self.blind.filter(|then| self.leases.is_alive(name, *then) != Some(true));
+        self.seen.is_alive(name, then.map_or(now, |then| then.min(now)))
     }
 
     /// Until when the others could be heard: until now, unless not even our own sign came through.

@@ -40,6 +40,11 @@ impl Outage {
         self.0.values().next().map(|(_, reason)| reason.as_str())
     }
 
+    /// Whether Nodes can't be watched, and so not the signs of life that Kilo's agents write there.
+    pub(crate) fn is_blind(&self) -> bool {
+        self.0.contains_key(&Use::Nodes)
+    }
+
     /// Whether signs of life can't be heard.
     pub(crate) fn is_deaf(&self) -> bool {
         self.0.contains_key(&Use::Heartbeat) || self.0.contains_key(&Use::Leases)
@@ -61,10 +66,11 @@ mod tests {
         assert!(outage.is_deaf());
         outage.beat(at(30));
         assert_eq!((outage.reason(), outage.is_deaf()), (Some("refused"), false));
+        assert!(outage.is_blind(), "Leases alone are heard");
         outage.beat(at(39));
         assert_eq!(outage.reason(), Some("refused"));
         outage.beat(at(50));
-        assert_eq!(outage.reason(), None);
+        assert_eq!((outage.reason(), outage.is_blind()), (None, false));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wireloom_model::annotations::Granularity;
 use wireloom_model::{Mesh, NodeName, Problem, Snapshot};
-use wireloom_registry::{Contact, Next, Publication, PublishError, Registry, Update};
+use wireloom_registry::{Contact, Next, Publication, Registry, Update};
 
 use crate::addresses::AddressRules;
 use crate::daemon_set::{DaemonSetName, Standing};
@@ -56,7 +56,8 @@ impl KubeConfig {
 /// work.
 ///
 /// What is published is written when it differs from what the Node says; [`publish`](Registry::publish) never waits
-/// for the API, and what the API refuses is a problem of the next snapshot.
+/// for the API, and what the API refuses is a problem of the next snapshot. Writes that fail are counted in its
+/// [`contact`](Registry::contact).
 pub struct KubeRegistry {
     known: watch::Receiver<Known>,
     told: Known,
@@ -79,12 +80,13 @@ pub(crate) struct Known {
 
 impl KubeRegistry {
     /// Follows the cluster that the client reaches. Needs a tokio runtime. `facts` says what the agent knows of its
-    /// machine, and changes when that does. `last` is the mesh that this machine knew last: a node that was alive then is so
-    /// until it has been listened for.
+    /// machine, and changes when that does; as long as it knows nothing, what the Node says stays. `last` is the mesh that
+    /// this machine knew last: a node that was alive then is so until it has been listened for, and its Peers stay until
+    /// Peers can be read.
     pub fn start(
         client: Client,
         config: KubeConfig,
-        facts: watch::Receiver<Facts>,
+        facts: watch::Receiver<Option<Facts>>,
         last: Option<&Snapshot>,
     ) -> Self {
         let (known_by_task, known) = watch::channel(Known::default());
@@ -108,7 +110,7 @@ impl Registry for KubeRegistry {
         self.told.wait(&mut self.known).await
     }
 
-    async fn publish(&mut self, publication: &Publication) -> Result<(), PublishError> {
+    async fn publish(&mut self, publication: &Publication) {
         self.publication.send_if_modified(|last| {
             let is_news = last.as_ref() != Some(publication);
             if is_news {
@@ -116,7 +118,6 @@ impl Registry for KubeRegistry {
             }
             is_news
         });
-        Ok(())
     }
 
     fn report(&mut self, problems: &[Problem]) {
@@ -133,9 +134,10 @@ impl Registry for KubeRegistry {
         self.known.borrow().contact
     }
 
-    /// An agent of a DaemonSet that is gone, is being deleted or chooses other nodes leaves for good.
+    /// An agent of a DaemonSet that is gone, is being deleted or chooses other nodes leaves for good, unless the DaemonSet
+    /// left its pods behind.
     async fn leave(&mut self) -> Next {
-        let Some(daemon_set) = &self.config.daemon_set else { return Next::Nobody };
+        let Some(daemon_set) = &self.config.daemon_set else { return Next::Unknown };
         let standing = *self.standing.borrow();
         if !standing.is_dismissed() {
             let api: Api<NodeObject> = Api::all(self.client.clone());

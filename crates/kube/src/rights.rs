@@ -74,7 +74,11 @@ pub fn needed(config: &KubeConfig) -> Vec<Right> {
     let mut needed = vec![
         right("", "nodes", &["get", "list", "watch", "patch"]),
         right("kilo.squat.ai", "peers", &["list", "watch"]),
-        right("events.k8s.io", "events", &["create", "patch"]),
+        // Those on what is in no namespace.
+        Right {
+            namespace: Some("default".to_owned()),
+            ..right("events.k8s.io", "events", &["create", "patch"])
+        },
         Right { namespace: Some(config.namespace.clone()), ..heartbeats },
     ];
     needed.extend(config.daemon_set.as_ref().map(|of| Right {

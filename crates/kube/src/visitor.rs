@@ -18,7 +18,7 @@ use wireloom_model::{
     Encapsulation, Filter, GatewayCount, Mesh, NodeName, Overlay, OverlayError, Problem,
     ProblemKind, Snapshot, Subject,
 };
-use wireloom_registry::{Contact, Publication, PublishError, Registry, Update};
+use wireloom_registry::{Contact, Publication, Registry, Update};
 
 use crate::lives::{self, Lives};
 use crate::node::{self, NodeObject, ReadNode};
@@ -286,9 +286,7 @@ impl Registry for Visitor {
         self.known.borrow().contact
     }
 
-    async fn publish(&mut self, _: &Publication) -> Result<(), PublishError> {
-        Ok(())
-    }
+    async fn publish(&mut self, _: &Publication) {}
 }
 
 impl Drop for Visitor {

@@ -82,29 +82,41 @@ where
 
 /// How long whatever fails waits, such as a watch: twice as long each time, up to a limit, and up to half as long again by chance, so
 /// that a thousand agents do not come back at one moment. One that did not fail for a while begins anew.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Patience {
     failures: u32,
     last: Option<Instant>,
+    /// The limit.
+    most: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self::up_to(Duration::from_secs(15))
+    }
 }
 
 impl Patience {
+    /// Nothing has failed yet. What fails again and again waits as long as this each time.
+    pub(crate) const fn up_to(most: Duration) -> Self {
+        Self { failures: 0, last: None, most }
+    }
+
     pub(crate) fn delay(&mut self, now: Instant) -> Duration {
         const FIRST: Duration = Duration::from_millis(500);
-        const MOST: Duration = Duration::from_secs(15);
         if self.is_calm(now) {
             self.failures = 0;
         }
         self.last = Some(now);
-        let delay = FIRST.saturating_mul(1 << self.failures.min(8)).min(MOST);
+        let delay = FIRST.saturating_mul(1 << self.failures.min(16)).min(self.most);
         self.failures += 1;
         delay.mul_f64(1.0 + random() / 2.0)
     }
 
     /// Whether it did not fail for a while.
     pub(crate) fn is_calm(&self, now: Instant) -> bool {
-        const CALM: Duration = Duration::from_secs(45);
-        self.last.is_none_or(|last| now.saturating_duration_since(last) > CALM)
+        let calm = self.most.saturating_mul(3);
+        self.last.is_none_or(|last| now.saturating_duration_since(last) > calm)
     }
 
     /// Whether it failed more than a few times in a row.

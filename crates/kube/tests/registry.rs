@@ -112,7 +112,7 @@ async fn a_node_says_what_it_is_once_and_what_is_wrong_with_it() {
     let beat = Duration::from_secs(2);
     let (mut registry, facts) = rig.registry("own", 1, beat).await;
     mesh(&mut registry, "it is in the mesh", |mesh| names(mesh) == ["own"]).await;
-    registry.publish(&publication("own", 1)).await.unwrap();
+    registry.publish(&publication("own", 1)).await;
     eventually("what it holds is published", || {
         rig.annotations("own")["wireloom.dev/held"].is_string()
     })
@@ -153,7 +153,7 @@ async fn a_node_says_what_it_is_once_and_what_is_wrong_with_it() {
     drop(registry);
     let (mut registry, _facts) = rig.registry("own", 1, beat).await;
     mesh(&mut registry, "it is back", |mesh| names(mesh) == ["own"]).await;
-    registry.publish(&publication("own", 1)).await.unwrap();
+    registry.publish(&publication("own", 1)).await;
     let beats = lease();
     eventually("its heartbeat goes on", || lease()["spec"] != beats["spec"]).await;
     assert_eq!(version(), before);
@@ -308,8 +308,13 @@ fn rights() -> String {
         rule("kilo.squat.ai", "peers", &["list", "watch"]),
         rule("coordination.k8s.io", "leases", &["create", "delete", "patch", "list", "watch"]),
         rule("apps", "daemonsets", &["get", "list", "watch"]),
-        rule("events.k8s.io", "events", &["create", "patch"]),
     ];
+    let of_events = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": { "name": "agent", "namespace": "default" },
+        "rules": [rule("events.k8s.io", "events", &["create", "patch"])],
+    });
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
@@ -321,14 +326,19 @@ fn rights() -> String {
         "kind": "ServiceAccount",
         "metadata": { "name": "agent", "namespace": "kube-system" },
     });
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": { "name": "agent" },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "agent" },
-        "subjects": [{ "kind": "ServiceAccount", "name": "agent", "namespace": "kube-system" }],
-    });
-    json!({ "apiVersion": "v1", "kind": "List", "items": [role, account, binding] }).to_string()
+    let binding = |kind: &str, metadata: Value| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": format!("{kind}Binding"),
+            "metadata": metadata,
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "agent" },
+            "subjects": [{ "kind": "ServiceAccount", "name": "agent", "namespace": "kube-system" }],
+        })
+    };
+    let of_cluster = binding("ClusterRole", json!({ "name": "agent" }));
+    let of_default = binding("Role", json!({ "name": "agent", "namespace": "default" }));
+    let items = [role, of_events, account, of_cluster, of_default];
+    json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -463,7 +473,7 @@ async fn what_kilos_agents_go_by_stays_when_a_node_leaves_for_good() {
     rig.api.apply(&daemon_set()).unwrap();
     let (mut registry, _facts) = rig.registry("own", 1, rig::PATIENCE).await;
     mesh(&mut registry, "both are in the mesh", |mesh| names(mesh) == ["kilos", "own"]).await;
-    registry.publish(&publication("own", 1)).await.unwrap();
+    registry.publish(&publication("own", 1)).await;
     let says = |key: &str| rig.annotations("own")[key].is_string();
     eventually("what it holds is published", || says("wireloom.dev/held")).await;
     let lease = || rig.api.kubectl(["get", "lease", "own", "--namespace=kube-system"]).is_ok();

@@ -31,6 +31,8 @@ pub struct Contact {
     /// The seconds by which this machine's clock is ahead of the registry's at least; 0 where they may agree. `None` as
     /// long as it is not known, or where the registry has no clock.
     pub clock_ahead: Option<f64>,
+    /// How many writes failed so far of what this machine says of itself, its signs of life included.
+    pub publish_errors: u64,
 }
 
 /// What a node says of itself to all others.
@@ -46,25 +48,15 @@ pub struct Publication {
     pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
 }
 
-/// Why a publication did not reach the registry.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// The registry refused it, and would again.
-    #[error("the registry refused what this node publishes: {0}")]
-    Refused(String),
-    /// The registry could not be reached; trying again may help.
-    #[error("the registry could not be reached to publish: {0}")]
-    Unreachable(String),
-}
-
 /// Who goes on when an agent ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Another agent on the same machine, soon: what outlives an agent may stay for it.
     Agent,
-    /// Nobody that the registry knows of.
+    /// Nobody: the machine leaves the mesh for good.
     Nobody,
+    /// The registry can't tell.
+    Unknown,
 }
 
 /// The place where a mesh is written down, seen from one node.
@@ -74,11 +66,9 @@ pub trait Registry: Send {
     /// nothing.
     fn next(&mut self) -> impl Future<Output = Option<Update>> + Send;
 
-    /// Makes known what this node is and holds. Publishing the same again writes nothing.
-    fn publish(
-        &mut self,
-        publication: &Publication,
-    ) -> impl Future<Output = Result<(), PublishError>> + Send;
+    /// Makes known what this node is and holds. Publishing the same again writes nothing. A registry that writes later
+    /// counts what fails of it in its [`contact`](Self::contact).
+    fn publish(&mut self, publication: &Publication) -> impl Future<Output = ()> + Send;
 
     /// Says all that is wrong with the mesh as this node plans it, whenever that may have changed. A registry that can show
     /// it to people beside what it is about does so.
@@ -90,6 +80,6 @@ pub trait Registry: Send {
     /// Says who goes on when this agent ends. Of a node that leaves the mesh for good it takes back what was published.
     /// Called last.
     fn leave(&mut self) -> impl Future<Output = Next> + Send {
-        std::future::ready(Next::Nobody)
+        std::future::ready(Next::Unknown)
     }
 }

@@ -225,6 +225,11 @@ fn the_alerts_ask_for_what_there_is_and_say_what_to_do() {
     let rules: Value = serde_saphyr::from_str(&deployed("prometheus/alerts.yaml")).unwrap();
     let alerts = rules["groups"][0]["rules"].as_array().unwrap();
     assert!(alerts.len() > 5);
+    let lasting = alerts.iter().find(|alert| {
+        let expression = alert["expr"].as_str().unwrap();
+        expression.contains("wireloom_problems{severity=\"error\"}")
+    });
+    assert_eq!(lasting.unwrap()["for"], "15m", "errors that stand are told of");
     for alert in alerts {
         check(alert["expr"].as_str().unwrap());
         let name = alert["alert"].as_str().unwrap();

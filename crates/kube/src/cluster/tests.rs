@@ -173,6 +173,65 @@ fn a_death_is_due_until_it_is_noticed() {
     assert_eq!(cluster.next_loss(), Some(at(119)));
 }
 
+/// Kilo's agents give signs of life on their Nodes, ours by Leases too.
+#[test]
+fn who_is_seen_on_its_node_alone_does_not_die_while_nodes_cannot_be_watched() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let mut cluster = cluster();
+    let seen = |name, byte, time: &str| node(name, byte, &[("kilo.squat.ai/last-seen", time)]);
+    let nodes = vec![node("own", 1, &[]), seen("b", 2, "7"), seen("ours", 3, "7")];
+    cluster.replace_nodes(nodes, start);
+    cluster.replace_leases(&[lease("own", 1), lease("ours", 2)], start);
+    let healthy = |cluster: &Cluster, now| -> Vec<bool> {
+        cluster.snapshot(now).nodes.iter().map(|node| node.healthy).collect()
+    };
+    cluster.set_blind(true, at(10));
+    for second in (20..=600).step_by(20) {
+        cluster.put_lease(&lease("own", 1000 + second), at(second));
+    }
+    assert_eq!(healthy(&cluster, at(600)), [true, false, true], "b, ours, own");
+    assert!(cluster.has_kilo(at(600)), "nor is Kilo gone");
+    cluster.set_blind(false, at(600));
+    cluster.put_lease(&lease("own", 2000), at(650));
+    assert_eq!(healthy(&cluster, at(601)), [true, false, true], "b gets its whole span");
+    assert_eq!(cluster.next_loss(), Some(at(60)), "it is past");
+    cluster.notice(at(601));
+    assert_eq!(cluster.next_loss(), Some(at(660)));
+    assert_eq!(healthy(&cluster, at(660)), [false, false, true]);
+
+    // Who was dead before stays so.
+    cluster.set_blind(true, at(670));
+    cluster.set_blind(false, at(680));
+    assert!(!b_lives(&cluster, at(680)));
+}
+
+#[test]
+fn the_last_peers_stay_until_peers_are_listed() {
+    let now = Instant::now();
+    let mut cluster = cluster();
+    let spec = json!({ "allowedIPs": ["10.5.0.1/32"], "publicKey": key(9) });
+    cluster.replace_peers(&[peer("a", spec.clone())]);
+    let last = cluster.snapshot(now);
+    let mut cluster = self::cluster();
+    cluster.remember(&last);
+    assert_eq!(cluster.snapshot(now).peers, last.peers);
+    cluster.deny("Peers can't be read", Some("no right".to_owned()));
+    assert_eq!(cluster.snapshot(now).peers, last.peers);
+    assert!(cluster.replace_peers(&[peer("b", spec)]));
+    let names = |cluster: &Cluster| -> Vec<String> {
+        cluster.snapshot(now).peers.iter().map(|peer| peer.name.to_string()).collect()
+    };
+    assert_eq!(names(&cluster), ["b"]);
+    cluster.replace_peers(&[]);
+    assert_eq!(names(&cluster), Vec::<String>::new());
+
+    let mut cluster = self::cluster();
+    cluster.remember(&last);
+    assert!(cluster.replace_peers(&[]), "that there are none is news");
+    assert_eq!(names(&cluster), Vec::<String>::new());
+}
+
 #[test]
 fn an_outage_kills_nobody() {
     let start = Instant::now();

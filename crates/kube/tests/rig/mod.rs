@@ -81,7 +81,7 @@ impl Rig {
         node: &str,
         byte: u8,
         heartbeat: Duration,
-    ) -> (KubeRegistry, watch::Sender<Facts>) {
+    ) -> (KubeRegistry, watch::Sender<Option<Facts>>) {
         let kubeconfig = self.folder.path().join("kubeconfig");
         let here = format!("https://{}", self.wire.address);
         let text = match &self.bearer {
@@ -124,7 +124,7 @@ impl Rig {
             }],
             cni_address: None,
         };
-        let (sender, facts) = watch::channel(facts);
+        let (sender, facts) = watch::channel(Some(facts));
         (KubeRegistry::start(client, config, facts, None), sender)
     }
 

@@ -18,11 +18,14 @@ const GATHER: Duration = Duration::from_millis(500);
 /// How often the host is looked at though it tells of no change.
 const PERIOD: Duration = Duration::from_secs(60);
 
+/// The same, until it could be read once.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// The link of Cilium that takes what is wrapped for this node.
 const CILIUM_LINK: &str = "cilium_host";
 
 /// Follows the host of the calling thread's network namespace. `own` is our tunnel device, which says nothing of it, and `mark` what
-/// its packets bear.
+/// its packets bear. Nothing is known until the host could be read once, and then what was read last.
 ///
 /// # Errors
 ///
@@ -31,10 +34,9 @@ pub(crate) fn follow(
     key: PublicKey,
     own: InterfaceName,
     mark: u32,
-) -> Result<watch::Receiver<Facts>, HostError> {
+) -> Result<watch::Receiver<Option<Facts>>, HostError> {
     let host = Host::new()?;
-    let none = Facts { key, addresses: Vec::new(), cni_address: None };
-    let (facts, followed) = watch::channel(none);
+    let (facts, followed) = watch::channel::<Option<Facts>>(None);
     tokio::spawn(async move {
         let mut watch = None;
         while !facts.is_closed() {
@@ -44,7 +46,7 @@ pub(crate) fn follow(
             }
             match gather(&host, &own, mark).await {
                 Ok((addresses, cni_address)) => {
-                    let now = Facts { key, addresses, cni_address };
+                    let now = Some(Facts { key, addresses, cni_address });
                     facts.send_if_modified(|last| {
                         let is_news = *last != now;
                         *last = now;
@@ -53,8 +55,9 @@ pub(crate) fn follow(
                 }
                 Err(error) => tracing::warn!(%error, "this host's addresses can't be read"),
             }
+            let period = if facts.borrow().is_some() { PERIOD } else { RETRY };
             // Either is a reason to look again.
-            let _ = tokio::time::timeout(PERIOD, change(&mut watch)).await;
+            let _ = tokio::time::timeout(period, change(&mut watch)).await;
             tokio::time::sleep(GATHER).await;
         }
     });
