@@ -23,7 +23,6 @@ use crate::planner::Planner;
 use crate::pods::PodNetwork;
 use crate::prober;
 use crate::reconcile::{Occurrence, Reconciler};
-use crate::resolve;
 use crate::view::SharedView;
 
 /// How often the device is looked at without a reason: a peer that is out of reach is dialled again at its configured
@@ -182,12 +181,9 @@ pub async fn run(
     };
     match end {
         End::Stopped => agent.stop(servers, &heirs).await,
-        End::Down => {
-            agent.node.forget_peers();
-            agent.leave(Next::Nobody).await;
-        }
+        End::Down => agent.leave(Next::Nobody).await,
         End::Failed(error) => {
-            agent.leave(Next::Nobody).await;
+            agent.leave(Next::Unknown).await;
             return Err(error);
         }
     }
@@ -251,8 +247,6 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
     async fn follow(&mut self) -> AgentError {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut names = interval(resolve::PERIOD);
-        names.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut probe = interval(prober::TICK);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut audit = interval(self.resync);
@@ -270,7 +264,6 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                 () = at(self.due) => true,
                 occurrence = self.node.next() => self.hear(occurrence).await,
                 () = self.pods.notified() => true,
-                _ = names.tick() => self.node.refresh_names().await,
                 _ = audit.tick() => {
                     self.node.forget_host();
                     true
@@ -331,7 +324,10 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
                 tracing::warn!("changes of the kernel can't be followed until the next look");
                 RETRY
             }
-            Occurrence::Beyond | Occurrence::Probe(_) | Occurrence::Wrapping => GATHER,
+            Occurrence::Beyond
+            | Occurrence::Names
+            | Occurrence::Probe(_)
+            | Occurrence::Wrapping => GATHER,
         };
         if self.node.hear(occurrence).await {
             self.due = self.due.or_else(|| Some(Instant::now() + gather));
@@ -360,7 +356,8 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
         report(&self.known, &problems);
         self.registry.report(self.node.plan_problems());
         self.known.clone_from(&problems);
-        if problems.iter().any(|problem| problem.kind == ProblemKind::Device) {
+        let is_of_device = |problem: &Problem| problem.kind == ProblemKind::Device;
+        if self.node.is_blind() || problems.iter().any(is_of_device) {
             self.due = Some(Instant::now() + RETRY);
         }
         let plan = self.node.plan().cloned();
@@ -390,10 +387,7 @@ impl<R: Registry, O: OpenDevice, F: FnOnce()> Agent<R, O, F> {
             },
             discovered_endpoints: self.node.discoveries(),
         };
-        if let Err(error) = self.registry.publish(&publication).await {
-            tracing::warn!(%error, "what this node holds is not published");
-            self.view.lock().vitals.publish_errors += 1;
-        }
+        self.registry.publish(&publication).await;
         if let Some(ready) = self.ready.take() {
             tracing::info!(node = %plan.node, gateway = plan.gateway, home = %plan.home, "in the mesh");
             ready();

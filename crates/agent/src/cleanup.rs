@@ -160,7 +160,7 @@ pub async fn clean_up(
             Err(error) => report.failed.push(error.to_string()),
         }
     }
-    for memory in Memory::all(&sockets.control, heard::THING, named) {
+    for memory in Memory::all(&sockets.control, heard::EXTENSION, named) {
         report.remove_file(memory.path(), "where peers were heard,");
     }
     for path in sockets.dead(named).await {

@@ -8,8 +8,8 @@ use wireloom_model::{Family, InterfaceName};
 
 use crate::memory::Memory;
 
-/// The end of a memory's name.
-const THING: &str = "forwarding";
+/// Of a memory's file.
+const EXTENSION: &str = "forwarding";
 
 /// Forwarding on this host.
 pub(crate) struct Forwarder {
@@ -22,7 +22,7 @@ pub(crate) struct Forwarder {
 impl Forwarder {
     /// As it is now, with what earlier agents that listened at this path remembered of it.
     pub(crate) fn recall(control: &Path) -> Self {
-        Self::with(Memory::of(control, THING))
+        Self::with(Memory::of(control, EXTENSION))
     }
 
     fn with(memory: Memory) -> Self {
@@ -66,7 +66,7 @@ pub(crate) fn clean_up(
     folder: &Path,
     named: Option<&InterfaceName>,
 ) -> Vec<(PathBuf, Result<(), SysctlError>)> {
-    let memories = Memory::all(folder, THING, named).into_iter();
+    let memories = Memory::all(folder, EXTENSION, named).into_iter();
     memories
         .map(|memory| (memory.path().to_owned(), Forwarder::with(memory).bring(false)))
         .collect()

@@ -118,7 +118,8 @@ impl Legacy {
         self.words.mesh.as_ref()
     }
 
-    /// Gives it to who stands by.
+    /// Gives it to who stands by. From the first part on, in which all queues go, that one has taken it, whatever it hears
+    /// of the rest: nobody else may have the same queues, and the device is no longer this agent's to take down.
     ///
     /// # Errors
     ///
@@ -138,8 +139,12 @@ impl Legacy {
         }
         let sent = sendmsg(heir, &[IoSlice::new(&words)], &mut ancillary, SendFlags::NOSIGNAL)?;
         let mut stream = heir;
-        stream.write_all(&words[sent..])?;
-        heir.shutdown(std::net::Shutdown::Write)
+        let rest = words.get(sent..).unwrap_or_default();
+        let told = stream.write_all(rest).and_then(|()| heir.shutdown(std::net::Shutdown::Write));
+        if let Err(error) = told {
+            tracing::warn!(%error, "who takes over may not have heard all; it learns the mesh anew");
+        }
+        Ok(())
     }
 
     fn receive(mut stream: &UnixStream) -> io::Result<Option<Self>> {
@@ -200,6 +205,30 @@ mod tests {
         let mut byte = [0];
         File::from(received.queues.pop().unwrap()).read_exact(&mut byte).unwrap();
         assert_eq!(byte, *b"x");
+    }
+
+    #[test]
+    fn whoever_has_the_queues_has_taken_them_even_if_it_hears_no_more() {
+        let (mut heir, stream) = UnixStream::pair().unwrap();
+        // The words do not fit into it, so that some are left when the other end is closed.
+        rustix::net::sockopt::set_socket_send_buffer_size(&stream, 4096).unwrap();
+        let (read, _write) = io::pipe().unwrap();
+        let endpoint = SocketAddr::from(([192, 0, 2, 1], 51820));
+        let key = |n: u16| {
+            let mut bytes = [0; 32];
+            bytes[..2].copy_from_slice(&n.to_be_bytes());
+            PublicKey::from_bytes(bytes)
+        };
+        let heard = (1..3000).map(|n| (key(n), endpoint)).collect();
+        let words = Words { mesh: None, heard };
+        let legacy = Legacy { queues: vec![read.into()], words };
+        std::thread::scope(|scope| {
+            // It closes its end after the first byte.
+            scope.spawn(move || heir.read_exact(&mut [0]).unwrap());
+            legacy.send(&stream).unwrap();
+        });
+        // Nothing has gone to who is gone before.
+        legacy.send(&stream).unwrap_err();
     }
 
     #[test]

@@ -10,8 +10,8 @@ use wireloom_model::PublicKey;
 
 use crate::memory::Memory;
 
-/// The end of the memory's name.
-pub(crate) const THING: &str = "heard";
+/// Of the memory's file.
+pub(crate) const EXTENSION: &str = "heard";
 
 /// Where each peer was heard last.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Heard {
 impl Heard {
     /// What earlier agents that listened at this path heard.
     pub(crate) fn recall(control: &Path) -> Self {
-        let memory = Memory::of(control, THING);
+        let memory = Memory::of(control, EXTENSION);
         Self { places: memory.recall().unwrap_or_default(), memory }
     }
 

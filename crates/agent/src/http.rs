@@ -2,6 +2,7 @@
 //!
 //! Whoever reaches it may read names, addresses and public keys of the whole mesh, and nothing can be changed by it.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -13,7 +14,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Deserialize;
-use tokio::net::TcpListener;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinSet;
 
 use crate::agent::AgentError;
 use crate::control::GraphFormat;
@@ -91,6 +94,33 @@ impl Listen {
         }
         Ok(listeners)
     }
+
+    /// Answers for the health of an agent that stands by, at those places where the one before it does not; never
+    /// ends, and lets go of the places when it is dropped. Whoever replaces one by the other asks the new one where that is told to listen, and goes on only
+    /// once it is well.
+    pub async fn stand_by(&self) -> Infallible {
+        let mut servers = JoinSet::new();
+        for place in &self.0 {
+            match place.bind().await {
+                Ok(listener) => drop(servers.spawn(serve_standing_by(listener))),
+                Err(error) => tracing::debug!(%place, %error, "not listened at yet"),
+            }
+        }
+        // Those that end have told why.
+        while servers.join_next().await.is_some() {}
+        std::future::pending().await
+    }
+}
+
+async fn serve_standing_by(listener: TcpListener) {
+    let well = || async { "ok: stands by until the agent before it ends\n" };
+    let router = Router::new()
+        .route("/health", get(well))
+        .route("/healthz", get(well))
+        .route("/readyz", get(well));
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::warn!(%error, "nothing is answered over HTTP while this agent stands by");
+    }
 }
 
 impl Place {
@@ -101,7 +131,7 @@ impl Place {
     /// What the system says to the socket.
     pub async fn bind(self) -> std::io::Result<TcpListener> {
         match self {
-            Self::At(address) => TcpListener::bind(address).await,
+            Self::At(address) => listen_at(address),
             // A socket of IPv6 takes both families. A host may know one alone.
             Self::All(port) => {
                 let (v6, v4) = (IpAddr::V6(Ipv6Addr::UNSPECIFIED), Ipv4Addr::UNSPECIFIED.into());
@@ -111,6 +141,22 @@ impl Place {
         }
     }
 }
+
+/// Listens at one address, which the host need not have yet: it may be one that the mesh gives it.
+fn listen_at(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let options = SockRef::from(&socket);
+    match address {
+        SocketAddr::V4(_) => options.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => options.set_freebind_v6(true)?,
+    }
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// How many connections may wait to be taken: as many as tokio's own way to listen has.
+const BACKLOG: u32 = 1024;
 
 /// Answers for as long as the agent runs.
 pub(crate) async fn serve(listener: TcpListener, view: SharedView) {
@@ -212,6 +258,9 @@ fn failed(error: &dyn std::error::Error) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[test]
@@ -237,9 +286,52 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_that_the_host_gets_later_is_listened_at() {
+        for address in ["192.0.2.77:0", "[2001:db8::77]:0"] {
+            let place: Place = address.parse().unwrap();
+            place.bind().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_stands_by_answers_where_the_other_does_not_and_leaves_the_place_to_itself() {
+        let any = Place::At("127.0.0.1:0".parse().unwrap());
+        let free = any.bind().await.unwrap().local_addr().unwrap();
+        let other = any.bind().await.unwrap();
+        let taken = other.local_addr().unwrap();
+        let listen: Listen = format!("{taken},{free}").parse().unwrap();
+        let ask = async {
+            loop {
+                if let Ok(mut stream) = TcpStream::connect(free).await {
+                    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await.unwrap();
+                    let mut answer = String::new();
+                    stream.read_to_string(&mut answer).await.unwrap();
+                    break answer;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let answer = tokio::select! {
+            answer = ask => answer,
+            never = listen.stand_by() => match never {},
+        };
+        assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("stands by"), "{answer}");
+        drop(other);
+        let bound = async {
+            loop {
+                if let Ok(bound) = listen.bind().await {
+                    break bound;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        assert_eq!(bound.await.len(), 2);
+    }
+
+    #[tokio::test]
     async fn all_addresses_are_those_of_both_families_where_the_host_has_both() {
         let listener = Place::All(0).bind().await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     }
 }

@@ -15,17 +15,18 @@ use wireloom_model::InterfaceName;
 pub(crate) struct Memory(PathBuf);
 
 impl Memory {
-    /// What an agent that listens at this path remembers of something, by the end of the file's name.
-    pub(crate) fn of(control: &Path, thing: &str) -> Self {
-        Self(control.with_extension(thing))
+    /// What an agent that listens at this path remembers in files of this extension.
+    pub(crate) fn of(control: &Path, extension: &str) -> Self {
+        Self(control.with_extension(extension))
     }
 
-    /// What the agents whose sockets are in this folder remember of something; if one is `named`, that one alone.
-    pub(crate) fn all(folder: &Path, thing: &str, named: Option<&InterfaceName>) -> Vec<Self> {
+    /// What the agents whose sockets are in this folder remember in files of this extension; if one is `named`, that one
+    /// alone.
+    pub(crate) fn all(folder: &Path, extension: &str, named: Option<&InterfaceName>) -> Vec<Self> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let paths = entries.map(|entry| entry.path()).filter(|path| {
             let of = path.file_stem().and_then(|name| name.to_str());
-            path.extension().is_some_and(|extension| extension == thing)
+            path.extension().is_some_and(|is| is == extension)
                 && named.is_none_or(|named| of == Some(named.as_str()))
         });
         paths.map(Self).collect()

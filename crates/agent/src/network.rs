@@ -17,7 +17,10 @@ pub(crate) struct Network {
     ways: BTreeMap<IpAddr, Option<Way>>,
     ranges: BTreeSet<Cidr>,
     conflicts: Vec<Conflict>,
+    /// Whether ways may be others than those that were looked up.
     is_stale: bool,
+    /// The same of conflicts.
+    are_conflicts_stale: bool,
     has_moved: bool,
 }
 
@@ -31,6 +34,7 @@ impl Network {
             ranges: BTreeSet::new(),
             conflicts: Vec::new(),
             is_stale: true,
+            are_conflicts_stale: true,
             has_moved: false,
         }
     }
@@ -51,7 +55,9 @@ impl Network {
             Event::Overrun => true,
             _ => false,
         };
-        self.is_stale |= matters;
+        if matters {
+            self.forget();
+        }
         matters
     }
 
@@ -65,26 +71,32 @@ impl Network {
     }
 
     /// Has everything looked up anew the next time.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) const fn forget(&mut self) {
         self.is_stale = true;
+        self.are_conflicts_stale = true;
     }
 
-    /// Looks up what is not known yet of these addresses and of routes in these ranges.
-    pub(crate) async fn look(
-        &mut self,
-        addresses: BTreeSet<IpAddr>,
-        ranges: &BTreeSet<Cidr>,
-    ) -> Result<(), HostError> {
+    /// Looks up what is not known yet of the ways to these addresses.
+    pub(crate) async fn look(&mut self, addresses: BTreeSet<IpAddr>) -> Result<(), HostError> {
         self.ways.retain(|address, _| addresses.contains(address));
         let is_due = |address: &IpAddr| self.is_stale || !self.ways.contains_key(address);
         self.look_up(addresses.into_iter().filter(is_due).collect()).await?;
-        if self.is_stale || self.ranges != *ranges {
+        self.is_stale = false;
+        Ok(())
+    }
+
+    /// Looks for routes in these ranges unless that was done. If it fails, what was found before stays.
+    pub(crate) async fn look_for_conflicts(
+        &mut self,
+        ranges: &BTreeSet<Cidr>,
+    ) -> Result<(), HostError> {
+        if self.are_conflicts_stale || self.ranges != *ranges {
             let all: Vec<Cidr> = ranges.iter().copied().collect();
             let ours = std::slice::from_ref(&self.interface);
             self.conflicts = self.host.route_conflicts(&all, ours).await?;
             self.ranges.clone_from(ranges);
+            self.are_conflicts_stale = false;
         }
-        self.is_stale = false;
         Ok(())
     }
 
@@ -128,5 +140,37 @@ impl Network {
     /// The host's routes that share addresses with the ranges.
     pub(crate) fn conflicts(&self) -> &[Conflict] {
         &self.conflicts
+    }
+}
+
+/// What to say of a look that failed.
+pub(crate) fn unread(error: &HostError) -> String {
+    format!("this host's routes could not be read: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    #[test]
+    fn conflicts_that_can_not_be_looked_for_stay_as_they_were() {
+        let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+        // Its connection ends with the runtime that it was opened on.
+        let deaf = runtime().block_on(async { Host::new().unwrap() });
+        let mut network = Network::new(deaf, "wl0".parse().unwrap(), 0);
+        let range: Cidr = "10.4.0.0/16".parse().unwrap();
+        let destination = "10.0.0.0/8".parse().unwrap();
+        network.conflicts = vec![Conflict { range, destination, link: None, table: 254 }];
+        runtime().block_on(async {
+            // Without an address the kernel is not asked.
+            network.look(BTreeSet::new()).await.unwrap();
+            network.look_for_conflicts(&BTreeSet::from([range])).await.unwrap_err();
+            assert_eq!(network.conflicts().len(), 1);
+            assert!(!network.is_stale && network.are_conflicts_stale);
+            let address = IpAddr::from([192, 0, 2, 1]);
+            network.look(BTreeSet::from([address])).await.unwrap_err();
+        });
     }
 }

@@ -3,6 +3,7 @@
 mod take_back;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -254,12 +255,6 @@ impl Pods {
             directories: self.directories.clone(),
             is_chained: self.programs.has(PLUGIN),
         };
-        let gateways: BTreeSet<_> = conflist.subnets().filter_map(gateway).collect();
-        if !gateways.is_empty()
-            && let Err(error) = self.bridge.hold(conflist.mtu, &gateways, &self.all)
-        {
-            problems.push(failure(format!("the pods' bridge {BRIDGE}: {error}")));
-        }
         match self.file.write(&conflist, Instant::now()) {
             Ok(Written::New) => {
                 let file = self.file.path().display();
@@ -273,7 +268,11 @@ impl Pods {
             )),
             Err(error) => problems.push(failure(error)),
         }
-        match self.file.overruled_by() {
+        let overruled = self.file.overruled_by();
+        if let Err(error) = self.bring_bridge(&conflist, matches!(overruled, Ok(None))) {
+            problems.push(failure(format!("the pods' bridge {BRIDGE}: {error}")));
+        }
+        match overruled {
             Ok(None) => {}
             Ok(Some(first)) => problems.push(warning(format!(
                 "pods get their network from {}, which comes before {}: remove it, be chained to it by --cni-chain, or \
@@ -284,6 +283,28 @@ impl Pods {
             Err(error) => problems.push(failure(error)),
         }
         problems
+    }
+
+    /// Has the bridge as pods need it that hang on it or will. While others give pods their network it would be a second way
+    /// to the same addresses, and whichever came first is the one that is taken.
+    fn bring_bridge(&self, conflist: &Conflist, is_for_pods: bool) -> io::Result<()> {
+        if !is_for_pods && !self.bridge.is_used()? {
+            return self.bridge.remove().map(drop);
+        }
+        let gateways: BTreeSet<_> = conflist.subnets().filter_map(gateway).collect();
+        if gateways.is_empty() {
+            return Ok(());
+        }
+        self.bridge.hold(conflist.mtu, &gateways, &self.all)?;
+        let rivals = self.bridge.rivals(&gateways)?;
+        if rivals.is_empty() {
+            return Ok(());
+        }
+        let rivals = Vec::from_iter(rivals).join(", ");
+        Err(io::Error::other(format!(
+            "{rivals} has its address too, so that pods of one of them are not reached; delete the pods there and then that \
+             link (Kilo's kube-bridge goes by `wireloom cleanup --kilo --cni`)"
+        )))
     }
 
     /// Has our program where the runtime looks, and says which of the others it lacks.

@@ -168,6 +168,10 @@ impl Prober {
         let mut begun = 0;
         for peer in device.peers.iter().filter(|peer| peer.last_handshake.is_some()) {
             let Some(path) = self.paths.get_mut(&peer.key) else { continue };
+            if peer.tx_bytes < path.sent {
+                // Counted anew: the device is another one, or the peer was away.
+                (path.sent, path.echoed) = (0, 0);
+            }
             let flows = peer.tx_bytes.saturating_sub(path.sent) > path.echoed + QUIET;
             if flows && begun < AT_ONCE {
                 begun += 1;
@@ -311,5 +315,40 @@ const fn least(inside: IpAddr) -> u16 {
     match inside {
         IpAddr::V4(_) => 576,
         IpAddr::V6(_) => 1280,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wireloom_tunnel::uapi::PeerStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_device_that_counts_anew_is_looked_at_as_soon_as_packets_flow() {
+        let key = PublicKey::from_bytes([2; 32]);
+        let mut prober = Prober::new("wl0".parse().unwrap(), 0);
+        let mut look = |sent, tx_bytes| {
+            let path = Probed {
+                inside: IpAddr::from([10, 4, 0, 2]),
+                outside: SocketAddr::from(([192, 0, 2, 2], 51820)),
+                identifier: 1,
+                search: Search::new(Range { least: 576, most: 1420 }),
+                sent,
+                echoed: 1000,
+            };
+            prober.paths.insert(key, path);
+            let last_handshake = Some(Duration::from_secs(1));
+            let peer = PeerStatus { tx_bytes, last_handshake, ..PeerStatus::new(key) };
+            prober.look(&DeviceStatus { peers: vec![peer], ..DeviceStatus::default() });
+            let path = &prober.paths[&key];
+            (path.search.due().is_some(), path.sent, path.echoed)
+        };
+        // By the same device: the echoes are no flow.
+        assert_eq!(look(1_000_000, 1_001_000), (false, 1_000_000, 1000));
+        assert_eq!(look(1_000_000, 1_002_000), (true, 1_002_000, 0));
+        // By another one.
+        assert_eq!(look(1_000_000, 200), (false, 0, 0));
+        assert_eq!(look(1_000_000, 2_000), (true, 2_000, 0));
     }
 }

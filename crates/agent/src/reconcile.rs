@@ -24,7 +24,7 @@ use crate::device::{DeviceError, TunnelDevice};
 use crate::dial::{Dialler, Moment};
 use crate::forwarder::Forwarder;
 use crate::heard::Heard;
-use crate::network::Network;
+use crate::network::{Network, unread};
 use crate::paths::{Paths, far_ends, overhead};
 use crate::place::Place;
 use crate::planner::Planner;
@@ -41,6 +41,8 @@ pub(crate) enum Occurrence {
     Beyond,
     /// Somebody else has changed something on the host. `None` if that can't be told any more until the next pass.
     Kernel(Option<Event>),
+    /// A name of an endpoint resolves to something else, or does so no longer.
+    Names,
     /// Paths were probed.
     Probe(Turn),
     /// More or less of what is wrapped arrives than before.
@@ -160,6 +162,12 @@ impl Reconciler {
         self.underlay.as_ref()
     }
 
+    /// Whether there is a plan, and nothing is known yet of what it is carried out over. Until then what is in the kernel
+    /// stays, whoever made it.
+    pub(crate) const fn is_blind(&self) -> bool {
+        self.plan.is_some() && self.underlay.is_none()
+    }
+
     /// Where each tunnel peer may be reached by the plan.
     pub(crate) const fn places(&self) -> &BTreeMap<PublicKey, Places> {
         &self.places
@@ -176,6 +184,7 @@ impl Reconciler {
             biased;
             event = self.kernel.changed() => Occurrence::Kernel(event),
             turn = self.prober.turn() => Occurrence::Probe(turn),
+            () = self.resolver.turn() => Occurrence::Names,
             () = self.wrapping.turn() => Occurrence::Wrapping,
             () = self.beyond.turn() => Occurrence::Beyond,
         }
@@ -184,7 +193,10 @@ impl Reconciler {
     /// Takes notice of it, and says whether it is a reason to reconcile.
     pub(crate) async fn hear(&mut self, occurrence: Occurrence) -> bool {
         match occurrence {
-            Occurrence::Beyond | Occurrence::Kernel(None) | Occurrence::Wrapping => true,
+            Occurrence::Beyond
+            | Occurrence::Kernel(None)
+            | Occurrence::Names
+            | Occurrence::Wrapping => true,
             Occurrence::Kernel(Some(event)) => self.network.hear(&event) || self.kernel.is_due(),
             Occurrence::Probe(Turn { looked_at, is_news }) => {
                 is_news || self.network.look_again(looked_at).await.unwrap_or(true)
@@ -207,11 +219,6 @@ impl Reconciler {
     /// An earlier agent's device heard these peers there. Ours looks for them in the same places first.
     pub(crate) fn inherit(&mut self, heard: BTreeMap<PublicKey, SocketAddr>) {
         self.inherited = heard;
-    }
-
-    /// No other agent follows that could do with what this one remembers of peers.
-    pub(crate) fn forget_peers(&mut self) {
-        self.heard.forget();
     }
 
     /// Where the device hears peers by sessions that are in use.
@@ -237,14 +244,17 @@ impl Reconciler {
 
     /// Takes a snapshot and plans by it. Without a place in the mesh there is no plan, and the problems say why.
     pub(crate) async fn adopt(&mut self, snapshot: &Arc<Snapshot>) {
+        let is_known = self.kilos_mesh().is_some();
         self.snapshot = Some(Arc::clone(snapshot));
-        if self.planner.kilo(snapshot).is_some() {
-            // Who leads depends on what the names of endpoints resolve to.
-            self.refresh_names().await;
+        if self.kilos_mesh().is_some() {
+            // Who leads depends on what the names of endpoints resolve to. Later on, each answer has it planned anew.
+            if !is_known {
+                self.follow_names();
+                self.resolver.settle().await;
+            }
             self.seen.names = self.resolver.names();
         }
         self.plan_by(snapshot);
-        self.refresh_names().await;
         self.mesh_mtu = snapshot.mesh.mtu.map(|mtu| mtu.get().into());
         self.ranges = snapshot.mesh.overlay.ranges().collect();
     }
@@ -265,6 +275,7 @@ impl Reconciler {
                 self.plan = None;
             }
         }
+        self.follow_names();
     }
 
     /// The mesh, if Kilo's algorithm is in force.
@@ -304,24 +315,25 @@ impl Reconciler {
         self.beyond.blamed()
     }
 
-    /// Resolves the endpoints that are names. Returns whether an answer changed.
-    pub(crate) async fn refresh_names(&mut self) -> bool {
+    /// Has the endpoints that are names resolved.
+    fn follow_names(&mut self) {
         let (plan, mesh) = (self.plan.clone(), self.kilos_mesh());
         let peers = plan.iter().flat_map(|plan| &plan.tunnel_peers);
         let nodes = mesh.iter().flat_map(|mesh| &mesh.nodes);
         let endpoints = peers.flat_map(TunnelPeer::places);
         let endpoints = endpoints.chain(nodes.filter_map(|node| node.endpoint.as_ref()));
-        self.resolver.refresh(endpoints).await
+        self.resolver.follow(endpoints);
     }
 
     /// Looks at the host's network as far as the plan depends on it, and derives what follows from it.
     async fn look_around(&mut self) -> Vec<Problem> {
         let Some(plan) = self.plan.clone() else { return Vec::new() };
         let far_ends = far_ends(&plan, &self.endpoints);
-        if let Err(error) = self.network.look(far_ends, &self.ranges).await {
-            let message = format!("this host's routes could not be read: {error}");
-            return vec![Problem::warning(Subject::Mesh, ProblemKind::Kernel, message)];
+        if let Err(error) = self.network.look(far_ends).await {
+            let problem = if self.is_blind() { Problem::error } else { Problem::warning };
+            return vec![problem(Subject::Mesh, ProblemKind::Kernel, unread(&error))];
         }
+        let unread_conflicts = self.network.look_for_conflicts(&self.ranges).await.err();
         let paths = Paths {
             mesh_mtu: self.mesh_mtu,
             endpoints: &self.endpoints,
@@ -336,6 +348,10 @@ impl Reconciler {
         };
         self.prober.follow(&plan, &self.endpoints, most);
         self.underlay = Some(underlay);
+        if let Some(error) = unread_conflicts {
+            let message = unread(&error);
+            problems.push(Problem::warning(Subject::Mesh, ProblemKind::Kernel, message));
+        }
         // A route that ours stands behind is none in the way.
         let is_ours = |to: &Cidr| plan.routes.keys().any(|own| own.covers(to));
         let stands_behind = |to: &Cidr| self.metric > 0 && is_ours(to);
@@ -354,10 +370,7 @@ impl Reconciler {
         self.work.reconciles += 1;
         self.look(device);
         let mut problems = self.plan_problems.clone();
-        problems.extend(self.resolver.failures().iter().map(|(name, reason)| {
-            let message = format!("the endpoint's name {name} can't be resolved: {reason}");
-            Problem::warning(Subject::Mesh, ProblemKind::Unresolved, message)
-        }));
+        problems.extend(self.resolver.problems());
         let mut outcome = self.reconcile_device(device);
         if let Err(error @ DeviceError::Anothers { .. }) = &outcome {
             // Nothing of ours goes onto somebody else's link, and nothing of theirs away.
@@ -378,7 +391,9 @@ impl Reconciler {
         if let (Some(pods), Some(plan)) = (&mut self.pods, &self.plan) {
             problems.extend(pods.look(plan, &mut desired));
         }
-        problems.extend(self.reconcile_kernel(&desired).await);
+        if !self.is_blind() {
+            problems.extend(self.reconcile_kernel(&desired).await);
+        }
         if outcome.is_err() && device.link() != LinkKind::Held {
             // The link is there only now.
             outcome = self.reconcile_device(device);
@@ -490,13 +505,13 @@ impl Reconciler {
         let mut dial = |peer: &TunnelPeer| {
             let status = present.get(&peer.key).copied();
             let in_use = status.and_then(|status| status.endpoint);
-            let address = |place| self.resolver.address(place, in_use);
-            let places = Places {
-                planned: peer.endpoint.as_ref().and_then(address),
-                alternatives: peer.alternatives.iter().filter_map(address).collect(),
-            };
+            let places = self.resolver.places(peer, in_use);
             let addresses: Vec<SocketAddr> = places.all().collect();
             self.places.insert(peer.key, places);
+            // Until its name has an answer, it stays where it is.
+            if peer.endpoint.as_ref().is_some_and(|endpoint| self.resolver.is_awaited(endpoint)) {
+                return self.dialled.get(&peer.key).copied();
+            }
             self.dialler.choose(peer.key, &addresses, status, moment)
         };
         let peers = planned().map(|peer| DesiredPeer {
@@ -538,7 +553,10 @@ impl Reconciler {
             Some(Err(error @ DeviceError::Anothers { .. })) => vec![device_problem(&error)],
             _ => self.leave_device(device).await,
         };
-        if let Some(pods) = self.pods.as_mut().filter(|_| next == Next::Nobody) {
+        if next == Next::Nobody {
+            self.heard.forget();
+        }
+        if let Some(pods) = self.pods.as_mut().filter(|_| next != Next::Agent) {
             problems.extend(pods.leave());
         }
         self.forwards = false;
@@ -568,3 +586,8 @@ fn device_problem(error: &DeviceError) -> Problem {
 fn endpoints(device: &DeviceStatus) -> BTreeMap<PublicKey, SocketAddr> {
     device.peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect()
 }
+
+#[cfg(test)]
+mod names;
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 pub(crate) mod facts;
 pub(crate) mod settings;
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use wireloom_agent::handover::Legacy;
+use wireloom_agent::http::Listen;
 use wireloom_agent::remember::{self, Remembering};
 use wireloom_agent::{Config, Identity, control};
 use wireloom_file::key;
@@ -60,6 +62,7 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         let control = control::socket_path(&settings.run_dir, &settings.interface);
         let legacy = tokio::select! {
             legacy = Legacy::await_from(&control) => legacy?,
+            never = stand_by(settings.listen.as_ref()) => match never {},
             () = &mut stop => return Ok(ExitCode::SUCCESS),
         };
         tracing::info!(node = %settings.node, %public_key, "this machine");
@@ -88,6 +91,14 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         wireloom_agent::run(config, registry, opener, || {}, stop).await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Answers for this agent's health while it waits for another one to end.
+async fn stand_by(listen: Option<&Listen>) -> Infallible {
+    match listen {
+        Some(listen) => listen.stand_by().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Resolved {

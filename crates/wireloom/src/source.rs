@@ -18,7 +18,7 @@ pub(crate) struct SourceArgs {
     #[command(flatten)]
     mesh: MeshArgs,
     /// The interface of the running agent.
-    #[arg(short, long, global = true, default_value = DEFAULT_INTERFACE, value_name = "NAME")]
+    #[arg(short, long, global = true, env = "WIRELOOM_INTERFACE", default_value = DEFAULT_INTERFACE, value_name = "NAME")]
     pub(crate) interface: InterfaceName,
     /// Where agents have their sockets.
     #[arg(long, global = true, env = "WIRELOOM_RUN_DIR", default_value = control::RUN_DIRECTORY, value_name = "DIR")]

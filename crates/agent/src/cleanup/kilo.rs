@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use wireloom_cni::Bridge;
 use wireloom_kernel::{Host, HostError, HostLink, OthersRoute, Removal};
 use wireloom_model::InterfaceName;
 use wireloom_model::kernel::{Address, Rule};
@@ -16,6 +17,11 @@ use crate::control::Listener;
 
 /// Kilo's CNI configuration, unless its flag `--cni-path` said otherwise.
 pub const CNI_PATH: &str = "/etc/cni/net.d/10-kilo.conflist";
+
+/// The bridge that Kilo's CNI configuration gives pods.
+const BRIDGE: &str = "kube-bridge";
+
+const BRIDGE_SHOWN: &str = "the bridge kube-bridge";
 
 /// Kilo's WireGuard link, unless its flag `--interface` said otherwise.
 pub(crate) const LINK: &str = "kilo0";
@@ -46,6 +52,8 @@ pub struct Leftovers {
     removals: Vec<Removal>,
     packet_filters: Vec<(Tool, Found)>,
     cni: Option<PathBuf>,
+    /// Whether the bridge of its pods is there.
+    bridge: bool,
 }
 
 /// Looks for what Kilo left. `cni` is the path of its CNI configuration. A device that an agent of ours goes on with is
@@ -65,6 +73,10 @@ pub async fn look(host: &Host, sockets: &Sockets, cni: &Path) -> Result<Leftover
         removals: removals(&observed, !packet_filters.is_empty()),
         packet_filters,
         cni: cni.exists().then(|| cni.to_owned()),
+        bridge: observed
+            .links
+            .iter()
+            .any(|link| link.name.as_str() == BRIDGE && link.kind.as_deref() == Some("bridge")),
     })
 }
 
@@ -73,10 +85,13 @@ impl Leftovers {
     pub fn things(&self) -> Vec<String> {
         let filters = self.packet_filters.iter().flat_map(|(_, found)| found.things.clone());
         let removals = self.removals.iter().map(ToString::to_string);
-        removals.chain(filters).chain(self.cni.iter().map(|path| cni_shown(path))).collect()
+        let bridge = self.bridge.then(|| BRIDGE_SHOWN.to_owned());
+        let network = self.cni.iter().map(|path| cni_shown(path)).chain(bridge);
+        removals.chain(filters).chain(network).collect()
     }
 
-    /// Takes it away; the CNI configuration only if asked, because no pod starts on a node that has none.
+    /// Takes it away; the CNI configuration only if asked, because no pod starts on a node that has none, and then the
+    /// bridge once no pod hangs on it.
     ///
     /// # Errors
     ///
@@ -107,7 +122,23 @@ impl Leftovers {
             )),
             None => {}
         }
+        if with_cni && self.bridge {
+            remove_bridge(&mut report);
+        }
+        report.kept.extend(packet_filter::unseen());
         Ok(report)
+    }
+}
+
+fn remove_bridge(report: &mut Report) {
+    let bridge = Bridge::new(BRIDGE.to_owned());
+    match bridge.remove().and_then(|gone| Ok((gone, bridge.is_used()?))) {
+        Ok((true, _)) => report.removed.push(BRIDGE_SHOWN.to_owned()),
+        Ok((false, true)) => report.kept.push(format!(
+            "{BRIDGE_SHOWN}: pods hang on it, and it stands in the way of others; delete them and say this again"
+        )),
+        Ok((false, false)) => {}
+        Err(error) => report.failed.push(format!("cannot remove {BRIDGE_SHOWN}: {error}")),
     }
 }
 

@@ -3,7 +3,9 @@
 //!
 //! `iptables-save` comes first, because it tells comments. `nft` tells of a comment no more than that there is one.
 
+use std::fs;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -65,6 +67,27 @@ pub(crate) fn look() -> Vec<(Tool, Found)> {
     // A tool that is not there or fails has no packet filter to tell of.
     let look = |tool: &Tool| Some((*tool, (tool.find)(&run(tool.print, "").ok()?)?));
     TOOLS.iter().filter_map(|group| group.iter().find_map(look)).collect()
+}
+
+/// What may hold rules and no program here can show: the tables of the older iptables, which `nft` knows nothing of.
+pub(crate) fn unseen() -> Vec<String> {
+    let families =
+        [("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy")];
+    let is_there = |file: &str| {
+        let names = fs::read_to_string(Path::new("/proc/thread-self/net").join(file));
+        names.is_ok_and(|names| !names.trim().is_empty())
+    };
+    let is_lacking = |program: &str| {
+        let tried = Command::new(program).arg("--version").output();
+        tried.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    let unseen =
+        families.into_iter().filter(|(file, program)| is_there(file) && is_lacking(program));
+    unseen
+        .map(|(_, program)| {
+            format!("what is in the tables of {program}: there is no such program here; say this again where it is")
+        })
+        .collect()
 }
 
 impl Tool {
