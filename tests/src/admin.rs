@@ -1,8 +1,12 @@
 //! What a person does at a cluster: the commands that our documents tell.
 
+use std::fs;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use wireloom_cluster::Cluster;
+
+use crate::cluster::DEPLOY;
 
 /// How long a command may take that keeps to [`LONG`](crate::cluster::LONG).
 const LIMIT: Duration = Duration::from_secs(200);
@@ -40,6 +44,21 @@ pub fn commands(document: &'static str, beginning: &str) -> Vec<&'static str> {
     let found: Vec<&str> = lines.collect();
     assert!(!found.is_empty(), "the document says nothing that begins with: {beginning}");
     found
+}
+
+/// Writes a kustomization as documents show it, for a checkout, into a folder of its own inside this one.
+///
+/// # Panics
+///
+/// If it can't be written.
+pub fn kustomization(inside: &str, shown: &str) -> TempDir {
+    let folder = tempfile::tempdir_in(inside).unwrap();
+    // Paths must be relative.
+    let up = "../".repeat(folder.path().components().count() - 1);
+    let deploy = fs::canonicalize(DEPLOY).unwrap();
+    let deploy = format!("{}{}/", up.trim_end_matches('/'), deploy.display());
+    fs::write(folder.path().join("kustomization.yaml"), shown.replace("deploy/", &deploy)).unwrap();
+    folder
 }
 
 /// The part of a document below this heading, up to the next.

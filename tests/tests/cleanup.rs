@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::Value;
 use wireloom_lab::Host;
-use wireloom_testkit::need;
+use wireloom_testkit::{need, wireloom_binary};
 use wireloom_tests::foreign::{make_foreign, nft};
 use wireloom_tests::mesh::Mesh;
 use wireloom_tests::{NetworkState, Pair, eventually, ok, run};
@@ -201,6 +201,13 @@ fn kilos_chains_in_the_older_iptables_go_too() {
     host.write("/run/rules", SIGNED).unwrap();
     ok(host, "iptables-legacy-restore --noflush /run/rules");
     assert_ne!(saved(), before);
+    // As in the agent's image, which has no iptables.
+    let binary = wireloom_binary();
+    let blind = format!("env PATH=/none {} cleanup --kilo --cni-path /run/none", binary.display());
+    let said = ok(host, &blind);
+    for program in ["iptables-legacy", "ip6tables-legacy"] {
+        assert!(said.contains(&format!("kept what is in the tables of {program}")), "{said}");
+    }
     let removed = removed(host, "wireloom cleanup --kilo --cni-path /run/none");
     // Two chains and two jumps of each family, and what is signed.
     assert_eq!(removed.len(), 8 + 3, "{removed:#?}");
@@ -239,7 +246,7 @@ fn kilos_chains_are_seen_without_iptables_too() {
     let programs = tempfile::tempdir().unwrap();
     let path = ok(host, "which nft");
     std::os::unix::fs::symlink(path.trim(), programs.path().join("nft")).unwrap();
-    let wireloom = wireloom_testkit::wireloom_binary();
+    let wireloom = wireloom_binary();
     let line = format!(
         "env PATH={} {} cleanup --kilo --cni-path /run/none",
         programs.path().display(),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use wireloom_cluster::ApiServer;
 use wireloom_lab::Output;
 use wireloom_testkit::{cluster_program, need, wireloom_binary};
+use wireloom_tests::admin;
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 
@@ -151,14 +152,7 @@ fn agents_are_deleted_before_their_rights_by_our_kustomizations_and_by_those_tha
     let shown = shown();
     assert_eq!(shown.len(), 5, "{shown:#?}");
     for kustomization in shown {
-        // Paths must be relative.
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let up = "../".repeat(directory.path().components().count() - 1);
-        let deploy = fs::canonicalize(DEPLOY).unwrap();
-        let deploy = format!("{}{}/", up.trim_end_matches('/'), deploy.display());
-        let kustomization = kustomization.replace("deploy/", &deploy);
-        fs::write(directory.path().join("kustomization.yaml"), kustomization).unwrap();
-        before_its_rights(directory.path());
+        before_its_rights(admin::kustomization(env!("CARGO_TARGET_TMPDIR"), &kustomization).path());
     }
 }
 

@@ -16,8 +16,9 @@ use wireloom_cluster::{Cluster, TOOLS};
 use wireloom_image::recipe;
 use wireloom_lab::{Child, Host, Lab, Layout, Region};
 use wireloom_testkit::{need, wireloom_binary};
-use wireloom_tests::admin::{commands, shell};
-use wireloom_tests::cluster::{LONG, kubectl};
+use wireloom_tests::admin::{commands, kustomization, section, shell};
+use wireloom_tests::cluster::{LONG, kubectl, rolled_out};
+use wireloom_tests::pod::{Pod, idle};
 use wireloom_tests::{Keys, echoes, eventually, ok, run, wireloom, within};
 
 const GUIDE: &str = include_str!("../../docs/migrating-from-kilo.md");
@@ -35,7 +36,7 @@ macro_rules! need_all {
         need!(root);
         need!(cluster);
         need!(device "/dev/net/tun");
-        for program in ["busybox", "containerd", "ldd", "nft", "ping", "runc", "wg"] {
+        for program in ["busybox", "containerd", "curl", "ldd", "nft", "nsenter", "ping", "runc", "wg"] {
             need!(program program);
         }
     };
@@ -46,7 +47,7 @@ fn nodes_are_moved_one_after_the_other_and_no_packet_is_lost() {
     need_all!();
     let cluster = cluster();
     let hosts = NODES.map(|node| cluster.lab().host(node).unwrap());
-    let kilos = Kilos::on(&cluster);
+    let mut kilos = Kilos::on(&cluster);
     let said = shell(&cluster, commands(GUIDE, "kubectl get nodes -o")[0]);
     assert!(said.contains("10.4.0.1/16") && !said.contains("<none>"), "{said}");
     both_are_there(&cluster, OVERLAY, || {
@@ -60,6 +61,88 @@ fn nodes_are_moved_one_after_the_other_and_no_packet_is_lost() {
         moved_without_a_lost_packet(&cluster, hosts, &kilos);
         drop(stays);
     });
+    pods_get_our_network(&cluster);
+    the_end(&cluster, &mut kilos);
+}
+
+/// A pod of a DaemonSet hangs on Kilo's bridge, and then on ours.
+fn pods_get_our_network(cluster: &Cluster) {
+    let host = |node: &str| cluster.lab().host(node).unwrap();
+    for node in NODES {
+        let prefix = kubectl(cluster, &["get", "node", node, "-o=jsonpath={.spec.podCIDR}"]);
+        give_kilos_list(host(node), &prefix);
+    }
+    kubectl(cluster, &["wait", "node", "--all", "--for=condition=Ready", LONG]);
+    cluster.api().apply(&idle("pod").to_string()).unwrap();
+    let ready = ["wait", "pod", "--selector=app=pod", "--for=condition=Ready", LONG];
+    within(SOON, "there are pods", || {
+        NODES.iter().all(|node| named(cluster, "default", "app=pod", node).is_some())
+    });
+    kubectl(cluster, &ready);
+    let links = |node: &str| ok(host(node), "ip -o link");
+    let reached = |node: &str, when: &str| {
+        let to = Pod::of(cluster, node, "pod").addresses[0];
+        for from in NODES {
+            within(SOON, &format!("{when}: {from} reaches the pod of {node}"), || {
+                run(host(from), &format!("ping -c 1 -W 1 {to}")).status.success()
+            });
+        }
+    };
+    for node in NODES {
+        within(SOON, "ours has made way for Kilo's list", || !links(node).contains("wl-pods0"));
+        assert!(links(node).contains("kube-bridge"), "{}", links(node));
+        reached(node, "by Kilo's list");
+    }
+    let node = "ams-2";
+    let old = named(cluster, "default", "app=pod", node).unwrap();
+    shell(cluster, script(section(GUIDE, "## Pods")));
+    within(SOON, "there is another pod", || {
+        named(cluster, "default", "app=pod", node).is_some_and(|new| new != old)
+    });
+    kubectl(cluster, &ready);
+    assert!(links(node).contains("wl-pods0"), "{}", links(node));
+    assert!(!links(node).contains("kube-bridge"), "{}", links(node));
+    reached(node, "by our list");
+    reached("waw-1", "by Kilo's list yet");
+}
+
+/// Kilo goes for good, and ours comes as it does without Kilo, at another port for HTTP.
+fn the_end(cluster: &Cluster, kilos: &mut Kilos<'_>) {
+    let agents = || NODES.map(|node| pod(cluster, "wireloom", node));
+    let before = agents();
+    shell(cluster, "kubectl -n kube-system delete daemonset kilo");
+    let listens = |port: u16| {
+        move |node: &&str| {
+            let host = cluster.lab().host(node).unwrap();
+            run(host, &format!("curl -s -f http://127.0.0.1:{port}/readyz")).status.success()
+        }
+    };
+    assert!(NODES.iter().all(listens(1108)));
+    kilos.ports.clear();
+    let shown = GUIDE.split("```yaml\nsortOptions").nth(1).unwrap();
+    let shown = shown.split("```").next().unwrap();
+    let text = format!("sortOptions{shown}").replace("overlays/k3s", "overlays/kubeadm");
+    // As at the beginning: the kernel below this test may have no WireGuard.
+    let device = json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": { "name": "wireloom", "namespace": "kube-system" },
+        "spec": { "template": { "spec": { "containers": [
+            { "name": "wireloom", "env": [{ "name": "WIRELOOM_DEVICE", "value": "uapi" }] },
+        ] } } },
+    });
+    let text = format!("{text}patches:\n- patch: '{device}'\n");
+    let folder = kustomization(env!("CARGO_TARGET_TMPDIR"), &text);
+    kubectl(cluster, &["apply", "-k", folder.path().to_str().unwrap()]);
+    rolled_out(cluster, "wireloom");
+    assert!(before.iter().zip(agents()).all(|(before, now)| now.is_some() && *before != now));
+    within(SOON, "they answer where they are told to", || NODES.iter().all(listens(1107)));
+}
+
+/// The commands of a part of the guide, all of them in their order.
+fn script(part: &'static str) -> &'static str {
+    let (_, rest) = part.split_once("```sh\n").unwrap();
+    rest.split_once("```").unwrap().0
 }
 
 fn moved_without_a_lost_packet(cluster: &Cluster, hosts: [&Host; 2], kilos: &Kilos<'_>) {
@@ -98,8 +181,10 @@ fn moved_without_a_lost_packet(cluster: &Cluster, hosts: [&Host; 2], kilos: &Kil
 /// Two leaders, each with what its agent of Kilo has made.
 struct Kilos<'a> {
     cluster: &'a Cluster,
-    /// The nodes' WireGuard, and their ports for HTTP.
-    _devices: Vec<(Child, TcpListener)>,
+    /// The nodes' WireGuard.
+    _devices: Vec<Child>,
+    /// The ports of their agents for HTTP.
+    ports: Vec<TcpListener>,
     /// The nodes whose agent of Kilo goes on.
     alive: Mutex<Vec<&'static str>>,
 }
@@ -152,11 +237,11 @@ impl<'a> Kilos<'a> {
             let port = host.run(|| TcpListener::bind("[::]:1107")).unwrap().unwrap();
             (device, port)
         });
-        let devices = devices.collect();
+        let (devices, ports) = devices.unzip();
         cluster.api().apply(&kilo().to_string()).unwrap();
         let rollout = ["rollout", "status", "daemonset/kilo", "--namespace=kube-system", LONG];
         kubectl(cluster, &rollout);
-        Self { cluster, _devices: devices, alive: Mutex::new(NODES.to_vec()) }
+        Self { cluster, _devices: devices, ports, alive: Mutex::new(NODES.to_vec()) }
     }
 
     /// Says that Kilo's agents are there, oftener than they do, until it is told to end.
@@ -319,10 +404,26 @@ fn cluster() -> Cluster {
 fn kilo_was_on(host: &Host, keys: &Keys) {
     host.write("/var/lib/kilo/key", &keys.private).unwrap();
     ok(host, "chmod 600 /var/lib/kilo/key");
-    host.write("/etc/cni/net.d/10-kilo.conflist", r#"{"cniVersion":"0.4.0","name":"kilo","plugins":[{"type":"bridge","bridge":"kube-bridge","isDefaultGateway":true,"ipam":{"type":"host-local","ranges":[[{"subnet":"10.42.0.0/24"}]]}}]}"#).unwrap();
+    give_kilos_list(host, "10.42.0.0/24");
     ok(host, "ip tuntap add kilo0 mode tun");
     ok(host, "ip link set kilo0 up");
     ok(host, "ip rule add to 10.10.0.0/24 table 1107");
+}
+
+/// Gives pods their network as Kilo's manifests do.
+fn give_kilos_list(host: &Host, prefix: &str) {
+    let list = json!({
+        "cniVersion": "0.4.0",
+        "name": "kilo",
+        "plugins": [{
+            "type": "bridge",
+            "bridge": "kube-bridge",
+            "isDefaultGateway": true,
+            "forceAddress": true,
+            "ipam": { "type": "host-local", "ranges": [[{ "subnet": prefix }]] },
+        }],
+    });
+    host.write("/etc/cni/net.d/10-kilo.conflist", list.to_string()).unwrap();
 }
 
 /// A DaemonSet in the place of Kilo's.
@@ -356,10 +457,14 @@ fn is_seen(cluster: &Cluster, set: &str) -> bool {
 
 /// The pod of a DaemonSet on a node, by its unique identifier.
 fn pod(cluster: &Cluster, set: &str, node: &str) -> Option<String> {
-    let selector = format!("--selector=app.kubernetes.io/name={set}");
+    named(cluster, "kube-system", &format!("app.kubernetes.io/name={set}"), node)
+}
+
+/// The pod with this label on a node, by its unique identifier.
+fn named(cluster: &Cluster, namespace: &str, label: &str, node: &str) -> Option<String> {
+    let (namespace, selector) = (format!("--namespace={namespace}"), format!("--selector={label}"));
     let on = format!("--field-selector=spec.nodeName={node}");
-    let list =
-        kubectl(cluster, &["get", "pods", "--namespace=kube-system", &selector, &on, "-o=json"]);
+    let list = kubectl(cluster, &["get", "pods", &namespace, &selector, &on, "-o=json"]);
     let list: Value = serde_json::from_str(&list).unwrap();
     list["items"][0]["metadata"]["uid"].as_str().map(str::to_owned)
 }
