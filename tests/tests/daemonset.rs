@@ -245,6 +245,9 @@ impl Mesh {
         for (node, (now, before)) in NODES.iter().zip(self.found().iter().zip(before)) {
             assert_eq!(now.0, before.0, "{node}");
             now.1.assert_same(&before.1);
+            let files = ok(self.host(node), "ls -A /run/wireloom");
+            let of_agents = files.lines().filter(|name| name.starts_with("wl0."));
+            assert_eq!(of_agents.collect::<Vec<_>>(), [""; 0], "{node}");
         }
     }
 

@@ -75,12 +75,12 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
     // Agents have until their rights go, which is a moment; the busiest may miss it. deploy/README.md says so, and what
     // gives them all the time that they need, which the scenario of the DaemonSet does.
     let ours = ["kilo.squat.ai/", "wireloom.dev/"];
-    let is_silent = |node: &&&str| {
-        let said = "--output=jsonpath={.metadata.annotations}";
-        let said = kubectl(&cluster, &["get", "node", node, said]);
-        !ours.iter().any(|prefix| said.contains(prefix))
+    let says_something = |node: &str| {
+        let annotations = "--output=jsonpath={.metadata.annotations}";
+        let said = kubectl(&cluster, &["get", "node", node, annotations]);
+        ours.iter().any(|prefix| said.contains(prefix))
     };
-    let silent = NODES.iter().filter(is_silent).count();
+    let silent = NODES.into_iter().filter(|node| !says_something(node)).count();
     println!("what {silent} of {} Nodes said is taken back", NODES.len());
     assert!(silent > 0, "no agent has taken back what it said");
 }

@@ -24,6 +24,10 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 /// The test targets with tests that do little but wait for minutes, and are marked `ignore` for it.
 const WAITING: [&str; 4] = ["registry", "interop", "kubernetes", "restart"];
 
+/// The benches but for `instructions`, which is a step of its own. By their names, because a package alone would be built
+/// anew with features of its own.
+const BENCHES: [&str; 4] = ["kernel", "hot_path", "plan", "tunnel"];
+
 /// One check: its name, whether `--quick` runs it too, and what it does.
 struct Step {
     name: &'static str,
@@ -159,7 +163,8 @@ fn tests(session: &mut Session) -> Result<()> {
 /// Outside `cargo bench`, criterion runs each bench once: enough to see that it still works, in the build that the
 /// tests have made already.
 fn benches(session: &mut Session) -> Result<()> {
-    let mut bench = cargo(["test", "--locked", "--package", "wireloom-benches", "--benches"]);
+    let mut bench = cargo(["test", "--workspace", "--locked"]);
+    bench.args(BENCHES.iter().flat_map(|bench| ["--bench", bench]));
     shell::tee(&mut bench, |line| session.tests.add(line))
 }
 
@@ -290,6 +295,15 @@ mod unit {
             }
         }
         assert_eq!(found, WAITING.map(str::to_owned).into());
+    }
+
+    #[test]
+    fn every_bench_is_run() {
+        let entries = fs::read_dir(shell::root().join("benches/benches")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().path());
+        let names = names.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
+        let run = BENCHES.into_iter().chain(["instructions"]).map(str::to_owned);
+        assert_eq!(names.collect::<BTreeSet<_>>(), run.collect());
     }
 
     #[test]
