@@ -7,6 +7,8 @@ use wireloom_kernel::Way;
 use wireloom_model::{Problem, ProblemKind, PublicKey, Subject};
 use wireloom_topology::{Plan, TunnelPeer, TunnelPeerName, Underlay};
 
+use crate::status::Places;
+
 /// The MTU of an Ethernet (RFC 894).
 const ETHERNET_MTU: u32 = 1500;
 
@@ -36,6 +38,8 @@ pub(crate) struct Paths<'a> {
     pub(crate) mesh_mtu: Option<u32>,
     /// Where each peer is.
     pub(crate) endpoints: &'a BTreeMap<PublicKey, SocketAddr>,
+    /// Where each may be dialled at any moment.
+    pub(crate) places: &'a BTreeMap<PublicKey, Places>,
     /// The largest packets inside the tunnel that were seen to arrive, where larger ones did not.
     pub(crate) found: &'a BTreeMap<PublicKey, u32>,
     /// The bits that mark the tunnel's own packets.
@@ -80,11 +84,16 @@ impl Paths<'_> {
             tunnel_mtu,
             internal_mtu: internal.unwrap_or(ETHERNET_MTU),
             narrow: narrow.collect(),
-            endpoints: self.endpoints.values().map(SocketAddr::ip).collect(),
+            endpoints: self.ends().map(|end| end.ip()).collect(),
             mark: self.mark,
             metric: self.metric,
         };
         (underlay, problems)
+    }
+
+    /// All places that packets of the tunnel are sent to or may be.
+    fn ends(&self) -> impl Iterator<Item = SocketAddr> {
+        self.endpoints.values().copied().chain(self.places.values().flat_map(Places::all))
     }
 
     fn path<'p, 'w>(

@@ -337,6 +337,7 @@ impl Reconciler {
         let paths = Paths {
             mesh_mtu: self.mesh_mtu,
             endpoints: &self.endpoints,
+            places: &self.places,
             found: &self.prober.found(),
             mark: self.mark,
             metric: self.metric,

@@ -48,7 +48,9 @@ fn derived(
         ways.insert(address, way);
     }
     let found = found.iter().map(|(node, mtu)| (key(*node), *mtu)).collect();
-    let paths = Paths { mesh_mtu, endpoints: &endpoints, found: &found, mark: 0x20, metric: 0 };
+    let places = BTreeMap::new();
+    let (endpoints, places, found) = (&endpoints, &places, &found);
+    let paths = Paths { mesh_mtu, endpoints, places, found, mark: 0x20, metric: 0 };
     let (underlay, problems) = paths.underlay(&plan(), |address| ways.get(&address));
     (underlay, problems.iter().map(ToString::to_string).collect())
 }
@@ -120,4 +122,20 @@ fn ends_of_any_link_make_a_device_that_can_be() {
     let (underlay, problems) = derived(None, [Some((V4[0], way(1000, 1000))), None], &[]);
     assert_eq!((underlay.tunnel_mtu, narrow(&underlay)), (1280, vec![(2, 928)]));
     assert_eq!(problems.len(), 1);
+}
+
+/// Before the first packet goes there: it would take the tunnel's own route.
+#[test]
+fn every_place_where_a_peer_may_be_dialled_is_an_end() {
+    let [in_use, planned, other] =
+        ["198.51.100.7:40000", "192.168.1.3:51820", "[2001:db8::3]:51820"]
+            .map(|place| place.parse::<SocketAddr>().unwrap());
+    let endpoints = BTreeMap::from([(key(2), in_use)]);
+    let of_peer = Places { planned: Some(planned), alternatives: vec![other] };
+    let places = BTreeMap::from([(key(2), of_peer)]);
+    let found = BTreeMap::new();
+    let (endpoints, places, found) = (&endpoints, &places, &found);
+    let paths = Paths { mesh_mtu: None, endpoints, places, found, mark: 0x20, metric: 0 };
+    let (underlay, _) = paths.underlay(&plan(), |_| None);
+    assert_eq!(underlay.endpoints, [in_use, planned, other].map(|end| end.ip()).into());
 }
