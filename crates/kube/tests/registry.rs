@@ -6,7 +6,7 @@ mod rig;
 
 use std::time::Duration;
 
-use rig::{Rig, eventually, key, mesh, names, next, node, peer};
+use rig::{Rig, eventually, key, mesh, names, next, node, peer, rights};
 use serde_json::{Value, json};
 use wireloom_kube::KubeConfig;
 use wireloom_model::{Held, Mesh, NodeName, Snapshot};
@@ -298,47 +298,6 @@ async fn a_node_that_the_cluster_does_not_have_is_told_so_and_not_made() {
     let own: NodeName = "stranger".parse().unwrap();
     assert_eq!(known.nodes.iter().find(|node| node.name == own).unwrap().key, key(1));
     assert_eq!(known.problems, []);
-}
-
-/// The rights that docs/annotations.md lists.
-fn rights() -> String {
-    let rule = |group: &str, resource: &str, verbs: &[&str]| json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs });
-    let rules = [
-        rule("", "nodes", &["get", "list", "watch", "patch"]),
-        rule("kilo.squat.ai", "peers", &["list", "watch"]),
-        rule("coordination.k8s.io", "leases", &["create", "delete", "patch", "list", "watch"]),
-        rule("apps", "daemonsets", &["get", "list", "watch"]),
-    ];
-    let of_events = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "Role",
-        "metadata": { "name": "agent", "namespace": "default" },
-        "rules": [rule("events.k8s.io", "events", &["create", "patch"])],
-    });
-    let role = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": { "name": "agent" },
-        "rules": rules,
-    });
-    let account = json!({
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": { "name": "agent", "namespace": "kube-system" },
-    });
-    let binding = |kind: &str, metadata: Value| {
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": format!("{kind}Binding"),
-            "metadata": metadata,
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "agent" },
-            "subjects": [{ "kind": "ServiceAccount", "name": "agent", "namespace": "kube-system" }],
-        })
-    };
-    let of_cluster = binding("ClusterRole", json!({ "name": "agent" }));
-    let of_default = binding("Role", json!({ "name": "agent", "namespace": "default" }));
-    let items = [role, of_events, account, of_cluster, of_default];
-    json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

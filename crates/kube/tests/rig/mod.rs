@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a helper that fails, fails its test")]
 
+mod rights;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use wireloom_model::{
     Encapsulation, Filter, GatewayCount, Mesh, Overlay, PrivateKey, PublicKey, Snapshot,
 };
 use wireloom_registry::{Registry as _, Update};
+
+pub(crate) use rights::rights;
 
 /// How long anything may take that is expected to happen, on a machine with much else to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
