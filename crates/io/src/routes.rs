@@ -20,6 +20,11 @@ use crate::signal::{Signal, Wake};
 const GROUPS: u32 = 0x1 | 0x40 | 0x80 | 0x400 | (1 << 18);
 /// How long changes are gathered before they are told again: a host with many of them shall not do nothing else.
 const GATHER: Duration = Duration::from_millis(200);
+/// How soon after a change it is told once more, then after twice as long, and so on. What a peer sent to the old address
+/// meanwhile, such as a handshake that it repeats (`REKEY_TIMEOUT`, WireGuard paper, section 6.1), has brought that back.
+const AGAIN: Duration = Duration::from_millis(500);
+/// The longest time between two of those.
+const LONGEST: Duration = Duration::from_secs(32);
 /// How long the kernel may take for an answer. It answers before the question's call returns.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -44,11 +49,14 @@ pub(crate) struct KernelRoutes {
     questions: OwnedFd,
     asked: u32,
     has_told: bool,
+    /// After how long the last change is told once more.
+    again: Option<Duration>,
 }
 
 impl KernelRoutes {
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(Self { changes: netlink(GROUPS)?, questions: netlink(0)?, asked: 0, has_told: false })
+        let (changes, questions) = (netlink(GROUPS)?, netlink(0)?);
+        Ok(Self { changes, questions, asked: 0, has_told: false, again: None })
     }
 
     /// Takes all changes that are there, and says whether there were any.
@@ -74,11 +82,18 @@ impl RouteWatch for KernelRoutes {
             return Ok(Wake::Stopped);
         }
         loop {
-            if stop.or_readable(&self.changes, None)? == Wake::Stopped {
-                return Ok(Wake::Stopped);
+            match stop.or_readable(&self.changes, self.again)? {
+                Wake::Stopped => return Ok(Wake::Stopped),
+                Wake::TimedOut => {
+                    self.again =
+                        self.again.map(|after| after * 2).filter(|after| *after <= LONGEST);
+                    return Ok(Wake::Ready);
+                }
+                Wake::Ready => {}
             }
             if self.take_changes()? {
                 self.has_told = true;
+                self.again = Some(AGAIN);
                 return Ok(Wake::Ready);
             }
         }
@@ -205,6 +220,11 @@ mod tests {
                 ip(&format!("{family} rule add fwmark 7 unreachable"));
                 assert_eq!(routes.interface(remote, source, 7), None, "the mark counts");
             }
+            // It is told once more by itself.
+            let told = std::time::Instant::now();
+            assert_eq!(routes.wait(&stop).unwrap(), Wake::Ready);
+            assert_eq!(routes.wait(&stop).unwrap(), Wake::Ready);
+            assert!(told.elapsed() < AGAIN * 8);
             stop.raise();
             while routes.wait(&stop).unwrap() != Wake::Stopped {}
         });

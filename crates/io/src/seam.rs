@@ -126,7 +126,8 @@ pub trait UdpBind: Send + Sync {
 
 /// The routes by which datagrams leave.
 pub trait RouteWatch: Send {
-    /// Waits until routes may have changed since this was called last.
+    /// Waits until routes may have changed since this was called last, or what came meanwhile may have to be looked at by
+    /// the last change again.
     ///
     /// # Errors
     ///
