@@ -96,8 +96,8 @@ impl Listen {
     }
 
     /// Answers for the health of an agent that stands by, at those places where the one before it does not; never
-    /// ends, and lets go of the places when it is dropped. Whoever replaces one by the other asks the new one where that is told to listen, and goes on only
-    /// once it is well.
+    /// ends, and lets go of the places when it is dropped. Whoever replaces one by the other asks the new one where that is
+    /// told to listen, and goes on only once it is well.
     pub async fn stand_by(&self) -> Infallible {
         let mut servers = JoinSet::new();
         for place in &self.0 {

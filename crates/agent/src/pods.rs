@@ -269,7 +269,7 @@ impl Pods {
             Err(error) => problems.push(failure(error)),
         }
         let overruled = self.file.overruled_by();
-        if let Err(error) = self.bring_bridge(&conflist, matches!(overruled, Ok(None))) {
+        if let Err(error) = self.bring_bridge(&conflist, matches!(overruled, Ok(Some(_)))) {
             problems.push(failure(format!("the pods' bridge {BRIDGE}: {error}")));
         }
         match overruled {
@@ -287,8 +287,8 @@ impl Pods {
 
     /// Has the bridge as pods need it that hang on it or will. While others give pods their network it would be a second way
     /// to the same addresses, and whichever came first is the one that is taken.
-    fn bring_bridge(&self, conflist: &Conflist, is_for_pods: bool) -> io::Result<()> {
-        if !is_for_pods && !self.bridge.is_used()? {
+    fn bring_bridge(&self, conflist: &Conflist, is_overruled: bool) -> io::Result<()> {
+        if is_overruled && !self.bridge.is_used()? {
             return self.bridge.remove().map(drop);
         }
         let gateways: BTreeSet<_> = conflist.subnets().filter_map(gateway).collect();
