@@ -4,8 +4,8 @@
 //! the tunnel), and of two that overlap the older stands. What is dropped here is dropped from every route and every
 //! allowed IP on every node, so both ends of each tunnel agree.
 //!
-//! An endpoint that is not public stands in the way of less: not of a network behind its own location, and not of the
-//! internal address that it is if no other location dials it there.
+//! An endpoint that is not public stands in the way of less: not of a network behind its own location, not of the
+//! internal address that it is if no other location dials it there, and not of [older pods](crate::endpoints).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -128,15 +128,7 @@ fn gather(
         } else if let Some(endpoint) = endpoints.against(&claim) {
             // An internal address that others dial is reached without the mesh: nothing is wrong.
             if claim.kind != Kind::Internal {
-                problems.push(Problem::error(
-                    subject(&claim, members, outsiders),
-                    ProblemKind::EndpointInsideMesh,
-                    format!(
-                        "its {} {} holds the tunnel endpoint {endpoint} and is left out; name prefixes without it",
-                        describe(claim.kind),
-                        claim.prefix
-                    ),
-                ));
+                refuse(&claim, endpoint, members, outsiders, problems);
             }
         } else {
             claims.push(claim);
@@ -158,6 +150,42 @@ fn gather(
         }
     }
     claims
+}
+
+/// Tells the claimant of a prefix that holds an endpoint, and whose endpoint that is if the world can't dial it: that one
+/// may well be the mistake.
+fn refuse(
+    claim: &Claim,
+    endpoint: IpAddr,
+    members: &[Member<'_>],
+    outsiders: &[Outsider<'_>],
+    problems: &mut Vec<Problem>,
+) {
+    let (claimant, kind) = (subject(claim, members, outsiders), describe(claim.kind));
+    let is_this = |one: Option<&Endpoint>| one.and_then(Endpoint::address) == Some(endpoint);
+    let nodes = members.iter().filter(|member| is_this(member.endpoint));
+    let peers = outsiders.iter().filter(|outsider| is_this(outsider.endpoint));
+    let owners = nodes
+        .map(|member| Subject::Node(member.node.name.clone()))
+        .chain(peers.map(|outsider| Subject::Peer(outsider.peer.name.clone())));
+    for owner in owners.filter(|owner| !is_public(endpoint) && *owner != claimant) {
+        problems.push(Problem::warning(
+            owner,
+            ProblemKind::EndpointInsideMesh,
+            format!(
+                "its endpoint {endpoint} lies in {claimant}'s {kind} {}, which is left out for it; see which of the two is meant",
+                claim.prefix
+            ),
+        ));
+    }
+    problems.push(Problem::error(
+        claimant,
+        ProblemKind::EndpointInsideMesh,
+        format!(
+            "its {kind} {} holds the tunnel endpoint {endpoint} and is left out; name prefixes without it",
+            claim.prefix
+        ),
+    ));
 }
 
 /// The prefixes without repetition; the lists are short.

@@ -17,6 +17,7 @@ mod claims;
 mod conf;
 mod elsewhere;
 mod encapsulation;
+mod endpoints;
 mod gateways;
 pub mod graph;
 mod homes;

@@ -15,6 +15,7 @@ use wireloom_model::{
     Snapshot, Subject,
 };
 
+use crate::endpoints::Ground;
 use crate::segment::Segment;
 use crate::witnesses;
 
@@ -112,6 +113,7 @@ pub(crate) fn resolve(snapshot: &Snapshot) -> Resolved<'_> {
     let mut problems = snapshot.problems.clone();
     let (nodes, peers) = (snapshot.nodes.iter().collect(), snapshot.peers.iter().collect());
     let Unique { nodes, peers, refused } = unique(nodes, peers, &mut problems);
+    let ground = Ground::of(&snapshot.mesh, &nodes, &peers);
 
     let mut members: Vec<Member<'_>> = nodes
         .into_iter()
@@ -119,12 +121,7 @@ pub(crate) fn resolve(snapshot: &Snapshot) -> Resolved<'_> {
             node,
             segment: 0,
             works: node.healthy,
-            endpoint: endpoint_outside(
-                snapshot,
-                node.endpoint.as_ref(),
-                || Subject::Node(node.name.clone()),
-                &mut problems,
-            ),
+            endpoint: ground.of_node(node, &mut problems),
             internal: internal_addresses(snapshot, node, &mut problems),
             carried: Vec::new(),
             pods: Vec::new(),
@@ -134,12 +131,7 @@ pub(crate) fn resolve(snapshot: &Snapshot) -> Resolved<'_> {
         .into_iter()
         .map(|peer| Outsider {
             peer,
-            endpoint: endpoint_outside(
-                snapshot,
-                peer.endpoint.as_ref(),
-                || Subject::Peer(peer.name.clone()),
-                &mut problems,
-            ),
+            endpoint: ground.of_peer(peer, &mut problems),
             prefixes: Vec::new(),
         })
         .collect();
@@ -254,25 +246,6 @@ fn unique_keys(
             nodes.remove(at);
         }
     }
-}
-
-/// The endpoint, unless it lies in the overlay itself, where no packet of a tunnel may go.
-fn endpoint_outside<'a>(
-    snapshot: &Snapshot,
-    endpoint: Option<&'a Endpoint>,
-    subject: impl Fn() -> Subject,
-    problems: &mut Vec<Problem>,
-) -> Option<&'a Endpoint> {
-    let endpoint = endpoint?;
-    if endpoint.address().is_some_and(|address| snapshot.mesh.overlay.contains(address)) {
-        problems.push(Problem::error(
-            subject(),
-            ProblemKind::EndpointInsideMesh,
-            format!("its endpoint {endpoint} is an overlay address and is left out; name one that is reached without the mesh"),
-        ));
-        return None;
-    }
-    Some(endpoint)
 }
 
 /// The internal addresses that lie outside the overlay.

@@ -99,7 +99,40 @@ fn a_network_behind_a_location_may_hold_its_own_private_endpoints_and_no_others(
     assert_eq!(problems(&snapshot, ProblemKind::EndpointInsideMesh), []);
     node(&mut snapshot, "waw-1").endpoint = Some("10.40.0.77:51820".parse().unwrap());
     assert!(!everywhere(&snapshot).contains(&lan));
-    assert_eq!(subjects(&problems(&snapshot, ProblemKind::EndpointInsideMesh)), ["node ire-1"]);
+    // Either may be the mistake.
+    let found = problems(&snapshot, ProblemKind::EndpointInsideMesh);
+    assert_eq!(subjects(&found), ["node ire-1", "node waw-1"]);
+}
+
+#[test]
+fn an_endpoint_among_pods_takes_none_away_unless_it_is_older() {
+    let pods: Cidr = "10.42.5.0/24".parse().unwrap();
+    let endpoint: Endpoint = "10.42.5.7:51820".parse().unwrap();
+    let blamed = |snapshot: &Snapshot| {
+        let found = problems(snapshot, ProblemKind::EndpointInsideMesh);
+        (everywhere(snapshot).contains(&pods), subjects(&found))
+    };
+    let one = |name: &str| (true, vec![name.to_owned()]);
+
+    let mut of_peer = demo();
+    of_peer.peers[0].endpoint = Some(endpoint.clone());
+    assert_eq!(blamed(&of_peer), one("peer laptop"));
+    let plan = plan_of(&of_peer, "waw-1");
+    let is_peer = |name: &TunnelPeerName| matches!(name, TunnelPeerName::Peer(_));
+    assert_eq!(plan.tunnel_peers.iter().find(|p| is_peer(&p.name)).unwrap().endpoint, None);
+
+    let mut of_another = demo();
+    node(&mut of_another, "waw-1").endpoint = Some(endpoint.clone());
+    node(&mut of_another, "waw-1").since = 1;
+    assert_eq!(blamed(&of_another), one("node waw-1"));
+    node(&mut of_another, "lon-1").since = 2;
+    let both = ["node lon-1", "node waw-1"].map(str::to_owned).to_vec();
+    assert_eq!(blamed(&of_another), (false, both));
+
+    // As an address of the bridge of its pods is when it is taken for the machine's.
+    let mut of_itself = demo();
+    node(&mut of_itself, "lon-1").endpoint = Some(endpoint);
+    assert_eq!(blamed(&of_itself), one("node lon-1"));
 }
 
 #[test]

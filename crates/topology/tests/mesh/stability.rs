@@ -65,7 +65,11 @@ proptest! {
     }
 
     #[test]
-    fn a_newcomer_moves_nobody(snapshot in mesh(Kind::Clean, 14), newcomer in newcomer()) {
+    fn a_newcomer_moves_nobody(
+        snapshot in mesh(Kind::Clean, 14),
+        newcomer in newcomer(),
+        among_pods_of in proptest::option::of(1u8..15),
+    ) {
         let before = settled(snapshot);
         // A node of weight 0 is a gateway only while it is alone, so whoever joins it takes the role.
         prop_assume!(before.nodes.iter().all(|n| n.gateway.weight > 0 || !n.held.gateway));
@@ -73,6 +77,9 @@ proptest! {
         prop_assume!(old.iter().all(|(name, plan)| reaches(&before, name, &plan.home)));
         let mut after = before.clone();
         after.nodes.push(newcomer);
+        if let (Some(newcomer), Some(number)) = (after.nodes.last_mut(), among_pods_of) {
+            newcomer.endpoint = Some(format!("10.42.{number}.7:51820").parse().unwrap());
+        }
         let new = plans(&after);
         for (name, plan) in &old {
             let then = &new[name];
