@@ -16,6 +16,8 @@ use wireloom_model::kernel::LinkKind;
 use wireloom_model::{InterfaceName, PrivateKey, PublicKey};
 use wireloom_tunnel::uapi::{self, DeviceStatus, PathStatus, SetDevice};
 
+use crate::handshakes::Handshakes;
+
 /// A WireGuard device that is up. Calls block for microseconds in this process and for one exchange over a socket.
 pub trait TunnelDevice: Send + Sync {
     /// Changes what the request names and leaves everything else alone, sessions above all.
@@ -162,12 +164,14 @@ pub struct UapiDevice {
     key: PublicKey,
     /// The mark that it is given. Without one (0), nothing tells somebody else's device from ours.
     mark: u32,
+    handshakes: Handshakes,
 }
 
 impl UapiDevice {
     /// The device of this name behind the socket at this path. Nothing is opened yet.
     pub fn new(socket: &Path, interface: InterfaceName, key: PublicKey, mark: u32) -> Self {
-        Self { client: UapiClient::new(socket), interface, key, mark }
+        let handshakes = Handshakes::default();
+        Self { client: UapiClient::new(socket), interface, key, mark, handshakes }
     }
 }
 
@@ -177,7 +181,8 @@ impl TunnelDevice for UapiDevice {
     }
 
     fn status(&self) -> Result<DeviceStatus, DeviceError> {
-        let status = self.client.status()?;
+        let mut status = self.client.status()?;
+        self.handshakes.put_right(&mut status);
         let key = status.private_key.as_ref().map(PrivateKey::public_key);
         match key.filter(|key| *key != self.key) {
             Some(key) if status.fwmark != self.mark && !status.peers.is_empty() => {
@@ -200,6 +205,7 @@ struct KernelDevice {
     interface: InterfaceName,
     /// This machine's key.
     key: PublicKey,
+    handshakes: Handshakes,
 }
 
 impl TunnelDevice for KernelDevice {
@@ -208,7 +214,8 @@ impl TunnelDevice for KernelDevice {
     }
 
     fn status(&self) -> Result<DeviceStatus, DeviceError> {
-        let status = self.device.status()?;
+        let mut status = self.device.status()?;
+        self.handshakes.put_right(&mut status);
         let key = status.private_key.as_ref().map(PrivateKey::public_key);
         match key.filter(|key| *key != self.key) {
             Some(key) if self.device.is_anothers()? => {
@@ -259,6 +266,6 @@ impl OpenDevice for KernelOpener {
     ) -> Result<Arc<dyn TunnelDevice>, DeviceError> {
         let Self { interface, key } = self.clone();
         let device = WireguardDevice::open(interface.clone())?;
-        Ok(Arc::new(KernelDevice { device, interface, key }))
+        Ok(Arc::new(KernelDevice { device, interface, key, handshakes: Handshakes::default() }))
     }
 }

@@ -21,6 +21,7 @@ mod echo;
 mod forwarder;
 pub mod graph;
 pub mod handover;
+mod handshakes;
 mod heard;
 pub mod http;
 mod memory;
