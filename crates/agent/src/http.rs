@@ -258,10 +258,16 @@ fn failed(error: &dyn std::error::Error) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
 
     use super::*;
+
+    async fn soon<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(30), what).await.expect("it takes a moment")
+    }
 
     #[test]
     fn places_to_listen_are_read_as_kilo_writes_them() {
@@ -312,7 +318,7 @@ mod tests {
             }
         };
         let answer = tokio::select! {
-            answer = ask => answer,
+            answer = soon(ask) => answer,
             never = listen.stand_by() => match never {},
         };
         assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("stands by"), "{answer}");
@@ -325,7 +331,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        assert_eq!(bound.await.len(), 2);
+        assert_eq!(soon(bound).await.len(), 2);
     }
 
     #[tokio::test]
