@@ -72,3 +72,13 @@ pub fn section(document: &'static str, heading: &str) -> &'static str {
         .unwrap_or_else(|| panic!("the document has no heading {heading}"));
     rest.split_once("\n#").map_or(rest, |(part, _)| part)
 }
+
+/// The commands of a part of a document, all of its first block of them.
+///
+/// # Panics
+///
+/// If it has none.
+pub fn script(part: &'static str) -> &'static str {
+    let block = part.split_once("```sh\n").and_then(|(_, rest)| rest.split_once("```"));
+    block.map(|(script, _)| script).unwrap_or_else(|| panic!("no commands are in: {part}"))
+}

@@ -16,7 +16,7 @@ use wireloom_cluster::{Cluster, TOOLS};
 use wireloom_image::recipe;
 use wireloom_lab::{Child, Host, Lab, Layout, Region};
 use wireloom_testkit::{need, wireloom_binary};
-use wireloom_tests::admin::{commands, kustomization, section, shell};
+use wireloom_tests::admin::{commands, kustomization, script, section, shell};
 use wireloom_tests::cluster::{LONG, kubectl, rolled_out};
 use wireloom_tests::pod::{Pod, idle};
 use wireloom_tests::{Keys, echoes, eventually, ok, run, wireloom, within};
@@ -63,6 +63,7 @@ fn nodes_are_moved_one_after_the_other_and_no_packet_is_lost() {
     });
     pods_get_our_network(&cluster);
     the_end(&cluster, &mut kilos);
+    a_device_of_our_own(&cluster);
 }
 
 /// A pod of a DaemonSet hangs on Kilo's bridge, and then on ours.
@@ -80,14 +81,7 @@ fn pods_get_our_network(cluster: &Cluster) {
     });
     kubectl(cluster, &ready);
     let links = |node: &str| ok(host(node), "ip -o link");
-    let reached = |node: &str, when: &str| {
-        let to = Pod::of(cluster, node, "pod").addresses[0];
-        for from in NODES {
-            within(SOON, &format!("{when}: {from} reaches the pod of {node}"), || {
-                run(host(from), &format!("ping -c 1 -W 1 {to}")).status.success()
-            });
-        }
-    };
+    let reached = |node: &str, when: &str| reached(cluster, node, when);
     for node in NODES {
         within(SOON, "ours has made way for Kilo's list", || !links(node).contains("wl-pods0"));
         assert!(links(node).contains("kube-bridge"), "{}", links(node));
@@ -104,6 +98,17 @@ fn pods_get_our_network(cluster: &Cluster) {
     assert!(!links(node).contains("kube-bridge"), "{}", links(node));
     reached(node, "by our list");
     reached("waw-1", "by Kilo's list yet");
+}
+
+/// The pod on a node answers both of them.
+fn reached(cluster: &Cluster, node: &str, when: &str) {
+    let to = Pod::of(cluster, node, "pod").addresses[0];
+    for from in NODES {
+        let host = cluster.lab().host(from).unwrap();
+        within(SOON, &format!("{when}: {from} reaches the pod of {node}"), || {
+            run(host, &format!("ping -c 1 -W 1 {to}")).status.success()
+        });
+    }
 }
 
 /// Kilo goes for good, and ours comes as it does without Kilo, at another port for HTTP.
@@ -142,10 +147,20 @@ fn the_end(cluster: &Cluster, kilos: &mut Kilos<'_>) {
     within(SOON, "they answer where they are told to", || NODES.iter().all(listens(1107)));
 }
 
-/// The commands of a part of the guide, all of them in their order.
-fn script(part: &'static str) -> &'static str {
-    let (_, rest) = part.split_once("```sh\n").unwrap();
-    rest.split_once("```").unwrap().0
+/// The mesh leaves Kilo's device for one of its own.
+fn a_device_of_our_own(cluster: &Cluster) {
+    let overlay = "sortOptions: {order: fifo}\nresources: [deploy/overlays/kubeadm]\n\
+                   components: [deploy/components/beside-kilo]\n";
+    let folder = kustomization(env!("CARGO_TARGET_TMPDIR"), overlay);
+    let (delete, apply) = script(section(GUIDE, "## The end")).split_once('\n').unwrap();
+    shell(cluster, delete);
+    shell(cluster, &apply.replace("OVERLAY-WITHOUT-ON-KILO0", folder.path().to_str().unwrap()));
+    rolled_out(cluster, "wireloom");
+    for node in NODES {
+        let links = ok(cluster.lab().host(node).unwrap(), "ip -o link");
+        assert!(links.contains("wl0"), "{links}");
+        reached(cluster, node, "by a device of our own");
+    }
 }
 
 fn moved_without_a_lost_packet(cluster: &Cluster, hosts: [&Host; 2], kilos: &Kilos<'_>) {
@@ -386,6 +401,20 @@ fn a_node_is_moved_from_kilo_in_user_space_by_a_label_and_back() {
     within(SOON, "Kilo is on the node again", || pod(&cluster, "kilo", "ams-2").is_some());
     within(SOON, "ours is gone", || !ok(host, "ip -o link").contains("wl0"));
     assert_eq!(ok(host, "cat /var/lib/kilo/key").trim(), keys.private);
+
+    kubectl(&cluster, &["label", "nodes", "--all", "wireloom.dev/moved=true"]);
+    let who = |set: &str| NODES.map(|node| pod(&cluster, set, node).is_some());
+    within(SOON, "all are moved", || (who("kilo"), who("wireloom")) == ([false; 2], [true; 2]));
+    for line in script(GUIDE.split_once("The whole: take").unwrap().1).lines() {
+        shell(&cluster, line);
+    }
+    within(SOON, "all are back", || (who("kilo"), who("wireloom")) == ([true; 2], [false; 2]));
+    let links = |node: &str| ok(cluster.lab().host(node).unwrap(), "ip -o link");
+    within(SOON, "ours is gone everywhere", || {
+        NODES.iter().all(|node| !links(node).contains("wl0"))
+    });
+    // The definition of what is Kilo's stays.
+    kubectl(&cluster, &["get", "peers.kilo.squat.ai"]);
 }
 
 fn cluster() -> Cluster {

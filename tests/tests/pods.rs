@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use wireloom_cluster::{Cluster, TOOLS};
 use wireloom_testkit::{need, promised};
-use wireloom_tests::cluster::{self, DEPLOY, LONG, four_regions, kubectl, rolled_out};
+use wireloom_tests::admin::{script, section, shell};
+use wireloom_tests::cluster::{self, CONTROL, DEPLOY, LONG, four_regions, kubectl, rolled_out};
 use wireloom_tests::pod::{Pod, idle};
 use wireloom_tests::{NetworkState, eventually, ok, run, within};
 
@@ -27,11 +28,13 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
     need!(root);
     need!(cluster);
     need!(device "/dev/net/tun");
-    for program in ["busybox", "containerd", "ldd", "nft", "nsenter", "ping", "runc", "sysctl"] {
+    for program in
+        ["busybox", "containerd", "ldd", "nft", "nsenter", "openssl", "ping", "runc", "sysctl"]
+    {
         need!(program program);
     }
     let mut cluster = cluster::start(four_regions(), Some(Path::new("/usr/lib/cni")));
-    cluster.join(&NODES).unwrap();
+    cluster.join(&[&NODES[..], &[CONTROL]].concat()).unwrap();
     let base = format!("{DEPLOY}/base");
     let before = NODES.map(|node| NetworkState::of(cluster.lab().host(node).unwrap()));
     kubectl(&cluster, &["apply", "-k", &base]);
@@ -47,6 +50,7 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
 
     a_pod_may_stay_off_the_mesh(&cluster, &pods);
     an_address_of_no_prefix_is_reached_while_its_pod_is_there(&cluster, &pods);
+    a_webhook_judges_peers(&cluster);
 
     // A new agent finds what the old one left, and pods do not notice.
     kubectl(&cluster, &["rollout", "restart", "daemonset/wireloom", "--namespace=kube-system"]);
@@ -83,6 +87,38 @@ fn pods_of_four_regions_reach_each_other_and_leave_nothing() {
     let silent = NODES.into_iter().filter(|node| !says_something(node)).count();
     println!("what {silent} of {} Nodes said is taken back", NODES.len());
     assert!(silent > 0, "no agent has taken back what it said");
+}
+
+/// By the commands of deploy/README.md. The API server asks a Service, whose pod is on whichever node has room for it.
+fn a_webhook_judges_peers(cluster: &Cluster) {
+    const README: &str = include_str!("../../deploy/README.md");
+    let component = format!("{DEPLOY}/components/webhook");
+    kubectl(cluster, &["apply", "-k", &component]);
+    let commands = script(section(README, "## A webhook for Peers"));
+    shell(cluster, &format!("mkdir /run/webhook && cd /run/webhook\n{commands}"));
+    let rollout = ["rollout", "status", "deployment/wireloom-webhook", "-n", "kube-system", LONG];
+    kubectl(cluster, &rollout);
+    let peer = |key: &str| {
+        let peer = json!({
+            "apiVersion": "kilo.squat.ai/v1alpha1",
+            "kind": "Peer",
+            "metadata": { "name": "laptop" },
+            "spec": { "allowedIPs": ["10.5.0.1/32"], "publicKey": key },
+        });
+        cluster.api().apply(&peer.to_string()).map_err(|error| error.to_string())
+    };
+    within(
+        Duration::from_secs(60),
+        "the webhook refuses a key that the definition lets pass",
+        || {
+            let all_zero = format!("{}=", "A".repeat(43));
+            // Nobody takes it while the webhook is away, either.
+            peer(&all_zero).unwrap_err().contains("all zero")
+        },
+    );
+    peer("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=").unwrap();
+    kubectl(cluster, &["delete", "peer", "laptop"]);
+    kubectl(cluster, &["delete", "-k", &component, LONG]);
 }
 
 fn every_pair(cluster: &Cluster, pods: &[Pod<'_>]) {

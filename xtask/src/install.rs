@@ -59,6 +59,7 @@ const NEEDS: &[Need] = &[
     need("ldd", "libc-bin", "tells which libraries go into our image", &[Image, Kubernetes, Test]),
     need("nft", "nftables", "makes the NAT router, and is in our image", &[Demo, Image, Test]),
     need("nsenter", "util-linux", "enters a host of a network", &[Demo, Test]),
+    need("openssl", "openssl", "makes a certificate as our documents do", &[Test]),
     need("ping", "iputils-ping", "proves that a pair is reachable", &[Demo, Test, Bench]),
     need("qemu-system-x86_64", "qemu-system-x86", "runs the tests' virtual machine", &[Test]),
     need("runc", "runc", "starts the containers of a cluster", &[Kubernetes, Test]),
