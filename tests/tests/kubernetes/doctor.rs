@@ -61,7 +61,11 @@ pub(crate) fn a_healthy_node_is_told_so_before_during_and_after_and_its_mesh_com
     let text = ok(cluster.host("waw-1"), &format!("wireloom doctor {beside}"));
     assert!(text.contains("--kubeconfig FILE") && text.ends_with("nothing is wrong\n"), "{text}");
 
-    // Without agent and API server, the last mesh on disk.
+    // Without agent and API server, the last mesh on disk, which may come there seconds after it was known.
+    let node = cluster.json("get node waw-1");
+    let key = node["metadata"]["annotations"]["kilo.squat.ai/key"].as_str().unwrap();
+    let kept = format!("grep -F {key} /run/test/state/mesh.json");
+    eventually("the mesh is on disk", || run(cluster.host("waw-1"), &kept).status.success());
     cluster.kill("waw-1");
     eventually("it is told of as gone", || {
         !run(cluster.host("waw-1"), "wireloom status").status.success()
