@@ -17,7 +17,7 @@ use crate::groups::Groups;
 use crate::node::{self, Node, Settings};
 
 /// The prefixes from which each node gets a /24 and a /64 for its pods.
-const PODS: [&str; 2] = ["10.42.0.0/16", "fd00:42::/56"];
+pub(crate) const PODS: [&str; 2] = ["10.42.0.0/16", "fd00:42::/56"];
 
 /// Kubernetes on the hosts of a lab: the control plane on one of them, and nodes on others.
 ///

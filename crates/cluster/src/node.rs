@@ -15,6 +15,7 @@ use wireloom_lab::{Child, Host, Lab, Output};
 use wireloom_testkit::cluster_program;
 
 use crate::api_server::{ApiServer, tail};
+use crate::cluster::PODS;
 use crate::error::Error;
 use crate::groups::{Groups, MOVE};
 
@@ -121,6 +122,9 @@ impl Node {
                 "--kubeconfig=/etc/kubernetes/proxy.kubeconfig",
                 "--proxy-mode=nftables",
                 "--conntrack-max-per-core=0",
+                // As kubeadm and k3s tell it: what comes from elsewhere than pods, such as a node's own programs, gets a
+                // source by which answers come back.
+                &format!("--cluster-cidr={}", PODS.join(",")),
                 &format!("--hostname-override={name}"),
             ],
         )?;
