@@ -1,21 +1,21 @@
 //! Which endpoints are dialled.
 //!
-//! None in the overlay's ranges, and none in the pods' prefix of an older node, or of the node itself, unless it is
-//! public: whoever comes later, or names a wrong address, takes nobody's pods away. Of equally old ones a node's endpoint
-//! stands before pods, and they before a peer's. An endpoint that stands has the prefixes left out that hold it
+//! None in the overlay's ranges, and none among the pods of an older node, or of the node itself, unless it is public:
+//! whoever comes later, or names a wrong address, takes nobody's pods away. Of equally old ones a node's endpoint stands
+//! before pods, and they before a peer's. An endpoint that stands has the prefixes left out that hold it
 //! ([`claims`](crate::claims)).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use wireloom_model::reach::is_public;
-use wireloom_model::{Endpoint, Mesh, Node, Overlay, Peer, Problem, ProblemKind, Subject};
+use wireloom_model::{Cidr, Endpoint, Mesh, Node, Overlay, Peer, Problem, ProblemKind, Subject};
 
 /// What endpoints may not lie in.
 pub(crate) struct Ground<'a> {
     overlay: &'a Overlay,
-    /// The oldest of the nodes in whose pods' prefixes an endpoint lies, for endpoints that are not public.
-    in_pods_of: BTreeMap<IpAddr, &'a Node>,
+    /// The oldest of the nodes among whose pods an endpoint lies, for endpoints that are not public.
+    among_pods_of: BTreeMap<IpAddr, &'a Node>,
 }
 
 impl<'a> Ground<'a> {
@@ -26,21 +26,23 @@ impl<'a> Ground<'a> {
         let addresses = of_nodes.chain(of_peers).filter_map(Endpoint::address);
         let private: BTreeSet<IpAddr> = addresses.filter(|at| !is_public(*at)).collect();
 
-        let mut in_pods_of = BTreeMap::<IpAddr, &Node>::new();
+        let mut among_pods_of = BTreeMap::<IpAddr, &Node>::new();
         for &node in nodes {
             // What overlaps the overlay is nobody's.
             let is_free = |prefix: &_| !mesh.overlay.ranges().any(|range| range.overlaps(prefix));
-            for prefix in node.pod_prefixes.iter().filter(|prefix| is_free(prefix)) {
+            let single = node.held.pod_addresses.iter().copied().map(Cidr::host);
+            let pods = node.pod_prefixes.iter().copied().chain(single);
+            for prefix in pods.filter(is_free) {
                 let inside = private.range(prefix.address()..);
                 for &address in inside.take_while(|address| prefix.contains(**address)) {
-                    let oldest = in_pods_of.entry(address).or_insert(node);
+                    let oldest = among_pods_of.entry(address).or_insert(node);
                     if node.since < oldest.since {
                         *oldest = node;
                     }
                 }
             }
         }
-        Self { overlay: &mesh.overlay, in_pods_of }
+        Self { overlay: &mesh.overlay, among_pods_of }
     }
 
     /// A node's endpoint, if it is dialled.
@@ -76,8 +78,9 @@ impl<'a> Ground<'a> {
         let Some(address) = endpoint.address() else { return Some(endpoint) };
         let place = if self.overlay.contains(address) {
             "is an overlay address".to_owned()
-        } else if let Some(holder) = self.in_pods_of.get(&address).filter(|holder| wins(holder)) {
-            format!("lies in the pods' prefix of node {}", holder.name)
+        } else if let Some(holder) = self.among_pods_of.get(&address).filter(|holder| wins(holder))
+        {
+            format!("lies among the pods of node {}", holder.name)
         } else {
             return Some(endpoint);
         };

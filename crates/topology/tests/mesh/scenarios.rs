@@ -133,6 +133,13 @@ fn an_endpoint_among_pods_takes_none_away_unless_it_is_older() {
     let mut of_itself = demo();
     node(&mut of_itself, "lon-1").endpoint = Some(endpoint);
     assert_eq!(blamed(&of_itself), one("node lon-1"));
+
+    // A cloud gives pods addresses outside all prefixes.
+    let mut of_cloud = demo();
+    node(&mut of_cloud, "lon-1").held.pod_addresses.insert("10.99.1.5".parse().unwrap());
+    of_cloud.peers[0].endpoint = Some("10.99.1.5:51820".parse().unwrap());
+    assert_eq!(blamed(&of_cloud), one("peer laptop"));
+    assert!(everywhere(&of_cloud).contains(&"10.99.1.5/32".parse().unwrap()));
 }
 
 #[test]
